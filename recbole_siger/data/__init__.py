@@ -1,0 +1,1 @@
+"""Interactions and item features, joined by item token."""

@@ -1,0 +1,1 @@
+"""Ranking evaluation on arrays. Nothing here knows RecBole."""

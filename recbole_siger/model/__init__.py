@@ -1,0 +1,1 @@
+"""Models, and the layers and losses that they share."""

@@ -1,0 +1,1 @@
+"""One model, one file, named by its lower-cased class."""
