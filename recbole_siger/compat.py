@@ -1,0 +1,227 @@
+"""Every work-around that RecBole 1.2 needs beside today's numpy, scipy, pandas and torch, in one tested file.
+
+``apply()`` must run before a ``Config`` is made or a model imported. A work-around is one function of
+``WORKAROUNDS``; its docstring says why it is needed and when it can go, and ``tests/unit/test_compat.py``
+holds a test that fails without it. Nothing here touches ``torch.load``: our trainer overrides what calls it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from recbole_siger.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["WORKAROUNDS", "apply"]
+
+logger = logging.getLogger(__name__)
+
+DEPRECATIONS = (
+    # Each is harmless within the version ranges of pyproject.toml and would be printed in every run.
+    (r"A value is trying to be set on a copy of a DataFrame or Series", FutureWarning),
+    (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(args\.\.\.\)` is deprecated", FutureWarning),
+    (r"torch\.sparse\.SparseTensor\(.*\) is deprecated", UserWarning),
+)
+
+
+class _SilentWriter:
+    """A TensorBoard writer that writes nothing; it takes every ``add_*`` call, ``flush`` and ``close``."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("add_") or name in ("flush", "close"):
+            return lambda *args, **kwargs: None
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _silent_writer(logger: logging.Logger) -> _SilentWriter:
+    return _SilentWriter()
+
+
+def _add_numpy_names(config: Any = None) -> None:
+    """Give numpy the two removed names that RecBole uses; ``config`` is the ``self`` of RecBole's method."""
+    import numpy as np
+
+    for name, scalar in {"float": np.float64, "str": np.str_}.items():
+        if name not in vars(np):  # hasattr would print a FutureWarning for np.str
+            setattr(np, name, scalar)
+
+
+def numpy_names() -> None:
+    """Give numpy back ``np.float`` and ``np.str``, and keep RecBole from setting the others.
+
+    Needed because: numpy 2 has neither; RecBole's metrics, ``Interaction`` and ``Dataset`` use ``np.float``,
+    its ``HyperTuning`` uses ``np.str``. ``Config.compatibility_settings``, which should add them, fails on
+    ``np.float_`` and would replace ``np.bool`` and ``np.long``, which numpy 2 has again.
+    Remove when: RecBole uses ``np.float64`` and ``compatibility_settings`` runs on numpy 2.
+    """
+    from recbole.config import Config
+
+    _add_numpy_names()
+    Config.compatibility_settings = _add_numpy_names
+
+
+def _dok_update(matrix: Any, entries: dict[tuple[int, int], float]) -> None:
+    matrix._dict.update(entries)
+
+
+def dok_update() -> None:
+    """Give ``scipy.sparse.dok_matrix`` back the unchecked ``_update``.
+
+    Needed because: LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their adjacency matrix through
+    it, and scipy has dropped it; a DOK matrix now holds its entries in the dict ``_dict``.
+    Remove when: RecBole builds these matrices in COO form.
+    """
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = _dok_update
+
+
+def _kmeans(
+    X: torch.Tensor | np.ndarray,  # noqa: N803 - the name that kmeans_pytorch has
+    num_clusters: int,
+    distance: str = "euclidean",
+    device: torch.device | str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cluster points as ``kmeans_pytorch.kmeans`` does, with scikit-learn.
+
+    Starts once, from random points, and draws from numpy's global state, as kmeans_pytorch does: RecBole's
+    ``init_seed`` therefore decides the result. Both results are on the CPU, whatever ``device`` says.
+
+    Args:
+        X: Points, shape ``(n, d)``.
+        num_clusters: Number of clusters, in ``[1, n]``.
+        distance: Only ``"euclidean"``.
+        device: Taken for the signature's sake.
+
+    Returns:
+        The points' cluster indices, int64, shape ``(n,)``; the centres, float32, shape ``(num_clusters, d)``.
+
+    Raises:
+        ValueError: If ``distance`` is not ``"euclidean"``.
+    """
+    import torch
+    from sklearn.cluster import KMeans
+
+    if distance != "euclidean":
+        raise ValueError(f"distance={distance!r}: this stand-in for kmeans_pytorch knows only 'euclidean'")
+    points = torch.as_tensor(X).detach().cpu().float().numpy()
+    clusters = KMeans(n_clusters=num_clusters, init="random", n_init=1).fit(points)
+    return torch.from_numpy(clusters.labels_).long(), torch.from_numpy(clusters.cluster_centers_).float()
+
+
+def kmeans_pytorch_module() -> None:
+    """Put a stand-in for ``kmeans_pytorch`` into ``sys.modules`` where the package is absent.
+
+    Needed because: RecBole 1.2.0 imports it in LDiffRec, hence in the package of all general recommenders,
+    without declaring it.
+    Remove when: RecBole declares the dependency or imports it only where it is used.
+    """
+    name = "kmeans_pytorch"
+    if importlib.util.find_spec(name) is not None:
+        return
+    module = types.ModuleType(
+        name, "Stand-in of recbole_siger.compat for kmeans_pytorch, through scikit-learn."
+    )
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, origin=__name__)
+    vars(module)["kmeans"] = _kmeans
+    sys.modules[name] = module
+
+
+def _clamped(run_kmeans: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``NCL.run_kmeans`` so that it asks for no more clusters than there are points."""
+
+    @functools.wraps(run_kmeans)
+    def clamped(model: Any, x: np.ndarray) -> Any:
+        try:
+            import faiss  # noqa: F401 - asked for here, so that its absence is told with the mend
+        except ImportError as error:
+            raise UserError(
+                'NCL clusters its embeddings with faiss: pip install "recbole-siger[ncl]"'
+            ) from error
+        wanted = model.k
+        if wanted > len(x) and not getattr(model, "_clamp_told", False):
+            logger.warning(
+                "NCL: num_clusters=%d is more than the %d points to cluster; taking one per point",
+                wanted,
+                len(x),
+            )
+            model._clamp_told = True
+        model.k = min(wanted, len(x))
+        try:
+            return run_kmeans(model, x)
+        finally:
+            model.k = wanted
+
+    return clamped
+
+
+def ncl_clusters() -> None:
+    """Let NCL run on data sets with fewer users or items than ``num_clusters``, and tell how to get faiss.
+
+    The GPU needs no care: ``faiss.Kmeans(gpu=True)`` takes the GPUs that faiss sees, hence none in faiss-cpu.
+
+    Needed because: faiss refuses more clusters than points, and NCL's default of 1000 is more than the 944
+    rows of ml-100k's user table; RecBole does not declare faiss and fails with a bare ModuleNotFoundError.
+    Remove when: ``NCL.run_kmeans`` clamps the number of clusters and RecBole declares faiss.
+    """
+    from recbole.model.general_recommender.ncl import NCL
+
+    if not hasattr(NCL.run_kmeans, "__wrapped__"):
+        NCL.run_kmeans = _clamped(NCL.run_kmeans)
+
+
+def silent_tensorboard() -> None:
+    """Let RecBole's trainers be made without writing files.
+
+    Needed because: every ``Trainer`` opens a TensorBoard writer in ``log_tensorboard/`` below the working
+    folder when it is constructed, and no setting turns it off.
+    Remove when: RecBole opens the writer only where a setting asks for it.
+    """
+    import recbole.trainer.trainer as trainer
+
+    trainer.get_tensorboard = _silent_writer
+
+
+def quiet_deprecations() -> None:
+    """Silence the deprecation warnings that RecBole's own lines raise in every run, and no other.
+
+    Needed because: RecBole fills missing values by chained assignment, which works up to pandas 2, and calls
+    ``torch.cuda.amp`` and ``torch.sparse.FloatTensor``, which still work; the user can mend none of them.
+    Remove when: RecBole drops those calls. pyproject.toml excludes pandas 3, where the first does nothing.
+    """
+    for message, category in DEPRECATIONS:
+        warnings.filterwarnings("ignore", message=message, category=category, module=r"recbole\.")
+
+
+WORKAROUNDS: tuple[Callable[[], None], ...] = (
+    quiet_deprecations,
+    numpy_names,
+    dok_update,
+    kmeans_pytorch_module,
+    ncl_clusters,  # imports all general recommenders, hence after kmeans_pytorch_module
+    silent_tensorboard,
+)
+
+
+def apply() -> None:
+    """Apply every work-around; a second call changes nothing. Imports RecBole, but not Ray."""
+    _apply()
+
+
+def _apply(skip: Collection[str] = ()) -> None:
+    """Apply the work-arounds but those named in ``skip``, by which a test shows that each is needed."""
+    for workaround in WORKAROUNDS:
+        if workaround.__name__ not in skip:
+            workaround()

@@ -1,0 +1,268 @@
+"""RecBole's Config, made strict: every key known, typed and traced to where its value came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from recbole_siger import compat
+from recbole_siger.errors import UserError
+from recbole_siger.params import Option, bounded, build_params, did_you_mean, options
+from recbole_siger.registry import get_model_class
+from recbole_siger.resources import find_resource
+
+compat.apply()
+
+from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
+from recbole.utils import argument_list  # noqa: E402
+
+__all__ = ["Config", "RunParams", "parse_value", "params_from_config"]
+
+P = TypeVar("P")
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParams:
+    """What this package reads itself; meanings and defaults stand in ``properties/overall.yaml``."""
+
+    run_dir: str | None
+    saved: bool
+    seed: int = bounded("[0, 4294967296)")
+    checkpoint_interval: float = bounded("[0, inf)")
+    modalities: tuple[str, ...] | None
+    missing_modality: Literal["zero", "mean"]
+    strict_ids: bool
+    assume_order: bool
+    prepare: str | None
+    epochs: int = bounded("[1, inf)")
+    stopping_step: int = bounded("[0, inf)")
+    min_epochs: int = bounded("[0, inf)")
+    train_negatives: Literal["all", "train_items"] | None
+    protocol: Literal["recbole", "mmrec"]
+    train_batch_size: int = bounded("[1, inf)")
+    eval_batch_size: int = bounded("[1, inf)")
+    learning_rate: float = bounded("(0, inf)")
+    metric_decimal_place: int = bounded("[1, 16]")
+
+
+# Keys that RecBole reads without giving them a default in any YAML.
+_KEYS_WITHOUT_DEFAULT = ("encoding", "model", "dataset", "benchmark_filename", "numerical_features", "nproc")
+# RecBole pickles what these name; a pickle runs code when it is read.
+_PICKLED = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
+# RecBole takes these in more types than their default has.
+_FREE_TYPE = {"gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags that run code, reading ``1e-3`` as a number as RecBole does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$|^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_value(text: Any) -> Any:
+    """Read a command-line value as YAML: ``"1e-3"`` is a number, ``"[a, b]"`` a list, ``""`` stays empty.
+
+    >>> parse_value("1e-3"), parse_value("[10, 20]"), parse_value("None"), parse_value("True")
+    (0.001, [10, 20], None, True)
+    """
+    if not isinstance(text, str) or not text.strip():
+        return text
+    if text == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError:
+        return text
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file; check --config_files") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f", line {line + 1}" if line is not None else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(f"{path}{where}: {problem}; mend the YAML") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}; write `key: value` lines")
+    return {str(key): value for key, value in content.items()}
+
+
+class Config(RecBoleConfig):
+    """Configuration of one experiment.
+
+    Precedence, strongest first: command line, ``config_dict``, files (the last wins), the dataset's YAML,
+    the model's YAML, overall. RecBole's own YAML of each kind lies under ours.
+
+    Args:
+        model: Model name; by default the key ``model``.
+        dataset: Dataset name; by default the key ``dataset``.
+        config_file_list: YAML files.
+        config_dict: Values from Python.
+        command_line: ``--key=value`` pairs, still text. Nothing is read from ``sys.argv``.
+
+    Raises:
+        UserError: For an unknown key, or a value of the wrong type or range.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dataset: str | None = None,
+        config_file_list: Sequence[str | Path] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        command_line: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command_line = dict(command_line or {})
+        self._layers: list[tuple[str, dict[str, Any]]] = []  # weakest first
+        self._external: list[tuple[str, dict[str, Any]]] = []
+        self.origin: dict[str, str] = {}
+        try:
+            super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
+            raise UserError(f"configuration: {error.args[0] if error.args else error}") from error
+        self.run = params_from_config(RunParams, self)
+
+    # ---- the two doors of RecBole's Config that this class replaces: what comes in, and what lies under it
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return _Loader
+
+    def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for file in file_list or ():
+            values = _read_yaml(Path(file))
+            self._external.append((str(file), values))
+            merged.update(values)
+        return merged
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
+        values = {key: parse_value(value) for key, value in (config_dict or {}).items()}
+        self._external.append(("config_dict", values))
+        return values
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        values = {key: parse_value(value) for key, value in self._command_line.items()}
+        self._external.append((COMMAND_LINE, values))
+        return values
+
+    def _get_model_and_dataset(self, model: str | None, dataset: str | None) -> tuple[str, type, str]:
+        name = model or self.external_config_dict.get("model")
+        data = dataset or self.external_config_dict.get("dataset")
+        for key, value in (("model", name), ("dataset", data)):
+            if not isinstance(value, str):
+                raise UserError(f"configuration: {key}={value!r}; name one, as in --{key}=NAME")
+        return str(name), get_model_class(str(name)), str(data)
+
+    def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
+        path = Path(file)
+        if path.name == "sample.yaml":  # RecBole's defaults for any dataset follow those of the model
+            self._add_layer(f"model/{self.model}.yaml")
+        values = _read_yaml(path)
+        self._push("recbole/properties/" + path.as_posix().rsplit("/properties/", 1)[-1], values)
+        if path.name == "overall.yaml":
+            self._add_layer("overall.yaml")
+        return values
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        self.internal_config_dict = {}
+        super()._load_internal_config_dict(model, model_class, dataset)
+        # The folder of the data states facts (files, split); the named YAML states choices, so it comes last.
+        values = {**self.internal_config_dict, **self.external_config_dict}
+        facts = Path(str(values.get("data_path"))) / dataset / f"{dataset}.yaml"
+        if facts.is_file():
+            self._push(str(facts), _read_yaml(facts))
+        self._add_layer(f"dataset/{dataset}.yaml")
+        # RecBole starts from an empty dictionary, so every layer is merged again, weakest first.
+        for _, layer in self._layers:
+            self.internal_config_dict.update(layer)
+        self.origin = {key: name for name, layer in [*self._layers, *self._external] for key in layer}
+        self._check_external()
+
+    def _push(self, name: str, values: dict[str, Any]) -> None:
+        self._layers.append((name, values))
+        self.internal_config_dict.update(values)
+
+    def _add_layer(self, relative: str) -> None:
+        path = find_resource(f"properties/{relative}")
+        if path is not None:
+            self._push(f"properties/{relative}", _read_yaml(path))
+
+    def _set_default_parameters(self) -> None:
+        # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.
+        folder = Path(str(self.final_config_dict["data_path"])) / self.dataset
+        super()._set_default_parameters()
+        self.final_config_dict["feature_path"] = str(folder)
+
+    # ---- strictness
+
+    def known_keys(self) -> set[str]:
+        """Return every key that this model and dataset understand."""
+        categories = (
+            argument_list.general_arguments,
+            argument_list.training_arguments,
+            argument_list.evaluation_arguments,
+            argument_list.dataset_arguments,
+        )
+        return set(self.internal_config_dict).union(*categories, _KEYS_WITHOUT_DEFAULT) - {"MODEL_TYPE"}
+
+    def _check_external(self) -> None:
+        known = self.known_keys()
+        for source, values in self._external:
+            for key, value in values.items():
+                if key not in known:
+                    hint = did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
+                    raise UserError(f"{source}: unknown key `{key}`{hint}")
+                if key in _PICKLED and value:
+                    raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
+                self._check_type(source, key, value)
+
+    def _check_type(self, source: str, key: str, value: Any) -> None:
+        """Hold a value against the type of its default; RecBole declares no types."""
+        default = self.internal_config_dict.get(key)
+        if default is None or key in _FREE_TYPE or any(o.name == key for o in self.options()):
+            return
+        kind = type(default)
+        if value is None and kind in (str, list, dict):
+            return
+        accepted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{source}: {key}={value!r}: expected {kind.__name__}, such as {default!r}")
+
+    def options(self) -> list[Option]:
+        """List the typed options: those of the run, then those of the model if it is ours."""
+        params_class = getattr(self.model_class, "params_class", None)
+        return options(RunParams) + (options(params_class) if params_class else [])
+
+    def effective(self) -> dict[str, Any]:
+        """Return what a run folder keeps: every value that was set by a file or by the user."""
+        skipped = {"data_path", "MODEL_TYPE", "run_dir", "model", "dataset"}
+        values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
+        values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
+        # RecBole fills both from dictionaries of its own; what was asked for is what is kept.
+        merged = {**self.internal_config_dict, **self.external_config_dict}
+        values.update({key: merged[key] for key in ("eval_args", "train_neg_sample_args") if key in merged})
+        return {"model": self.model, "dataset": self.dataset, **values}
+
+
+def params_from_config(cls: type[P], config: Config) -> P:
+    """Make a model's typed parameters from the configuration; errors name key, value, range and file."""
+    return build_params(cls, config.final_config_dict, config.origin)

@@ -1,0 +1,123 @@
+"""RecBole's Dataset with item features, joined by raw item token."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data.dataset import Dataset
+from torch import Tensor
+
+from recbole_siger.config import Config
+from recbole_siger.data.features import coverage_line, load_features
+from recbole_siger.errors import UserError
+from recbole_siger.params import did_you_mean
+from recbole_siger.resources import load_script
+
+__all__ = ["MultimodalDataset"]
+
+_log = logging.getLogger(__name__)
+
+
+class MultimodalDataset(Dataset):
+    """Interactions from atomic files, and ``{modality: features}`` for the models that ask for them.
+
+    A feature file is ``<name>.<modality>.npy`` with ``<name>.<modality>.ids`` beside it, in the dataset's
+    folder; the key ``features`` lists the modalities.
+    """
+
+    def __init__(self, config: Config) -> None:
+        folder, name = Path(config["data_path"]), config["dataset"]
+        splits = config["benchmark_filename"]
+        expected = [f"{name}.{split}.inter" for split in splits] if splits else [f"{name}.inter"]
+        missing = [file for file in expected if not (folder / file).is_file()]
+        if missing:
+            raise UserError(
+                f"{folder / missing[0]}: no such dataset file; put RecBole's atomic files there, set --data_path, "
+                "or make them with `recbole-siger import-mmrec DIR --name NAME`"
+            )
+        self._item_features: dict[str, Tensor] = {}
+        super().__init__(config)
+
+    @property
+    def train_edges(self) -> Tensor:
+        """Interactions of this split, users then items, shape ``(2, E)``; a model is given the training split."""
+        return torch.stack([self.inter_feat[self.uid_field], self.inter_feat[self.iid_field]])
+
+    @property
+    def item_tokens(self) -> Sequence[str]:
+        """Raw token of each item id; the first is RecBole's padding."""
+        return list(self.field2id_token[self.iid_field])
+
+    @property
+    def user_tokens(self) -> Sequence[str]:
+        """Raw token of each user id; the first is RecBole's padding."""
+        return list(self.field2id_token[self.uid_field])
+
+    def feature_files(self) -> dict[str, Path]:
+        """Map each modality that the dataset lists to its file.
+
+        Raises:
+            UserError: If ``features`` is neither a list nor a mapping, or a name cannot be a file's part.
+        """
+        listed: Any = self.config["features"] or []
+        folder = Path(self.config["feature_path"])
+        where = self.config.origin.get("features", "configuration")
+        if isinstance(listed, list):
+            listed = {name: None for name in listed}
+        if not isinstance(listed, dict):
+            raise UserError(f"{where}: features={listed!r}: write a list such as [image, text], or {{image: FILE}}")
+        files = {}
+        for name, file in listed.items():
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise UserError(f"{where}: features: {name!r} is not a modality name; use letters, digits and _")
+            files[name] = folder / (file or f"{self.dataset_name}.{name}.npy")
+        return files
+
+    def modalities(self) -> tuple[str, ...]:
+        """Return the modalities that a model uses: the key ``modalities``, or all that are listed."""
+        files, config = self.feature_files(), self.config
+        chosen = tuple(files) if config.run.modalities is None else config.run.modalities
+        if not files:
+            raise UserError(
+                f"dataset {self.dataset_name!r} lists no item features and {config['model']} needs some; "
+                f"add `features: [image, text]` to properties/dataset/{self.dataset_name}.yaml or to a config file"
+            )
+        for name in chosen:
+            if name not in files:
+                where = config.origin.get("modalities", "configuration")
+                raise UserError(
+                    f"{where}: modalities: {name!r} is not a feature of {self.dataset_name!r}"
+                    f"{did_you_mean(name, files)} (features: {', '.join(files)})"
+                )
+        if not chosen or len(set(chosen)) != len(chosen):
+            raise UserError(f"modalities={list(chosen)!r}: name each modality once, and at least one")
+        return chosen
+
+    def item_features(self) -> dict[str, Tensor]:
+        """Load ``{modality: (n_items, F_m) float32}``, row 0 and rows of items without a feature zero."""
+        run, files = self.config.run, self.feature_files()
+        chosen = self.modalities()
+        if run.prepare and not all(files[name].is_file() for name in chosen):
+            self._prepare(run.prepare)
+        for name in chosen:
+            if name not in self._item_features:
+                self._item_features[name] = load_features(
+                    files[name], self.item_tokens, strict_ids=run.strict_ids, assume_order=run.assume_order
+                )
+                _log.info(coverage_line(name, self._item_features[name]))
+        return {name: self._item_features[name] for name in chosen}
+
+    def _prepare(self, script: str) -> None:
+        folder = Path(self.config["feature_path"])
+        _log.info("making item features of %s in %s with dataset_scripts/%s.py", self.dataset_name, folder, script)
+        try:
+            module = load_script(script)
+        except FileNotFoundError as error:
+            where = self.config.origin.get("prepare", "configuration")
+            raise UserError(f"{where}: prepare={script!r}: there is no {error}") from None
+        module.prepare(Path(self.config["data_path"]), folder, self.dataset_name)

@@ -1,0 +1,293 @@
+"""Item features from ``.npy`` files, joined to the dataset by item token.
+
+``<name>.<modality>.npy`` holds a float matrix; ``<name>.<modality>.ids`` beside it names the item of each
+row, one raw item token a line. The order of the rows never matters: a row goes to the item that its id names,
+and an item without a row gets zeros.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recbole_siger.errors import UserError
+
+__all__ = [
+    "coverage_line",
+    "coverage_text",
+    "fill_missing",
+    "has_feature",
+    "load_features",
+    "open_features",
+    "read_blocks",
+]
+
+BLOCK_ELEMENTS = 2**21
+"""Values converted at a time: 8 MiB as float32, small beside any feature matrix."""
+
+
+def load_features(
+    path: Path, tokens: Sequence[str], *, strict_ids: bool = False, assume_order: bool = False
+) -> Tensor:
+    r"""Load a feature file and give each item of the dataset the row that its id names.
+
+    Items that the file lacks, and the padding item 0, get zeros. Ids that are not items of the dataset are
+    ignored unless ``strict_ids``. The order of the file's rows does not change which item a row goes to.
+
+    Args:
+        path: ``<name>.<modality>.npy``, shape ``(R, F)``, float16, float32 or float64. The ids lie beside it
+            in ``<name>.<modality>.ids``, UTF-8, R lines.
+        tokens: Raw item tokens in the order of the dataset's internal ids, length I; the first is padding.
+        strict_ids: Refuse a file with ids that are not items of the dataset.
+        assume_order: Where there is no ``.ids`` file, let row i belong to the item with raw token ``str(i)``.
+
+    Returns:
+        Features, shape ``(I, F)``, float32, finite, on the CPU; row 0 is zero.
+
+    Raises:
+        UserError: If a file is missing, damaged or of another form, if ids and rows do not fit, if ids are
+            repeated, unknown (``strict_ids``) or all foreign to the dataset, or if a value is NaN or infinite
+            as float32.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> np.save(folder / "toy.image.npy", np.array([[5.0, 6.0], [1.0, 2.0]]))
+        >>> _ = (folder / "toy.image.ids").write_text("c\na\n")
+        >>> load_features(folder / "toy.image.npy", ["[PAD]", "a", "b", "c"]).tolist()
+        [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [5.0, 6.0]]
+    """
+    path = Path(path)
+    array = open_features(path)
+    ids = _row_ids(path, len(array), tokens, assume_order)
+    items = _join(path, ids, tokens, strict_ids)
+    features = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
+    for start, block in read_blocks(path, array, ids):
+        item = items[start : start + len(block)]
+        known = item > 0
+        features[item[known]] = block[known]
+    return torch.from_numpy(features)
+
+
+def open_features(path: Path) -> NDArray[Any]:
+    """Map a feature file into memory without reading its values.
+
+    Args:
+        path: A ``.npy`` file, shape ``(R, F)`` with F >= 1, float16, float32 or float64.
+
+    Returns:
+        The matrix, shape ``(R, F)``, in the file's dtype, read-only.
+
+    Raises:
+        UserError: If the file is missing, is no ``.npy`` file, is damaged, needs pickle, or has another dtype
+            or shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such feature file; put a .npy file of shape (items, dimensions) there.")
+    try:
+        # What np.load(mmap_mode="r", allow_pickle=False) calls for a .npy file; it refuses archives as well.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(_why_unreadable(path, error)) from error
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
+        raise UserError(
+            f"{path}: dtype is {array.dtype}; save it as float16, float32 or float64, "
+            "e.g. with .astype('float32')."
+        )
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise UserError(f"{path}: shape is {array.shape}; it must be (items, dimensions), one row an item.")
+    return array
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path}: may not be read; grant read permission."
+    with path.open("rb") as handle:
+        magic = handle.read(6)
+    if magic != b"\x93NUMPY":
+        return f"{path}: is not a .npy file (its first bytes are {magic!r}); save the array with np.save."
+    if "Python objects" in str(error):
+        return f"{path}: holds Python objects, which need pickle; save a float array, e.g. np.stack(rows)."
+    return f"{path}: is damaged or cut short ({path.stat().st_size:,} bytes); copy or download it again."
+
+
+def read_blocks(
+    path: Path, array: NDArray[Any], ids: Sequence[object]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield a feature matrix as float32 in blocks of rows, refusing what is not finite.
+
+    No second copy of the whole matrix is made. A float64 beyond float32's range counts as infinite.
+
+    Args:
+        path: The file, for the message.
+        array: Its values, shape ``(R, F)``, any float dtype.
+        ids: The item of each row, for the message, length R.
+
+    Yields:
+        The block's first row, and the block, shape ``(<= R, F)``.
+
+    Raises:
+        UserError: If a value is NaN or infinite; names up to five items of the first such block.
+    """
+    n_rows = max(1, BLOCK_ELEMENTS // array.shape[1])
+    for start in range(0, len(array), n_rows):
+        with np.errstate(over="ignore"):
+            block = np.asarray(array[start : start + n_rows]).astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(bad):
+            items = _name_some(ids[start + int(row)] for row in bad)
+            raise UserError(
+                f"{path}: NaN or infinite values (as float32) for items {items}; "
+                "extract their features again, or write zeros for items without features."
+            )
+        yield start, block
+
+
+def _row_ids(path: Path, n_rows: int, tokens: Sequence[str], assume_order: bool) -> list[str]:
+    """Return the raw item token of each row of ``path``, length ``n_rows``."""
+    ids_path = path.with_suffix(".ids")
+    if not ids_path.is_file():
+        if not assume_order:
+            raise UserError(
+                f"{ids_path}: no such file; write the item of each row of {path.name} there, one raw item "
+                "token a line, or set assume_order if row i belongs to the item with token i."
+            )
+        _check_order(path, n_rows, tokens)
+        return [str(row) for row in range(n_rows)]
+    try:
+        lines = ids_path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{ids_path}: is not UTF-8 (byte {error.start:,}); save it as UTF-8.") from error
+    ids = [line.removesuffix("\r") for line in lines]
+    if ids[-1] == "":  # the end of the last line, not an id
+        ids.pop()
+    if len(ids) != n_rows:
+        raise UserError(
+            f"{ids_path}: {len(ids):,} ids for the {n_rows:,} rows of {path.name}; "
+            "write one id a line, one line a row."
+        )
+    repeated = [token for token, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{ids_path}: repeated ids {_name_some(repeated)}; keep one row of {path.name} for each item."
+        )
+    return ids
+
+
+def _check_order(path: Path, n_rows: int, tokens: Sequence[str]) -> None:
+    for token in islice(tokens, 1, None):
+        if not (token.isascii() and token.isdigit() and str(int(token)) == token and int(token) < n_rows):
+            raise UserError(
+                f"{path}: assume_order needs item tokens that are integers from 0 to {n_rows - 1}, "
+                f"but the dataset has item {str(token)!r}; write {path.with_suffix('.ids').name} instead."
+            )
+
+
+def _join(path: Path, ids: list[str], tokens: Sequence[str], strict_ids: bool) -> NDArray[np.int64]:
+    """Return the internal item id of each row, shape ``(R,)``; -1 where the dataset has no such item."""
+    internal = {token: item for item, token in enumerate(tokens) if item > 0}
+    items = np.fromiter((internal.get(token, -1) for token in ids), dtype=np.int64, count=len(ids))
+    foreign = np.flatnonzero(items < 0)
+    ids_path = path.with_suffix(".ids")
+    if len(foreign) == len(ids):
+        raise UserError(
+            f"{ids_path}: none of its {len(ids):,} ids ({_name_some(ids)}) is an item of the dataset "
+            f"({_name_some(islice(tokens, 1, None))}); write the raw item tokens of the interaction file."
+        )
+    if strict_ids and len(foreign):
+        raise UserError(
+            f"{ids_path}: {len(foreign):,} ids are not items of the dataset: "
+            f"{_name_some(ids[row] for row in foreign)}; remove their rows, or turn strict_ids off."
+        )
+    return items
+
+
+def _name_some(values: Iterable[object], limit: int = 5) -> str:
+    names = [repr(str(value)) for value in islice(values, limit + 1)]
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+def has_feature(features: Tensor) -> Tensor:
+    """Tell which items have a feature, that is, a row that is not all zero.
+
+    Args:
+        features: Shape ``(I, F)``, any float dtype.
+
+    Returns:
+        Boolean, shape ``(I,)``, on ``features.device``; False for the padding item.
+
+    Example:
+        >>> has_feature(torch.tensor([[0.0, 0.0], [0.0, 2.0]])).tolist()
+        [False, True]
+    """
+    return (features != 0).any(dim=1)
+
+
+def coverage_line(name: str, features: Tensor) -> str:
+    """Say how many items have a feature; the padding row is not an item.
+
+    Args:
+        name: The modality.
+        features: Shape ``(I, F)``, row 0 padding.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> coverage_line("image", torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]]))
+        'image: 1 of 2 items (1 missing), 2-d'
+    """
+    return coverage_text(name, int(has_feature(features[1:]).sum()), len(features) - 1, features.shape[1])
+
+
+def coverage_text(name: str, n_present: int, n_items: int, dim: int) -> str:
+    """Word the coverage of a modality.
+
+    Example:
+        >>> coverage_text("image", 1663, 1682, 1280)
+        'image: 1,663 of 1,682 items (19 missing), 1280-d'
+    """
+    return f"{name}: {n_present:,} of {n_items:,} items ({n_items - n_present:,} missing), {dim}-d"
+
+
+def fill_missing(features: Tensor, policy: Literal["zero", "mean"]) -> Tensor:
+    """Give items without a feature a row by a stated policy.
+
+    The padding row 0 stays zero. Where no item has a feature there is no mean, and the rows stay zero.
+
+    Args:
+        features: Shape ``(I, F)``, float, row 0 padding; left as it is.
+        policy: ``"zero"`` returns ``features`` itself, ``"mean"`` the mean row of those with a feature.
+
+    Returns:
+        Shape ``(I, F)``, same dtype and device.
+
+    Raises:
+        ValueError: If ``policy`` is another.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [3.0, 6.0]])
+        >>> fill_missing(x, "mean").tolist()
+        [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
+    """
+    if policy not in ("zero", "mean"):
+        raise ValueError(f"policy is {policy!r}; it must be 'zero' or 'mean'.")
+    missing = ~has_feature(features)
+    missing[0] = False
+    n_present = len(features) - 1 - int(missing.sum())
+    if policy == "zero" or n_present == 0 or not missing.any():
+        return features
+    # Missing rows add nothing, so the sum over all items is the sum over the present ones.
+    rows = max(1, BLOCK_ELEMENTS // features.shape[1])
+    total = sum(block.double().sum(dim=0) for block in features[1:].split(rows))
+    filled = features.clone()
+    filled[missing] = (total / n_present).to(features.dtype)
+    return filled

@@ -1,0 +1,194 @@
+"""Say whether this installation can run: one finding for each package, with its mend.
+
+The required ranges have one home, pyproject.toml, and are read from the installed distribution's metadata.
+What stands here is narrower: the versions that the tests have run with. Versions are read without importing
+the packages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recbole_siger import compat
+
+__all__ = ["Finding", "diagnose", "main"]
+
+Verdict = Literal["ok", "untested", "missing", "blocker"]
+
+DISTRIBUTION = "recbole-siger"
+OPTIONAL_EXTRAS = ("ncl",)
+
+# Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
+TESTED = {
+    "python": ("3.11", "3.11"),
+    "recbole": ("1.2.0", "1.2.0"),
+    "torch": ("2.13.0", "2.13.0"),
+    "numpy": ("2.4.6", "2.4.6"),
+    "scipy": ("1.17.1", "1.17.1"),
+    "pandas": ("2.3.3", "2.3.3"),
+    "ray": ("2.60.0", "2.60.0"),
+    "scikit-learn": ("1.9.1", "1.9.1"),
+    "safetensors": ("0.8.0", "0.8.0"),
+    "pyyaml": ("6.0.3", "6.0.3"),
+    "rich": ("15.0.0", "15.0.0"),
+    "faiss-cpu": ("1.15.1", "1.15.1"),
+}
+
+STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one package.
+
+    Attributes:
+        package: Name of the distribution; ``"compat"`` for the work-arounds themselves.
+        found: Installed version, ``None`` where absent; for a failed ``"compat"`` the exception's text.
+        tested: Versions the tests have run with, empty where there is no such claim.
+        verdict: ``"ok"``; ``"untested"``, in the required range but not in the tested one; ``"missing"``, an
+            optional package is absent or out of range; ``"blocker"``, nothing will run.
+        mend: What to do, empty where nothing needs doing.
+    """
+
+    package: str
+    found: str | None
+    tested: str
+    verdict: Verdict
+    mend: str = ""
+
+
+def diagnose() -> list[Finding]:
+    """Check Python, the distribution, each of its packages, and that RecBole imports with the work-arounds.
+
+    Where the distribution is not installed, its ranges are unknown; the packages are then only looked for.
+    """
+    return [*_distribution_findings(), _compat_finding()]
+
+
+def main(as_json: bool) -> int:
+    """Print the findings as a table, or as JSON with the keys ``schema`` (1), ``ok`` and ``findings``.
+
+    Args:
+        as_json: Print JSON, in which a finding is an object with the fields of :class:`Finding`.
+
+    Returns:
+        Exit code: 1 if any finding is a blocker, else 0.
+    """
+    findings = diagnose()
+    ok = all(finding.verdict != "blocker" for finding in findings)
+    if as_json:
+        report = {"schema": 1, "ok": ok, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(report, indent=2))
+    else:
+        Console().print(_table(findings))
+    return 0 if ok else 1
+
+
+def _distribution_findings() -> list[Finding]:
+    version = _version(DISTRIBUTION)
+    if version is None:
+        unranged = [Requirement(name) for name in TESTED if name not in ("python", "faiss-cpu")]
+        return [
+            _python_finding(""),
+            Finding(DISTRIBUTION, None, "", "blocker", "pip install -e ."),
+            *(_package_finding(requirement) for requirement in unranged),
+        ]
+    requires_python, requirements = _metadata()
+    return [
+        _python_finding(requires_python),
+        Finding(DISTRIBUTION, version, "", "ok"),
+        *(_package_finding(requirement) for requirement in requirements if _asked_for(requirement)),
+        *(
+            _package_finding(requirement, extra)
+            for extra in OPTIONAL_EXTRAS
+            for requirement in requirements
+            if not _asked_for(requirement) and _asked_for(requirement, extra)
+        ),
+    ]
+
+
+def _version(name: str) -> str | None:
+    """Return the installed version of a distribution, ``None`` where it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _metadata() -> tuple[str, list[Requirement]]:
+    """Return the range of Python versions and the requirements that the installed distribution declares."""
+    requires_python = importlib.metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
+    return requires_python, [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or ()]
+
+
+def _asked_for(requirement: Requirement, extra: str = "") -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _python_finding(requires_python: str) -> Finding:
+    found = platform.python_version()
+    if not SpecifierSet(requires_python).contains(found, prereleases=True):
+        return Finding("python", found, _tested("python"), "blocker", f"use Python {requires_python}")
+    return Finding("python", found, _tested("python"), _within_required("python", found))
+
+
+def _package_finding(requirement: Requirement, extra: str = "") -> Finding:
+    """Judge one requirement; one that only ``extra`` asks for never blocks."""
+    name = requirement.name.lower()
+    found = _version(name)
+    if found is not None and requirement.specifier.contains(found, prereleases=True):
+        return Finding(name, found, _tested(name), _within_required(name, found))
+    if extra:
+        return Finding(name, found, _tested(name), "missing", f'pip install "{DISTRIBUTION}[{extra}]"')
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    mend = f'pip install "{name}{extras}{requirement.specifier}"'
+    return Finding(name, found, _tested(name), "blocker", mend)
+
+
+def _within_required(name: str, found: str) -> Verdict:
+    """Say whether a version that meets the required range has also been tested."""
+    if name not in TESTED:
+        return "untested"
+    low, high = (Version(bound).release for bound in TESTED[name])
+    release = Version(found).release
+    return "ok" if low <= release[: len(low)] and release[: len(high)] <= high else "untested"
+
+
+def _tested(name: str) -> str:
+    low, high = TESTED.get(name, ("", ""))
+    return low if low == high else f"{low} to {high}"
+
+
+def _compat_finding() -> Finding:
+    """Apply the work-arounds and import RecBole's trainers; whatever goes wrong is a blocker."""
+    try:
+        compat.apply()
+        importlib.import_module("recbole.trainer")
+    except Exception as error:  # a broken installation can raise anything, and the user is to read it
+        text = f"{type(error).__name__}: {error}"
+        return Finding(
+            "compat", text, "", "blocker", "mend the other blockers first, then run the doctor again"
+        )
+    return Finding("compat", "applied", "", "ok")
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("package", "found", "tested", "verdict", "mend", title="recbole-siger doctor")
+    for finding in findings:
+        style = STYLES[finding.verdict]
+        # Text, not str: rich would read the extra of `recbole-siger[ncl]` as markup and drop it.
+        cells = (finding.package, finding.found or "-", finding.tested, finding.verdict, finding.mend)
+        table.add_row(*(Text(cell, style=style if cell == finding.verdict else "") for cell in cells))
+    return table

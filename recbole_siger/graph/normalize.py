@@ -1,0 +1,122 @@
+"""Degree normalisation of sparse graphs, Eqs. 1, 5 and 11 of SIGER (arXiv 2508.06154)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["normalize_adjacency", "normalize_bipartite", "sparse_matrix"]
+
+
+def normalize_adjacency(adjacency: Tensor) -> Tensor:
+    r"""Divide each edge by the root of the degrees of its two ends.
+
+    .. math::
+        \bar A = D^{-1/2} A D^{-1/2}, \qquad D_{ii} = \sum_j A_{ij}
+
+    Source: Eqs. 1 and 5 of SIGER. The row sums of the weighted, directed matrix serve on *both* sides. An
+    empty row stays empty; an edge into a node whose own row is empty vanishes. Never NaN, never infinite.
+
+    Args:
+        adjacency: Sparse COO tensor, shape ``(n, n)``, finite weights >= 0; duplicate entries are summed.
+
+    Returns:
+        Coalesced sparse COO tensor, shape ``(n, n)``, float32, non-zero entries only, on the same device.
+
+    Raises:
+        ValueError: If ``adjacency`` is not sparse COO, not square, or has a negative or non-finite weight.
+
+    Example:
+        >>> directed = torch.tensor([[0.0, 4.0], [1.0, 0.0]]).to_sparse()
+        >>> normalize_adjacency(directed).to_dense()
+        tensor([[0.0000, 2.0000],
+                [0.5000, 0.0000]])
+    """
+    if adjacency.dim() != 2 or adjacency.shape[0] != adjacency.shape[1]:
+        raise ValueError(f"adjacency must be square, got shape {tuple(adjacency.shape)}")
+    row, _, weight = entries = _entries(adjacency, "adjacency")
+    scale = _inverse_root_of_sums(weight, row, adjacency.shape[0])
+    return _scaled(entries, scale, scale)
+
+
+def normalize_bipartite(interactions: Tensor) -> Tensor:
+    r"""Divide each interaction by the roots of its user's and its item's degree.
+
+    .. math::
+        \bar R = D_U^{-1/2} R D_I^{-1/2}
+
+    Source: Eq. 11 of SIGER. :math:`D_U` holds the row sums, :math:`D_I` the column sums. Empty rows and
+    columns stay empty.
+
+    Args:
+        interactions: Sparse COO tensor, shape ``(U, I)``, 0/1.
+
+    Returns:
+        Coalesced sparse COO tensor, shape ``(U, I)``, float32, in [0, 1], on the same device.
+
+    Raises:
+        ValueError: If ``interactions`` is not a sparse COO matrix or has a negative or non-finite weight.
+
+    Example:
+        >>> normalize_bipartite(torch.tensor([[1.0, 1.0], [0.0, 1.0]]).to_sparse()).to_dense()
+        tensor([[0.7071, 0.5000],
+                [0.0000, 0.7071]])
+    """
+    if interactions.dim() != 2:
+        raise ValueError(f"interactions must have 2 dimensions, got shape {tuple(interactions.shape)}")
+    row, col, weight = entries = _entries(interactions, "interactions")
+    left = _inverse_root_of_sums(weight, row, interactions.shape[0])
+    right = _inverse_root_of_sums(weight, col, interactions.shape[1])
+    return _scaled(entries, left, right)
+
+
+def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Make a sparse matrix from its entries; entries at the same place are summed.
+
+    Args:
+        index: Rows then columns, shape ``(2, nnz)``, int64.
+        value: Weights, shape ``(nnz,)``.
+        shape: Rows and columns of the matrix.
+
+    Returns:
+        Coalesced sparse COO tensor, on the device and of the type of ``value``.
+
+    Raises:
+        RuntimeError: If an index is outside ``shape``; from torch.
+
+    Example:
+        >>> twice = torch.tensor([[0, 0], [1, 1]])
+        >>> sparse_matrix(twice, torch.tensor([2.0, 3.0]), (1, 2)).to_dense().tolist()
+        [[0.0, 5.0]]
+    """
+    return torch.sparse_coo_tensor(index, value, shape, check_invariants=True).coalesce()
+
+
+def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows, columns and float64 weights, each ``(nnz,)``, after checking the weights."""
+    if matrix.layout != torch.sparse_coo:
+        raise ValueError(f"{name} must be a sparse COO tensor, got layout {matrix.layout}")
+    matrix = matrix.coalesce()
+    weight = matrix.values().double()
+    refused = weight[~(torch.isfinite(weight) & (weight >= 0))]
+    if len(refused):
+        raise ValueError(f"{name} must have finite weights >= 0, got {refused[0].item()}")
+    row, col = matrix.indices()
+    return row, col, weight
+
+
+def _inverse_root_of_sums(weight: Tensor, index: Tensor, size: int) -> Tensor:
+    """Return one over the root of each node's sum, ``(size,)``, and 0 where the sum is 0."""
+    # float64, so that the order of the sums, which differs between devices, cannot show in float32.
+    degree = torch.zeros(size, dtype=weight.dtype, device=weight.device).index_add_(0, index, weight)
+    return torch.where(degree > 0, degree.rsqrt(), 0.0)
+
+
+def _scaled(entries: tuple[Tensor, Tensor, Tensor], left: Tensor, right: Tensor) -> Tensor:
+    """Multiply rows by ``left`` and columns by ``right``; leave out what becomes zero."""
+    row, col, weight = entries
+    # Both scales first: the product commutes, so a symmetric matrix stays symmetric to the last bit.
+    value = (weight * (left[row] * right[col])).float()
+    kept = value > 0
+    index = torch.stack((row[kept], col[kept]))
+    return sparse_matrix(index, value[kept], (len(left), len(right)))

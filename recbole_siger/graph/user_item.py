@@ -1,0 +1,78 @@
+"""The bipartite graph of users and items, as a matrix and as an adjacency."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_siger.graph.normalize import sparse_matrix
+
+__all__ = ["interaction_matrix", "user_item_adjacency"]
+
+
+def interaction_matrix(edges: Tensor, n_users: int, n_items: int) -> Tensor:
+    """Build the 0/1 interaction matrix R.
+
+    Repeated interactions count once. Users and items without an edge, RecBole's padding id 0 among them, have
+    an empty row or column. Source: the matrix R of Section "Behavior View" of SIGER.
+
+    Args:
+        edges: User ids then item ids, shape ``(2, E)``, int64, in ``[0, U)`` and ``[0, I)``.
+        n_users: U, >= 1.
+        n_items: I, >= 1.
+
+    Returns:
+        Coalesced sparse COO tensor of ones, shape ``(U, I)``, float32, on ``edges.device``.
+
+    Raises:
+        ValueError: If ``edges`` has another shape or type, or an id is out of range.
+
+    Example:
+        >>> edges = torch.tensor([[1, 1, 2], [2, 2, 1]])
+        >>> interaction_matrix(edges, 3, 3).to_dense().tolist()
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    if edges.dim() != 2 or edges.shape[0] != 2:
+        raise ValueError(f"edges must have shape (2, E), got {tuple(edges.shape)}")
+    if edges.dtype != torch.int64:
+        raise ValueError(f"edges must be int64, got {edges.dtype}")
+    for ids, size, kind in zip(edges, (n_users, n_items), ("user", "item"), strict=True):
+        outside = ids[(ids < 0) | (ids >= size)]
+        if len(outside):
+            raise ValueError(f"{kind} id {outside[0].item()} is outside [0, {size})")
+    pair = torch.unique(edges[0] * n_items + edges[1])
+    index = torch.stack((pair // n_items, pair % n_items))
+    ones = torch.ones(len(pair), device=edges.device)
+    return sparse_matrix(index, ones, (n_users, n_items))
+
+
+def user_item_adjacency(edges: Tensor, n_users: int, n_items: int) -> Tensor:
+    r"""Build the symmetric 0/1 adjacency of users and items.
+
+    .. math::
+        G = \begin{pmatrix} 0 & R \\ R^\top & 0 \end{pmatrix}
+
+    Source: the matrix G of Eq. 1 of SIGER. Node ``u`` is user u, node ``U + i`` is item i.
+
+    Args:
+        edges: User ids then item ids, shape ``(2, E)``, int64, in ``[0, U)`` and ``[0, I)``; duplicates count
+            once.
+        n_users: U, >= 1.
+        n_items: I, >= 1.
+
+    Returns:
+        Coalesced sparse COO tensor of ones, shape ``(N, N)`` with N = U + I, float32, on ``edges.device``.
+
+    Raises:
+        ValueError: If ``edges`` has another shape or type, or an id is out of range.
+
+    Example:
+        >>> user_item_adjacency(torch.tensor([[0], [1]]), 1, 2).to_dense().tolist()
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    user, item = interaction_matrix(edges, n_users, n_items).indices()
+    item = item + n_users
+    index = torch.stack((torch.cat((user, item)), torch.cat((item, user))))
+    n_nodes = n_users + n_items
+    ones = torch.ones(index.shape[1], device=edges.device)
+    return sparse_matrix(index, ones, (n_nodes, n_nodes))

@@ -1,0 +1,107 @@
+"""The base of every multimodal model: features in, one table of users and one of items out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_siger.config import Config, params_from_config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.features import fill_missing
+from recbole_siger.model.layers import UserItem
+
+__all__ = ["MultimodalRecommender"]
+
+
+class MultimodalRecommender(GeneralRecommender, ABC):
+    """Scores by inner product of the embeddings that :meth:`forward` returns.
+
+    A model declares its parameters and implements :meth:`forward` and :meth:`loss_terms`. Prediction, the
+    cache of final embeddings, the padding row and any number of modalities are dealt with here.
+
+    Attributes:
+        params: The model's typed parameters.
+        raw_features: ``{modality: (n_items, F_m)}``, zero where an item has none; what graphs are built from.
+        train_edges: Training interactions, users then items, shape ``(2, E)``.
+        generator: Source of the model's own randomness, on its device.
+        loss_names: Names of the terms that the last :meth:`calculate_loss` returned.
+    """
+
+    input_type = InputType.PAIRWISE
+    params_class: ClassVar[type]
+    scores_cold_items: ClassVar[bool] = False
+    frozen_parameters: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        self.params: Any = params_from_config(self.params_class, config)
+        self.modalities = dataset.modalities()
+        self.raw_features = {m: x.to(self.device) for m, x in dataset.item_features().items()}
+        self.train_edges = dataset.train_edges.to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(config.run.seed)
+        self.loss_names: tuple[str, ...] = ()
+        self._missing_modality = config.run.missing_modality
+        self._final: UserItem | None = None
+
+    @abstractmethod
+    def forward(self) -> UserItem:
+        """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, padding rows included."""
+
+    @abstractmethod
+    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss by name, each ``()``; training minimises their sum."""
+
+    def on_epoch_start(self, epoch: int) -> None:  # noqa: B027  # a hook: most models need none
+        """Do what a model does once an epoch, such as dropping edges."""
+
+    def feature_tables(self, *, trained: bool) -> nn.Module:
+        """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says."""
+        tables = nn.Module()
+        for name, raw in self.raw_features.items():
+            table = fill_missing(raw, self._missing_modality)
+            if trained:
+                tables.register_parameter(name, nn.Parameter(table.clone()))
+            else:
+                tables.register_buffer(name, table, persistent=False)
+        return tables
+
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        """Return the terms of the loss as RecBole's trainer takes them."""
+        terms = self.loss_terms(interaction)
+        self.loss_names = tuple(terms)
+        return tuple(terms.values())
+
+    def final_embeddings(self) -> UserItem:
+        """Return :meth:`forward`, computed once between two training steps."""
+        if self.training:
+            return self.forward()
+        if self._final is None:
+            with torch.no_grad():
+                self._final = self.forward()
+        return self._final
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Score pairs of users and items, shape ``(B,)``."""
+        user, item = self.final_embeddings()
+        return (user[interaction[self.USER_ID]] * item[interaction[self.ITEM_ID]]).sum(dim=-1)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Score all items for each user, shape ``(B * n_items,)``, row after row."""
+        user, item = self.final_embeddings()
+        return (user[interaction[self.USER_ID]] @ item.T).flatten()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch mode; the cached embeddings are forgotten."""
+        self._final = None
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load parameters; the cached embeddings are forgotten."""
+        self._final = None
+        return super().load_state_dict(*args, **kwargs)

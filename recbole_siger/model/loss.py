@@ -1,0 +1,198 @@
+"""Losses that the models share, Eqs. 13, 14, 16, 19 of SIGER. Each returns a scalar and knows no weight."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from recbole_siger.model.layers import unit_rows
+
+__all__ = ["anchor_info_nce", "bpr_loss", "info_nce", "l2_loss"]
+
+
+def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
+    r"""Push each positive item's score above that of its negative.
+
+    .. math::
+        L = -\frac{1}{B} \sum_b \log \sigma(y^+_b - y^-_b)
+
+    Source: the first term of Eq. 19 of SIGER.
+
+    Args:
+        pos_score: Scores of positive items, shape ``(B,)``, B >= 1.
+        neg_score: Scores of their negatives, shape ``(B,)``.
+
+    Returns:
+        Mean over the batch, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(B,)``.
+
+    Example:
+        >>> round(bpr_loss(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 0.0])).item(), 4)
+        0.41
+    """
+    if pos_score.dim() != 1 or pos_score.shape != neg_score.shape:
+        shapes = f"{tuple(pos_score.shape)} and {tuple(neg_score.shape)}"
+        raise ValueError(f"pos_score and neg_score must both have shape (B,), got {shapes}")
+    return -functional.logsigmoid(pos_score - neg_score).mean()
+
+
+def info_nce(
+    query: Tensor, key: Tensor, temperature: float, *, target: Tensor | None = None, chunk_size: int = 2048
+) -> Tensor:
+    r"""Pull each query to its own key, away from all other keys.
+
+    .. math::
+        L = -\frac{1}{B} \sum_i \log
+            \frac{\exp(\cos(q_i, k_{t_i}) / \tau)}{\sum_j \exp(\cos(q_i, k_j) / \tau)}
+
+    Source: Eqs. 13 and 16 of SIGER. One direction. A zero vector has cosine 0 to everything and a zero
+    gradient. Peak memory is ``chunk_size * N`` numbers, in the backward pass too.
+
+    Args:
+        query: Queries, shape ``(B, d)``, B >= 1, any length.
+        key: Candidates, shape ``(N, d)``, any length.
+        temperature: τ, > 0.
+        target: Index in ``key`` of each query's positive, shape ``(B,)``, int64; default ``0..B-1``, for N =
+            B.
+        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value.
+
+    Returns:
+        Mean over the queries, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes do not fit, a target is out of range, or a number is.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+        >>> round(info_nce(x, x, temperature=1.0).item(), 4)
+        0.3133
+    """
+    target = _checked_target(query, key, temperature, target, chunk_size)
+    return _contrast(unit_rows(query) / temperature, unit_rows(key), None, target, chunk_size)
+
+
+def anchor_info_nce(
+    view_a: Tensor,
+    view_b: Tensor,
+    anchor: Tensor,
+    temperature: float,
+    *,
+    target: Tensor | None = None,
+    chunk_size: int = 2048,
+) -> Tensor:
+    r"""Pull both views of an entity to its anchor, away from the other entities' views.
+
+    .. math::
+        A_i = \exp\frac{\cos(a_i, c_i) + \cos(b_{t_i}, c_i)}{2 \tau}, \qquad
+        L = -\frac{1}{B} \sum_i \log \frac{A_i}{A_i + \sum_{j \ne t_i} \exp(\cos(a_i, b_j) / \tau)}
+
+    Source: Eq. 14 of SIGER, with the behaviour vector c as the anchor. Negatives go from the first view to
+    the second. A zero vector has cosine 0 to everything and a zero gradient. Peak memory is ``chunk_size *
+    N`` numbers.
+
+    Args:
+        view_a: First view of the queries, shape ``(B, d)``, B >= 1, any length.
+        view_b: Second view of all candidates, shape ``(N, d)``, any length.
+        anchor: Anchors of the queries, shape ``(B, d)``, any length.
+        temperature: τ, > 0.
+        target: Index in ``view_b`` of each query, shape ``(B,)``, int64; default ``0..B-1``, for N = B.
+        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value.
+
+    Returns:
+        Mean over the queries, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes do not fit, a target is out of range, or a number is.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> round(anchor_info_nce(a, a, a.flip(0), temperature=1.0).item(), 4)
+        0.6931
+    """
+    if anchor.shape != view_a.shape:
+        shapes = f"{tuple(view_a.shape)} and {tuple(anchor.shape)}"
+        raise ValueError(f"view_a and anchor must have the same shape, got {shapes}")
+    target = _checked_target(view_a, view_b, temperature, target, chunk_size)
+    a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
+    positive = ((a + b[target]) * c).sum(dim=1) / temperature
+    return _contrast(a / temperature, b, positive, target, chunk_size)
+
+
+def l2_loss(*embeddings: Tensor) -> Tensor:
+    r"""Half the squared length of the embeddings of a batch.
+
+    .. math::
+        L = \frac{1}{2B} \sum_k \lVert E_k \rVert^2
+
+    Source: the last term of Eq. 19 of SIGER, in the usual squared form.
+
+    Args:
+        embeddings: One or more tables, shape ``(B, d)`` each; B is taken from the first.
+
+    Returns:
+        Sum over tables, mean over the batch, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If no table is given or the first has no rows.
+
+    Example:
+        >>> l2_loss(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])).item()
+        7.0
+    """
+    if not embeddings or len(embeddings[0]) == 0:
+        raise ValueError(
+            f"l2_loss needs embeddings of at least one row, got {[tuple(e.shape) for e in embeddings]}"
+        )
+    squares = torch.stack([e.square().sum() for e in embeddings])
+    return squares.sum() / (2 * len(embeddings[0]))
+
+
+def _checked_target(
+    query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int
+) -> Tensor:
+    """Refuse what would be broadcast, ignored or NaN; return the positives, ``(B,)`` int64."""
+    if query.dim() != 2 or key.dim() != 2 or query.shape[1] != key.shape[1] or len(query) == 0:
+        shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
+        raise ValueError(f"queries and keys must have shapes (B, d) and (N, d) with B >= 1, got {shapes}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be finite and > 0, got {temperature}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if target is None:
+        if len(query) != len(key):
+            raise ValueError(f"without target, B and N must be equal, got {len(query)} and {len(key)}")
+        return torch.arange(len(query), device=query.device)
+    if target.shape != (len(query),) or target.dtype != torch.int64:
+        given = f"{target.dtype} of shape {tuple(target.shape)}"
+        raise ValueError(f"target must be int64 of shape ({len(query)},), got {given}")
+    outside = target[(target < 0) | (target >= len(key))]
+    if len(outside):
+        raise ValueError(f"target {outside[0].item()} is outside [0, {len(key)})")
+    return target
+
+
+def _contrast(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int) -> Tensor:
+    """Average the cross entropy over the queries, in chunks that the backward pass computes again."""
+    total = query.new_zeros(())
+    for start in range(0, len(query), chunk_size):
+        rows = slice(start, start + chunk_size)
+        arguments = (query[rows], key, None if positive is None else positive[rows], target[rows])
+        if chunk_size < len(query):
+            total = total + checkpoint(_chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            total = total + _chunk(*arguments)
+    return total / len(query)
+
+
+def _chunk(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor) -> Tensor:
+    """Sum the cross entropy of logits ``query @ key.T``; ``positive`` replaces the logit of the target."""
+    logits = query @ key.T
+    if positive is not None:
+        logits = logits.scatter(1, target[:, None], positive[:, None])
+    return functional.cross_entropy(logits, target, reduction="sum")  # with logsumexp inside

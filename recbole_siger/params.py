@@ -1,0 +1,133 @@
+"""Typed parameters: a frozen dataclass holds types and ranges, the YAML holds the defaults.
+
+>>> @dataclass(frozen=True, kw_only=True)
+... class Params:
+...     temperature: float = bounded("(0, inf)")
+>>> build_params(Params, {"temperature": 1})
+Params(temperature=1.0)
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from recbole_siger.errors import UserError
+
+__all__ = ["Option", "bounded", "build_params", "did_you_mean", "options"]
+
+P = TypeVar("P")
+
+
+def bounded(interval: str) -> Any:
+    """Declare a number's range in RecBole's notation, such as ``"[1, inf)"`` or ``"(0, 1]"``."""
+    _parse(interval)
+    return field(metadata={"interval": interval})
+
+
+def _parse(interval: str) -> tuple[float, float]:
+    low, high = interval[1:-1].split(",")
+    if interval[0] not in "[(" or interval[-1] not in "])":
+        raise ValueError(f"not an interval: {interval!r}")
+    return float(low), float(high)
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = _parse(interval)
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter: its name, annotated type and range ("" where it has none)."""
+
+    name: str
+    type: Any
+    interval: str
+
+    @property
+    def range(self) -> str:
+        """The values it takes, for people."""
+        if get_origin(self.type) is Literal:
+            return " | ".join(str(value) for value in get_args(self.type))
+        return self.interval
+
+    def convert(self, value: Any) -> Any:
+        """Return ``value`` in the option's type.
+
+        Raises:
+            ValueError: With what was expected, if type or range is wrong.
+        """
+        converted = _convert(value, self.type)
+        if self.interval and converted is not None and not _inside(converted, self.interval):
+            raise ValueError(f"expected a number in {self.interval}")
+        return converted
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(arg for arg in args if arg is not type(None)))
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"expected one of {', '.join(map(repr, args))}" + did_you_mean(str(value), args))
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError("expected a list")
+        return tuple(_convert(entry, args[0]) for entry in value)
+    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isnan(value):
+            raise ValueError("expected a number")
+        return float(value)
+    if type(value) is not annotation:
+        names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+        raise ValueError(f"expected {names[annotation]}")
+    return value
+
+
+def options(cls: type) -> list[Option]:
+    """List the parameters that the dataclass ``cls`` declares, in order."""
+    hints = get_type_hints(cls)
+    return [Option(f.name, hints[f.name], f.metadata.get("interval", "")) for f in fields(cls)]
+
+
+def build_params(cls: Callable[..., P], values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> P:
+    """Make the typed parameters ``cls`` from configuration values.
+
+    Args:
+        cls: A frozen dataclass whose fields have no defaults.
+        values: Configuration; keys that ``cls`` does not declare are left alone.
+        origin: Where each value came from, named in errors.
+
+    Raises:
+        UserError: Naming key, value, range and origin.
+    """
+    arguments = {}
+    for option in options(cls):  # type: ignore[arg-type]  # a dataclass is a class
+        where = (origin or {}).get(option.name, "configuration")
+        if option.name not in values:
+            raise UserError(f"{where}: {option.name} is missing; give it a value ({option.range or 'any'})")
+        try:
+            arguments[option.name] = option.convert(values[option.name])
+        except ValueError as error:
+            raise UserError(f"{where}: {option.name}={values[option.name]!r}: {error}") from None
+    return cls(**arguments)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean `x`?"`` for the closest known word, or nothing.
+
+    >>> did_you_mean("n_co_neighbours", ["n_co_neighbors", "n_ui_layers"])
+    '; did you mean `n_co_neighbors`?'
+    """
+    by_lower = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean `{by_lower[close[0]]}`?" if close else ""

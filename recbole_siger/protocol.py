@@ -1,0 +1,98 @@
+"""Evaluation protocols: what is masked, who is evaluated, where negatives come from.
+
+Both rank all items. On the same scores they give different numbers, so every result names its protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.sampler import Sampler
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataloader import FullRankingDataLoader
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.ranking import ItemLists
+
+__all__ = ["PROTOCOLS", "Protocol", "split_and_load"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate a full ranking.
+
+    Attributes:
+        masks_validation: Whether validation items are hidden from the test ranking.
+        keeps_users_without_training: Whether users without a training row are evaluated.
+        train_negatives: Items that training negatives are drawn from.
+        selection_decimals: Places that the validation metric is rounded to before epochs are compared.
+    """
+
+    masks_validation: bool
+    keeps_users_without_training: bool
+    train_negatives: str
+    selection_decimals: int | None
+
+
+PROTOCOLS = {
+    "recbole": Protocol(True, True, "all", None),
+    "mmrec": Protocol(False, False, "train_items", 4),
+}
+
+
+class TrainItemSampler(Sampler):
+    """RecBole's uniform sampler, over the items that occur in training only."""
+
+    def __init__(self, train: MultimodalDataset) -> None:
+        edges = train.train_edges.numpy()
+        self.train_items = np.unique(edges[1])
+        counts = np.bincount(np.unique(edges, axis=1)[0])
+        if len(counts) and counts.max() >= len(self.train_items):
+            user = train.user_tokens[int(counts.argmax())]
+            raise UserError(
+                f"user {user!r} has all {len(self.train_items)} training items, so no negative can be drawn; "
+                "set --train_negatives=all, or filter with --user_inter_num_interval"
+            )
+        super().__init__(["train"], [train])
+
+    def _uni_sampling(self, sample_num: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return self.train_items[np.random.randint(0, len(self.train_items), sample_num)]  # noqa: NPY002  # RecBole's stream
+
+
+def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: MultimodalDataset) -> Any:
+    where = config.run.train_negatives or PROTOCOLS[config.run.protocol].train_negatives
+    arguments = config["train_neg_sample_args"]
+    if arguments["distribution"] == "uniform" and where == "train_items" and not config["repeatable"]:
+        return TrainItemSampler(splits[0]).set_phase("train")
+    return create_samplers(config, dataset, splits)[0]
+
+
+def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:
+    """Split a dataset and make its training, validation and test loaders under ``config.run.protocol``."""
+    protocol = PROTOCOLS[config.run.protocol]
+    splits = dataset.build()
+    train = get_dataloader(config, "train")(
+        config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
+    )
+    if set(config["eval_args"]["mode"].values()) != {"full"}:
+        if config.run.protocol == "mmrec":
+            raise UserError(f"eval_args: mode={config['eval_args']['mode']}: protocol mmrec ranks all items; use `full`")
+        samplers = create_samplers(config, dataset, splits)
+        return train, *(
+            get_dataloader(config, phase)(config, split, sampler, shuffle=False)
+            for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
+        )
+    trained, validated, _ = (_item_lists(split) for split in splits)
+    users = None if protocol.keeps_users_without_training else trained.users
+    valid = FullRankingDataLoader(config, splits[1], [trained], users)
+    seen = [trained, validated] if protocol.masks_validation else [trained]
+    return train, valid, FullRankingDataLoader(config, splits[2], seen, users)
+
+
+def _item_lists(split: MultimodalDataset) -> ItemLists:
+    users, items = split.train_edges.numpy()
+    return ItemLists.from_pairs(users, items, split.user_num, split.item_num)

@@ -1,0 +1,184 @@
+"""One experiment, from a configuration to a run folder.
+
+RecBole's own ``recbole.quick_start`` is not used: it imports Ray and pickles what it saves.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.progress import logging_to, peak_memory_mib
+from recbole_siger.run_folder import RunFolder
+
+__all__ = ["evaluate_run", "resume_run", "run_experiment"]
+
+_log = logging.getLogger(__name__)
+
+_VERSIONS = ("recbole-siger", "recbole", "torch", "numpy", "scipy", "pandas")
+
+
+def run_experiment(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    command_line: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train a model, test its best validation epoch, and leave a run folder.
+
+    Args:
+        model: Model name, ours or RecBole's.
+        dataset: Dataset name.
+        config_file_list: YAML files.
+        config_dict: Values from Python.
+        command_line: ``{key: text}`` as typed.
+
+    Returns:
+        What ``results.json`` holds, and ``run_dir``.
+
+    Raises:
+        UserError: For bad input.
+    """
+    config = Config(model, dataset, config_file_list, config_dict, command_line)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    default = Path("runs") / config["dataset"] / f"{config['model']}-{stamp}-seed{config.run.seed}"
+    run = RunFolder.create(config.run.run_dir or default)
+    with logging_to(run.file("run.log")):
+        experiment = build_experiment(config, run)
+        run.write_config(config.effective())
+        return experiment.train()
+
+
+def resume_run(run_dir: str | Path) -> dict[str, Any]:
+    """Continue an interrupted run from its last checkpoint; the result is that of an uninterrupted one.
+
+    Raises:
+        UserError: If the folder is no run, is finished, or has no checkpoint.
+    """
+    run = RunFolder.open(run_dir)
+    if run.file("results.json").exists():
+        raise UserError(f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results")
+    with logging_to(run.file("run.log")):
+        experiment = build_experiment(Config(config_dict=run.read_config()), run)
+        if run.file("checkpoint.safetensors").exists():
+            first = experiment.trainer.resume(experiment.train_data)
+            _log.info("resuming %s at epoch %d", run.path, first)
+        else:
+            run.truncate_metrics(0)
+            _log.info("%s has no checkpoint yet; starting again", run.path)
+        return experiment.train()
+
+
+def evaluate_run(run_dir: str | Path) -> dict[str, float]:
+    """Rebuild the model of a run folder and test it; nothing is written.
+
+    Raises:
+        UserError: If a file is missing, damaged or foreign, or the dataset is another one now.
+    """
+    run = RunFolder.open(run_dir)
+    with logging_to(None):
+        experiment = build_experiment(Config(config_dict=run.read_config()), run)
+        run.check_ids(experiment.dataset.user_tokens, experiment.dataset.item_tokens)
+        experiment.trainer.load_model(run)
+        experiment.trainer.eval_collector.data_collect(experiment.train_data)
+        return experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+
+
+@dataclass
+class Experiment:
+    """The parts of one run, built in RecBole's order so that its random streams are RecBole's."""
+
+    config: Config
+    run: RunFolder
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Any
+
+    def train(self) -> dict[str, Any]:
+        """Fit, test the best epoch, and write the run folder."""
+        config, run, trainer = self.config, self.run, self.trainer
+        if hasattr(self.dataset, "item_tokens"):
+            run.write_ids(self.dataset.user_tokens, self.dataset.item_tokens)
+        _, valid = trainer.fit(self.train_data, self.valid_data)
+        test = trainer.evaluate(self.test_data)
+        results = {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "protocol": config.run.protocol,
+            "seed": config.run.seed,
+            "best_epoch": trainer.best_epoch,
+            "valid": {key: float(value) for key, value in (valid or {}).items()},
+            "test": test,
+            "n_epochs": trainer.n_epochs,
+            "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
+            "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
+            "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
+        }
+        run.write_results(results)
+        _log.info("best epoch %s of %d", trainer.best_epoch, trainer.n_epochs)
+        for phase in ("valid", "test"):
+            _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
+        _log.info("run folder: %s", run.path)
+        return {**results, "run_dir": str(run.path)}
+
+
+def build_experiment(config: Config, run: RunFolder) -> Experiment:
+    """Load the data, split it, build model and trainer."""
+    from recbole.utils import ModelType, init_seed
+
+    from recbole_siger.trainer import build_trainer
+
+    init_seed(config.run.seed, config["reproducibility"])
+    config["checkpoint_dir"] = str(run.path)  # RecBole looks there for pickled datasets, and finds none
+    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        from recbole_siger.data.dataset import MultimodalDataset
+        from recbole_siger.protocol import split_and_load
+
+        dataset: Any = MultimodalDataset(config)
+        loaders = split_and_load(config, dataset)
+    else:
+        dataset, loaders = _load_with_recbole(config)
+    train_data, valid_data, test_data = loaders
+    _log.info(
+        "%s on %s, protocol %s, seed %d: %d users, %d items, %d interactions (%d in training)",
+        config["model"],
+        config["dataset"],
+        config.run.protocol,
+        config.run.seed,
+        dataset.user_num - 1,
+        dataset.item_num - 1,
+        dataset.inter_num,
+        train_data._dataset.inter_num,
+    )
+    init_seed(config.run.seed, config["reproducibility"])
+    model = config.model_class(config, train_data._dataset).to(config["device"])
+    trainer = build_trainer(config, model, run)
+    return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
+
+
+def _load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Sequential, knowledge and context models keep RecBole's own data and evaluation."""
+    from recbole.data import create_dataset, data_preparation
+
+    if config.run.protocol != "recbole":
+        raise UserError(f"protocol={config.run.protocol!r} ranks for general recommenders; use --protocol=recbole")
+    dataset = create_dataset(config)
+    return dataset, data_preparation(config, dataset)
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Tell metrics in one line, every digit of them."""
+    return "  ".join(f"{name} {value!r}" for name, value in metrics.items())

@@ -1,0 +1,202 @@
+"""The run folder: all that is needed to recommend, compare, resume or report. No pickle.
+
+::
+
+    config.yaml          every effective value
+    ids/users.txt        raw tokens, line i for id i; items.txt likewise
+    metrics.jsonl        a line an epoch
+    run.log              what was printed
+    model.safetensors    the best epoch
+    checkpoint.safetensors   the last epoch, while the run is unfinished
+    results.json         written last: a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path, write_text
+
+__all__ = ["RunFolder", "pack", "unpack"]
+
+_FORMAT = "recbole_siger/1"
+
+State = dict[str, Tensor]
+
+
+class RunFolder:
+    """Read and write one run folder; every file appears whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            UserError: If another run lives there.
+        """
+        run = cls(path)
+        if run.file("config.yaml").exists():
+            finished = run.file("results.json").exists()
+            mend = "choose another --run_dir" if finished else f"`recbole-siger resume {path}`, or another --run_dir"
+            raise UserError(f"{path}: holds {'a finished' if finished else 'an unfinished'} run; {mend}")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}; choose another --run_dir") from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open the folder of an existing run.
+
+        Raises:
+            UserError: If it is none.
+        """
+        run = cls(path)
+        if not run.file("config.yaml").is_file():
+            raise UserError(f"{path}: not a run folder (no config.yaml); name the folder that `recbole-siger run` made")
+        return run
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.path / name
+
+    # ---- text
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Keep the effective configuration."""
+        write_text(self.file("config.yaml"), yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return what :meth:`write_config` kept.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        file = self.file("config.yaml")
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{file}: damaged: {str(error).splitlines()[0]}; train again") from None
+        if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
+            raise UserError(f"{file}: not written by recbole-siger (no model or dataset in it)")
+        return values
+
+    def write_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
+        """Keep the raw tokens, so that ids mean the same later."""
+        self.file("ids").mkdir(exist_ok=True)
+        for name, tokens in (("users", users), ("items", items)):
+            write_text(self.file(f"ids/{name}.txt"), "".join(f"{token}\n" for token in tokens))
+
+    def check_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
+        """Compare today's dataset with the one that was trained on.
+
+        Raises:
+            UserError: If a token changed its id.
+        """
+        for name, tokens in (("users", users), ("items", items)):
+            file = self.file(f"ids/{name}.txt")
+            if not file.is_file():
+                raise UserError(f"{file}: missing; the run folder is damaged, train again")
+            if file.read_text(encoding="utf-8").split("\n")[:-1] != [str(token) for token in tokens]:
+                raise UserError(f"{file}: the dataset's {name} are others now than in training; restore it or train again")
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch's line to ``metrics.jsonl``."""
+        with self.file("metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def truncate_metrics(self, n_epochs: int) -> None:
+        """Drop the lines of epochs that a resumed run repeats."""
+        file = self.file("metrics.jsonl")
+        if file.exists():
+            write_text(file, "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Keep the results and drop the checkpoint: the run is finished."""
+        write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
+        self.file("checkpoint.safetensors").unlink(missing_ok=True)
+
+    # ---- tensors
+
+    def write_tensors(self, name: str, state: Mapping[str, Tensor], **metadata: Any) -> None:
+        """Write a safetensors file with JSON metadata."""
+        whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        with atomic_path(self.file(name)) as temporary:
+            save_file(whole, temporary, metadata={"format": _FORMAT, "json": json.dumps(metadata)})
+
+    def read_tensors(self, name: str) -> tuple[State, dict[str, Any]]:
+        """Return what :meth:`write_tensors` wrote.
+
+        Raises:
+            UserError: If the file is missing, damaged or foreign.
+        """
+        file = self.file(name)
+        if not file.is_file():
+            hint = "it was run with --saved=False" if name == "model.safetensors" else "the run has not got so far"
+            raise UserError(f"{file}: missing; {hint} or the folder is damaged, train again")
+        try:
+            with safe_open(file, framework="pt") as stream:
+                metadata = stream.metadata() or {}
+                state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  # not a mapping
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: damaged or not a safetensors file ({error}); train again") from None
+        if metadata.get("format") != _FORMAT:
+            raise UserError(f"{file}: not written by recbole-siger (format {metadata.get('format')!r}); train again")
+        return state, json.loads(metadata["json"])
+
+
+def pack(values: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+    """Split RecBole's ``other_parameter`` into tensors and JSON: arrays, sparse matrices, numbers, None.
+
+    Raises:
+        TypeError: For anything else; it would need a pickle.
+    """
+    state: State = {}
+    kinds: dict[str, Any] = {}
+    for name, value in values.items():
+        if sp.issparse(value):
+            matrix = value.tocsr()
+            parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+            state |= {f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(a)) for part, a in parts.items()}
+            kinds[name] = {"kind": "sparse", "shape": list(matrix.shape), "format": value.format}
+        elif isinstance(value, np.ndarray):
+            state[name], kinds[name] = torch.from_numpy(np.ascontiguousarray(value)), {"kind": "array"}
+        elif isinstance(value, Tensor):
+            state[name], kinds[name] = value.detach(), {"kind": "tensor"}
+        elif value is None or isinstance(value, bool | int | float | str):
+            kinds[name] = {"kind": "value", "value": value}
+        elif isinstance(value, np.generic):
+            kinds[name] = {"kind": "value", "value": value.item()}
+        else:
+            raise TypeError(f"{name}: a {type(value).__name__} cannot be saved without pickle")
+    return state, kinds
+
+
+def unpack(state: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`pack`."""
+    values: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        if kind["kind"] == "sparse":
+            data, indices, indptr = (state[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr"))
+            values[name] = sp.csr_matrix((data, indices, indptr), shape=kind["shape"]).asformat(kind["format"])
+        elif kind["kind"] == "array":
+            values[name] = state[name].numpy()
+        else:
+            values[name] = state[name] if kind["kind"] == "tensor" else kind["value"]
+    return values

@@ -1,0 +1,334 @@
+"""RecBole's trainers with an epoch hook, honest selection, and checkpoints without pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
+from recbole.trainer import Trainer
+from recbole.utils import get_trainer
+from torch import Tensor
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.ranking import hits_at_k
+from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
+from recbole_siger.protocol import PROTOCOLS
+from recbole_siger.run_folder import RunFolder, State, pack, unpack
+
+__all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
+
+
+def build_trainer(config: Config, model: Any, run: RunFolder | None, progress: Progress | None = None) -> RunTrainer:
+    """Make the trainer that RecBole has for a model, with :class:`RunTrainer` on top.
+
+    Raises:
+        UserError: If the model is trained outside torch, as decision trees are.
+    """
+    base = get_trainer(config["MODEL_TYPE"], config["model"])
+    if not issubclass(base, Trainer):
+        raise UserError(f"model {config['model']!r}: decision-tree models do not rank; choose a general recommender")
+    return type(f"Run{base.__name__}", (RunTrainer, base), {})(config, model, run, progress or Progress())
+
+
+class RankingCollector(Collector):
+    """RecBole's collector; for top-k metrics without its dense matrix of users by items."""
+
+    def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
+        """Collect one batch: ``scores`` is ``(B, n_items)``, the pairs to find are ``(P,)`` each."""
+        if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
+            super().eval_batch_collect(scores, interaction, positive_u, positive_i)
+            return
+        top = scores.topk(max(self.topk), dim=-1).indices
+        if self.register.need("rec.items"):
+            self.data_struct.update_tensor("rec.items", top)
+        if self.register.need("rec.topk"):
+            hits = hits_at_k(top, positive_u, positive_i, scores.shape[1])
+            counts = torch.bincount(positive_u, minlength=len(scores)).unsqueeze(1)
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits.cpu().int(), counts.int()], dim=1))
+
+
+class RunTrainer(Trainer):
+    """What every run has, whichever of RecBole's trainers lies below.
+
+    The best validation epoch is kept in memory and is the one tested. A gain is a strictly better score.
+    Losses are checked term by term. With a run folder, epochs, best model and checkpoints are written to it.
+    """
+
+    def __init__(self, config: Config, model: Any, run: RunFolder | None, progress: Progress) -> None:
+        config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes the folder that it names
+        super().__init__(config, model)
+        self.run, self.progress = run, progress
+        self.eval_collector = RankingCollector(config)
+        self.best_epoch: int | None = None
+        self.n_epochs = 0
+        self.seconds: list[float] = []
+        self._best: tuple[State, dict[str, Any]] | None = None
+        self._record: EpochRecord | None = None
+        self._train_data: Any = None
+        self._epoch = 0
+        self._validates = False
+        self._checkpoint_at = time.monotonic()
+
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        optimizer = super()._build_optimizer(**kwargs)
+        if type(optimizer) in (torch.optim.Adam, torch.optim.AdamW):
+            for group in optimizer.param_groups:
+                group["fused"], group["foreach"] = True, None
+        return optimizer
+
+    # ---- training
+
+    def fit(self, train_data: Any, valid_data: Any = None, **_: Any) -> tuple[float, dict[str, float] | None]:  # type: ignore[override]
+        """Train, validate after each epoch, stop early; return the best validation score and result."""
+        self._train_data = train_data
+        self._validates = bool(valid_data) and self.eval_step > 0
+        if self.start_epoch and self.cur_step > self.stopping_step:
+            self.start_epoch = self.epochs  # the checkpoint is of the epoch that stopped
+        return super().fit(
+            train_data, valid_data, verbose=False, saved=True, show_progress=False, callback_fn=self._after_validation
+        )
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Callable[..., Any] | None = None, show_progress: bool = False
+    ) -> Any:
+        if hasattr(self.model, "on_epoch_start"):
+            self.model.on_epoch_start(epoch_idx)
+        if epoch_idx < self.config.run.min_epochs:
+            self.cur_step = 0
+        self._epoch, self._record = epoch_idx, EpochRecord(epoch_idx)
+        start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
+        with self.progress.epoch(epoch_idx, len(train_data)) as update:
+
+            def checked(interaction: Interaction) -> Any:
+                losses = loss_func(interaction)
+                update(self._check_finite(losses))
+                return losses
+
+            total = super()._train_epoch(train_data, epoch_idx, checked, show_progress=False)
+        terms = total if isinstance(total, tuple) else (total,)
+        names = self._names(len(terms))
+        self._record.loss = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
+        self._record.seconds_train = time.perf_counter() - start
+        if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
+            self._finish_epoch()
+        return total
+
+    def _names(self, n_terms: int) -> tuple[str, ...]:
+        names = getattr(self.model, "loss_names", ())
+        if len(names) == n_terms:
+            return names
+        return ("loss",) if n_terms == 1 else tuple(f"loss_{i + 1}" for i in range(n_terms))
+
+    def _check_finite(self, losses: Any) -> dict[str, float]:
+        terms = losses if isinstance(losses, tuple) else (losses,)
+        values = dict(zip(self._names(len(terms)), (term.item() for term in terms), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"training stopped in epoch {self._epoch}: loss term `{name}` is {value}; "
+                    "lower --learning_rate or the term's weight, or raise its temperature"
+                )
+        return values
+
+    def _check_nan(self, loss: Tensor) -> None:
+        """Each term was checked by name before."""
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        start = time.perf_counter()
+        score, result = super()._valid_epoch(valid_data, show_progress=False)
+        decimals = PROTOCOLS[self.config.run.protocol].selection_decimals
+        score = float(score if decimals is None else round(score, decimals))
+        better = score > self.best_valid_score if self.valid_metric_bigger else score < self.best_valid_score
+        if better:
+            self.best_epoch = self._epoch
+        elif score == self.best_valid_score:
+            # RecBole takes an equal score for a gain; a hair worse, it is none.
+            score = float(np.nextafter(score, -np.inf if self.valid_metric_bigger else np.inf))
+        assert self._record is not None
+        self._record.valid = {key: float(value) for key, value in result.items()}
+        self._record.seconds_valid = time.perf_counter() - start
+        return score, result
+
+    def _after_validation(self, epoch_idx: int, valid_score: float) -> None:
+        self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        record = self._record
+        assert record is not None
+        record.best_epoch, record.peak_memory_mib = self.best_epoch, round(peak_memory_mib(self.device), 1)
+        self.n_epochs = record.epoch + 1
+        self.seconds.append(record.seconds_train + record.seconds_valid)
+        best = None if self.best_epoch is None else float(self.best_valid_score)
+        self.progress.finished(record, self.valid_metric, best)
+        if self.run:
+            self.run.append_metrics(vars(record))
+            if time.monotonic() - self._checkpoint_at >= self.config.run.checkpoint_interval:
+                self.save_run_checkpoint()
+
+    # ---- the best epoch
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Keep the best epoch, where RecBole pickles it."""
+        if epoch < 0:
+            return
+        if not self._validates:
+            self.best_epoch = epoch
+        state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+        self._best = state, self._other_parameter()
+        if self.run and self.config.run.saved:
+            self.save_model()
+
+    def _other_parameter(self) -> dict[str, Any]:
+        other = self.model.other_parameter()
+        return {key: value for key, value in other.items() if not key.startswith("restore_")}  # those are caches
+
+    def save_model(self) -> None:
+        """Write the best epoch to ``model.safetensors``."""
+        assert self.run is not None and self._best is not None
+        state, other = self._best
+        tensors, kinds = pack(other)
+        named = {f"model.{key}": value for key, value in state.items()}
+        named |= {f"other.{key}": value for key, value in tensors.items()}
+        self.run.write_tensors("model.safetensors", named, model=self.config["model"], other=kinds)
+
+    def load_model(self, run: RunFolder) -> None:
+        """Load ``model.safetensors`` of a run folder into the model.
+
+        Raises:
+            UserError: If it belongs to another model or another shape.
+        """
+        state, metadata = run.read_tensors("model.safetensors")
+        file = run.file("model.safetensors")
+        if metadata.get("model") != self.config["model"]:
+            raise UserError(f"{file}: holds a {metadata.get('model')}, config.yaml says {self.config['model']}")
+        self._best = _part(state, "model."), unpack(_part(state, "other."), metadata["other"])
+        try:
+            self._restore_best()
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{file}: does not fit the model: {' '.join(str(error).split())}; train again") from None
+
+    def _restore_best(self) -> None:
+        if self._best is None:
+            raise RuntimeError("no epoch has been kept yet")
+        state, other = self._best
+        self.model.load_state_dict(state)
+        device = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in other.items()}
+        self.model.load_other_parameter(device)
+        for key in self.model.other_parameter():
+            if key.startswith("restore_"):
+                setattr(self.model, key, None)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> dict[str, float]:
+        """Evaluate a loader; with ``load_best_model`` on the best validation epoch."""
+        if load_best_model:
+            self._restore_best()
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
+        return {key: float(value) for key, value in result.items()}
+
+    # ---- resuming
+
+    def save_run_checkpoint(self) -> None:
+        """Write all that an exact continuation needs to ``checkpoint.safetensors``."""
+        assert self.run is not None
+        self._checkpoint_at = time.monotonic()
+        best_state, best_other = self._best or ({}, {})
+        other, other_kinds = pack(best_other)
+        optimizer, optimizer_kinds = _pack_optimizer(self.optimizer.state_dict())
+        random_state, random_kinds = self._random_state()
+        state: State = {}
+        parts = (self.model.state_dict(), best_state, other, optimizer, random_state)
+        for prefix, part in zip(("model.", "best.", "other.", "optimizer.", "random."), parts, strict=True):
+            state |= {prefix + key: value for key, value in part.items()}
+        counters = {
+            "epoch": self._epoch,
+            "cur_step": self.cur_step,
+            "best_epoch": self.best_epoch,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": _floats(self.best_valid_result),
+            "seconds": self.seconds,
+        }
+        kinds = {"other": other_kinds, "optimizer": optimizer_kinds, "random": random_kinds}
+        self.run.write_tensors("checkpoint.safetensors", state, counters=counters, **kinds)
+
+    def resume(self, train_data: Any) -> int:
+        """Continue from the run folder's checkpoint; return the first epoch to train."""
+        assert self.run is not None
+        state, metadata = self.run.read_tensors("checkpoint.safetensors")
+        counters = metadata["counters"]
+        self.model.load_state_dict(_part(state, "model."))
+        self.optimizer.load_state_dict(_unpack_optimizer(_part(state, "optimizer."), metadata["optimizer"]))
+        best = _part(state, "best.")
+        self._best = (best, unpack(_part(state, "other."), metadata["other"])) if best else None
+        self.cur_step, self.best_epoch = counters["cur_step"], counters["best_epoch"]
+        self.best_valid_score, self.best_valid_result = counters["best_valid_score"], counters["best_valid_result"]
+        self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
+        self.n_epochs = self.start_epoch
+        self._train_data = train_data
+        self._set_random_state(_part(state, "random."), metadata["random"])
+        self.run.truncate_metrics(self.start_epoch)
+        return self.start_epoch
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        owners = {"model": self.model, "loader": self._train_data}
+        found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
+        return {name: generator for name, generator in found.items() if generator is not None}
+
+    def _random_state(self) -> tuple[State, dict[str, Any]]:
+        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  # RecBole's sampler draws from it
+        state = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        state |= {f"generator.{name}": generator.get_state() for name, generator in self._generators().items()}
+        rest = {key: numpy_state[key] for key in ("has_gauss", "gauss")} | {"pos": numpy_state["state"]["pos"]}
+        return state, {"numpy": rest, "python": json.loads(json.dumps(random.getstate()))}
+
+    def _set_random_state(self, state: State, kinds: dict[str, Any]) -> None:
+        rest, (version, internal, gauss) = kinds["numpy"], kinds["python"]
+        key = state["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", key, rest["pos"], rest["has_gauss"], rest["gauss"]))  # noqa: NPY002
+        random.setstate((version, tuple(internal), gauss))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        for name, generator in self._generators().items():
+            generator.set_state(state[f"generator.{name}"])
+
+
+def _floats(result: Any) -> dict[str, float] | None:
+    return None if result is None else {key: float(value) for key, value in result.items()}
+
+
+def _part(state: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _pack_optimizer(state: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+    """Split an optimizer's state into tensors ``<parameter>.<name>`` and JSON."""
+    tensors, values = {}, {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                values[f"{index}.{name}"] = value
+    return tensors, {"values": values, "groups": state["param_groups"]}
+
+
+def _unpack_optimizer(tensors: State, kinds: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **kinds["values"]}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": kinds["groups"]}

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, sparse_matrix
+
+
+def test_empty_rows_stay_empty_and_finite():
+    """Node 2 has no row of its own: its row is empty and the edge into it vanishes."""
+    adjacency = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).to_sparse()
+    result = normalize_adjacency(adjacency)
+    assert result.to_dense().tolist() == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
+    assert result._nnz() == 2
+
+
+def test_tiny_weights_do_not_overflow():
+    adjacency = torch.tensor([[0.0, 1e-40], [1e-40, 0.0]]).to_sparse()
+    torch.testing.assert_close(normalize_adjacency(adjacency).to_dense(), torch.tensor([[0.0, 1], [1, 0]]))
+
+
+def test_symmetric_input_gives_a_symmetric_result_to_the_last_bit():
+    half = torch.rand(29, 29, generator=torch.Generator().manual_seed(0))
+    result = normalize_adjacency((half + half.T).to_sparse()).to_dense()
+    assert torch.equal(result, result.T)
+
+
+def test_duplicate_entries_are_summed():
+    twice = torch.sparse_coo_tensor([[0, 0, 1], [1, 1, 0]], [2.0, 2.0, 4.0], (2, 2), check_invariants=True)
+    assert normalize_adjacency(twice).to_dense().tolist() == [[0, 1], [1, 0]]
+
+
+def test_no_entries():
+    empty = sparse_matrix(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0), (3, 5))
+    assert normalize_bipartite(empty)._nnz() == 0
+    assert normalize_bipartite(empty).shape == (3, 5)
+
+
+@pytest.mark.parametrize("bad", [-0.5, float("inf"), float("nan")])
+@pytest.mark.parametrize("normalize", [normalize_adjacency, normalize_bipartite])
+def test_refuses_bad_weights(normalize, bad):
+    with pytest.raises(ValueError, match=f"finite weights >= 0, got {bad}"):
+        normalize(torch.tensor([[0.0, bad], [1.0, 0.0]]).to_sparse())
+
+
+def test_refuses_other_shapes_and_layouts():
+    with pytest.raises(ValueError, match=r"square, got shape \(2, 3\)"):
+        normalize_adjacency(torch.ones(2, 3).to_sparse())
+    with pytest.raises(ValueError, match=r"sparse COO tensor, got layout torch\.strided"):
+        normalize_adjacency(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"2 dimensions, got shape \(5,\)"):
+        normalize_bipartite(torch.ones(5).to_sparse())

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_siger.model.layers import (
+    FeatureGate,
+    SparseMatrix,
+    UserItem,
+    perturb,
+    propagate_last,
+    propagate_mean,
+    unit_rows,
+)
+
+
+def random_dense(n: int, m: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    keep = torch.rand(n, m, generator=generator) < 0.4
+    keep[2] = False
+    return torch.randn(n, m, generator=generator) * keep
+
+
+def test_sparse_matrix_multiplies_as_the_dense_one():
+    dense = random_dense(11, 7)
+    matrix = SparseMatrix(dense.to_sparse())
+    x = torch.randn(7, 5, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    torch.testing.assert_close(matrix(x), dense @ y)
+    (matrix(x) * torch.arange(5.0)).sum().backward()
+    ((dense @ y) * torch.arange(5.0)).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    assert matrix.shape == (11, 7)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_sparse_matrix_gradients(symmetric):
+    dense = random_dense(7, 7)
+    dense = dense + dense.T if symmetric else dense
+    matrix = SparseMatrix(dense.to_sparse(), symmetric=symmetric)
+    matrix.double()
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: matrix(matrix(t)) * t, x)
+    assert torch.autograd.gradgradcheck(lambda t: matrix(t).sin(), x)
+
+
+def test_sparse_matrix_follows_the_type_of_x():
+    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
+    x = torch.randn(7, 5, dtype=torch.float64)
+    torch.testing.assert_close(matrix(x), random_dense(11, 7).double() @ x)
+
+
+def test_sparse_matrix_without_gradients_and_without_entries():
+    with torch.no_grad():
+        out = SparseMatrix(torch.zeros(3, 2).to_sparse())(torch.ones(2, 5, requires_grad=True))
+    assert not out.requires_grad
+    assert torch.equal(out, torch.zeros(3, 5))
+
+
+def test_sparse_matrix_stays_out_of_checkpoints_and_symmetric_ones_are_stored_once():
+    dense = random_dense(7, 7)
+    one_way = SparseMatrix(dense.to_sparse())
+    both_ways = SparseMatrix((dense + dense.T).to_sparse(), symmetric=True)
+    assert not one_way.state_dict()
+    assert len(list(one_way.buffers())) == 6
+    assert len(list(both_ways.buffers())) == 3
+    assert "7 x 7" in repr(one_way)
+
+
+def test_sparse_matrix_refuses():
+    with pytest.raises(ValueError, match=r"sparse COO, got torch\.strided of shape \(2, 2\)"):
+        SparseMatrix(torch.ones(2, 2))
+    for dense in (random_dense(7, 7), random_dense(11, 7), torch.tensor([[0.0, 1.0], [2.0, 0.0]])):
+        with pytest.raises(ValueError, match="given as symmetric and is not"):
+            SparseMatrix(dense.to_sparse(), symmetric=True)
+    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
+    with pytest.raises(ValueError, match=r"shape \(7, d\), got \(11, 5\)"):
+        matrix(torch.ones(11, 5))
+
+
+def test_propagation_of_no_layers_is_the_input():
+    matrix, x = SparseMatrix(random_dense(7, 7).to_sparse()), torch.randn(7, 3)
+    assert torch.equal(propagate_mean(matrix, x, 0), x)
+    assert torch.equal(propagate_last(matrix, x, 0), x)
+
+
+@pytest.mark.parametrize("propagate", [propagate_mean, propagate_last])
+def test_propagation_refuses_negative_layers(propagate):
+    with pytest.raises(ValueError, match="n_layers must be at least 0, got -1"):
+        propagate(SparseMatrix(random_dense(7, 7).to_sparse()), torch.randn(7, 3), -1)
+
+
+def test_gate_starts_with_zero_biases_and_xavier_weights():
+    gate = FeatureGate(211, 13)
+    bound = (6 / (211 + 13)) ** 0.5
+    assert not gate.inner.bias.any()
+    assert not gate.outer.bias.any()
+    assert 0.9 * bound < gate.inner.weight.abs().max() <= bound
+    assert torch.equal(gate(torch.zeros(2, 211)), torch.full((2, 13), 0.5))
+
+
+def test_unit_rows_of_zero_and_tiny_rows():
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1e-20, 0.0]], requires_grad=True)
+    unit = unit_rows(x)
+    assert unit.tolist() == [[0, 0], [pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+    unit.sum().backward()
+    assert x.grad[[0, 2]].tolist() == [[0, 0], [0, 0]]
+
+
+def test_perturb_repeats_with_its_generator():
+    x = torch.randn(11, 5)
+    first, second, third = (perturb(x, 0.1, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_perturb_moves_no_row_further_than_its_share():
+    x = torch.randn(11, 5)
+    x[3] = 0
+    moved = (perturb(x, 0.1) - x).norm(dim=1)
+    torch.testing.assert_close(moved[moved > 1e-6], (0.1 * x.norm(dim=1) / x.norm(dim=1).max())[moved > 1e-6])
+    assert moved[3] == 0
+
+
+@pytest.mark.parametrize("modulus", [False, True])
+@pytest.mark.parametrize("detach_modulus", [False, True])
+def test_perturb_of_zeros_is_finite(modulus, detach_modulus):
+    x = torch.zeros(7, 3, requires_grad=True)
+    out = perturb(x, 0.1, modulus=modulus, detach_modulus=detach_modulus)
+    out.sum().backward()
+    assert torch.equal(out, torch.zeros(7, 3))
+    assert torch.equal(x.grad, torch.ones(7, 3))
+
+
+def test_perturb_lets_gradients_through_the_modulus_when_asked():
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+
+    def run(table: torch.Tensor, detach: bool) -> torch.Tensor:
+        return perturb(table, 0.5, generator=torch.Generator().manual_seed(0), detach_modulus=detach)
+
+    assert torch.autograd.gradcheck(lambda t: run(t, False), x)
+    with_path = torch.autograd.grad(run(x, False).square().sum(), x)[0]
+    without = torch.autograd.grad(run(x, True).square().sum(), x)[0]
+    assert not torch.allclose(with_path, without)
+
+
+def test_perturb_refuses():
+    with pytest.raises(ValueError, match=r"shape \(I, d\), got \(5,\)"):
+        perturb(torch.ones(5), 0.1)
+    with pytest.raises(ValueError, match=r"eps must be at least 0, got -0\.1"):
+        perturb(torch.ones(5, 2), -0.1)
+
+
+def test_user_item_unpacks():
+    user, item = UserItem(user=torch.zeros(2, 1), item=torch.ones(3, 1))
+    assert len(user) == 2
+    assert len(item) == 3

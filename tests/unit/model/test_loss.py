@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+
+N_QUERIES, N_KEYS, WIDTH = 7, 11, 5
+
+
+def tables(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """Queries, anchors and keys that want gradients; the first key is zero."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((N_QUERIES, WIDTH), (N_QUERIES, WIDTH), (N_KEYS, WIDTH))
+    made = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    made[2][0] = 0
+    return [table.requires_grad_() for table in made]
+
+
+TARGET = torch.tensor([3, 1, 3, 10, 0, 2, 5])
+
+
+def both_losses(query, anchor, key, chunk_size=2048, temperature=0.2):
+    options = {"target": TARGET, "chunk_size": chunk_size}
+    return torch.stack(
+        (
+            info_nce(query, key, temperature, **options),
+            anchor_info_nce(query, key, anchor, temperature, **options),
+        )
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, N_QUERIES])
+def test_chunks_change_neither_value_nor_gradient(chunk_size):
+    whole, cut = tables(), tables()
+    expected, loss = both_losses(*whole), both_losses(*cut, chunk_size=chunk_size)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    expected.sum().backward()
+    loss.sum().backward()
+    for left, right in zip(cut, whole, strict=True):
+        torch.testing.assert_close(left.grad, right.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunk_size", [3, 2048])
+def test_contrast_gradients(chunk_size):
+    made = tables()
+    made[2] = torch.randn(N_KEYS, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *t: both_losses(*t, chunk_size=chunk_size), made)
+
+
+def test_pairwise_loss_gradients():
+    pos, neg = torch.randn(2, 7, dtype=torch.float64).unbind()
+    assert torch.autograd.gradcheck(bpr_loss, (pos.requires_grad_(), neg.requires_grad_()))
+    assert torch.autograd.gradcheck(l2_loss, (tables()[0], tables()[1]))
+
+
+def test_zero_vectors_have_cosine_and_gradient_zero():
+    zeros = [torch.zeros(N_QUERIES, WIDTH, requires_grad=True) for _ in range(3)]
+    loss = info_nce(zeros[0], zeros[1], 0.1) + anchor_info_nce(*zeros, 0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * torch.tensor(float(N_QUERIES)).log().item())
+    for table in zeros:
+        assert torch.equal(table.grad, torch.zeros(N_QUERIES, WIDTH))
+
+
+def test_length_does_not_matter():
+    query, anchor, key = tables()
+    longer = both_losses(100 * query, 0.01 * anchor, 7 * key)
+    torch.testing.assert_close(longer, both_losses(query, anchor, key))
+
+
+def test_a_tiny_temperature_does_not_overflow():
+    loss = both_losses(*tables(torch.float32), temperature=1e-4)
+    assert loss.isfinite().all()
+    assert loss.max() > 1000
+
+
+def test_extreme_scores_do_not_overflow():
+    assert bpr_loss(torch.tensor([-1e4]), torch.tensor([1e4])).item() == pytest.approx(2e4)
+    assert bpr_loss(torch.tensor([1e4]), torch.tensor([-1e4])).item() == 0
+
+
+def test_default_target_is_the_diagonal():
+    query, anchor, key = (table[:N_QUERIES] for table in tables())
+    diagonal = torch.arange(N_QUERIES)
+    assert info_nce(query, key, 0.2) == info_nce(query, key, 0.2, target=diagonal)
+    assert anchor_info_nce(query, key, anchor, 0.2) == anchor_info_nce(
+        query, key, anchor, 0.2, target=diagonal
+    )
+
+
+def test_losses_are_scalars():
+    query, anchor, key = tables()
+    for loss in (*both_losses(query, anchor, key), bpr_loss(query[:, 0], anchor[:, 0]), l2_loss(query)):
+        assert loss.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature must be finite and > 0, got 0\.0"),
+        ({"temperature": float("nan")}, "got nan"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+        ({"key": torch.ones(11, 3)}, r"got \(7, 5\) and \(11, 3\)"),
+        ({"query": torch.ones(0, 5)}, r"got \(0, 5\) and \(11, 5\)"),
+        ({"target": None}, "B and N must be equal, got 7 and 11"),
+        ({"target": torch.arange(11)}, r"int64 of shape \(7,\), got torch\.int64 of shape \(11,\)"),
+        ({"target": torch.arange(7.0)}, r"got torch\.float32"),
+        ({"target": torch.full((7,), -100)}, r"target -100 is outside \[0, 11\)"),
+        ({"target": torch.full((7,), 11)}, r"target 11 is outside \[0, 11\)"),
+    ],
+)
+def test_contrasts_refuse(change, message):
+    good = {
+        "query": torch.ones(7, 5),
+        "key": torch.ones(11, 5),
+        "temperature": 0.2,
+        "target": torch.arange(7),
+    }
+    arguments = {**good, **change}
+    with pytest.raises(ValueError, match=message):
+        info_nce(**arguments)
+    query, key = arguments.pop("query"), arguments.pop("key")
+    with pytest.raises(ValueError, match=message):
+        anchor_info_nce(query, key, torch.ones_like(query), **arguments)
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match=r"same shape, got \(7, 5\) and \(11, 5\)"):
+        anchor_info_nce(torch.ones(7, 5), torch.ones(11, 5), torch.ones(11, 5), 0.2)
+    with pytest.raises(ValueError, match=r"shape \(B,\), got \(7, 1\) and \(7,\)"):
+        bpr_loss(torch.ones(7, 1), torch.ones(7))
+    with pytest.raises(ValueError, match=r"at least one row, got \[\]"):
+        l2_loss()
