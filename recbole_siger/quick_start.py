@@ -139,6 +139,7 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     """Load the data, split it, build model and trainer."""
     from recbole.utils import ModelType, init_seed
 
+    from recbole_siger.model.acceleration import accelerate
     from recbole_siger.trainer import build_trainer
 
     init_seed(config.run.seed, config["reproducibility"])
@@ -165,6 +166,7 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     )
     init_seed(config.run.seed, config["reproducibility"])
     model = config.model_class(config, train_data._dataset).to(config["device"])
+    accelerate(model)
     trainer = build_trainer(config, model, run)
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 

@@ -42,7 +42,7 @@ def co_occurrence_graph(
         min_count: Pairs with fewer common users are left out, >= 1.
         tie_break: Among equal counts, ``"cosine"`` takes the higher :math:`C_{ij}/\sqrt{n_i n_j}`,
             ``"popularity"`` the item with more users, ``"id"`` the lower item id.
-        max_pairs: Item pairs, counted with repetition, expanded at a time, >= 1; peak memory is about 60
+        max_pairs: Item pairs, counted with repetition, expanded at a time, >= 1; peak memory is about 90
             bytes a pair. A single item that has more is expanded alone.
 
     Returns:

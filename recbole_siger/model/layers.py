@@ -57,18 +57,21 @@ class SparseMatrix(nn.Module):
     def __init__(self, matrix: Tensor, *, symmetric: bool = False) -> None:
         super().__init__()
         if matrix.layout != torch.sparse_coo or matrix.dim() != 2:
-            raise ValueError(
-                f"matrix must be 2-d sparse COO, got {matrix.layout} of shape {tuple(matrix.shape)}"
-            )
+            given = f"{matrix.layout} of shape {tuple(matrix.shape)}"
+            raise ValueError(f"matrix must be 2-d sparse COO, got {given}")
         matrix = matrix.detach().coalesce()
         transpose = matrix.t().coalesce()
         if symmetric and not _equal(matrix, transpose):
             raise ValueError(f"matrix of shape {tuple(matrix.shape)} was given as symmetric and is not")
         self.shape = matrix.shape
         self.symmetric = symmetric
-        for prefix, each in (("", matrix), ("transposed_", transpose))[: 1 if symmetric else 2]:
-            for name, array in zip(("crow", "col", "val"), _csr_arrays(each), strict=True):
-                self.register_buffer(prefix + name, array, persistent=False)
+        self._register("", matrix)
+        if not symmetric:
+            self._register("transposed_", transpose)
+
+    def _register(self, prefix: str, matrix: Tensor) -> None:
+        for name, array in zip(("crow", "col", "val"), _csr_arrays(matrix), strict=True):
+            self.register_buffer(prefix + name, array, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: ``(m, d)`` to ``(n, d)``, in the type of ``x``.
@@ -101,9 +104,8 @@ class _Csr(NamedTuple):
     def times(self, x: Tensor) -> Tensor:
         value = self.val.to(x.dtype)
         if x.is_cuda:
-            return (
-                torch.sparse_csr_tensor(self.crow, self.col, value, (len(self.crow) - 1, self.n_columns)) @ x
-            )
+            shape = (len(self.crow) - 1, self.n_columns)
+            return torch.sparse_csr_tensor(self.crow, self.col, value, shape, check_invariants=False) @ x
         # A bag is a row. On CPU 12 times as fast as torch.sparse.mm of a COO tensor.
         return functional.embedding_bag(
             self.col, x, self.crow, mode="sum", per_sample_weights=value, include_last_offset=True

@@ -120,7 +120,7 @@ def anchor_info_nce(
         raise ValueError(f"view_a and anchor must have the same shape, got {shapes}")
     target = _checked_target(view_a, view_b, temperature, target, chunk_size)
     a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
-    positive = ((a + b[target]) * c).sum(dim=1) / temperature
+    positive = ((a + b[target]) * c).sum(dim=1) / (2 * temperature)
     return _contrast(a / temperature, b, positive, target, chunk_size)
 
 
