@@ -27,7 +27,7 @@ recbole-siger COMMAND
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 for a failed check, 2 for bad input, 130 if interrupted."""
+    """Run one command; return 0, 1 for a failed check, 2 for bad input, or 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command is None:
             from recbole_siger.params import did_you_mean
 
-            raise UserError(f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; see `recbole-siger --help`")
+            raise UserError(
+                f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; see `recbole-siger --help`"
+            )
         return command(words[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(words: Sequence[str], flags: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
-    """Split words into positional ones and ``(key, value)``, from ``--key=value``, ``--key value`` or a flag."""
+    """Split words into positional ones and ``(key, value)`` of ``--key=value``, ``--key value`` or a flag."""
     short = {"-m": "--model", "-d": "--dataset"}
     positional: list[str] = []
     found: list[tuple[str, str]] = []
@@ -76,7 +78,9 @@ def _single(found: Sequence[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in found:
         if values.setdefault(key, value) != value:
-            raise UserError(f"command line: --{key} is given twice, as {values[key]!r} and {value!r}; keep one")
+            raise UserError(
+                f"command line: --{key} is given twice, as {values[key]!r} and {value!r}; keep one"
+            )
     return values
 
 
@@ -150,7 +154,9 @@ def _import_mmrec(words: Sequence[str]) -> int:
         features[modality] = Path(file)
     values = _single([entry for entry in found if entry[0] != "feature"])
     if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:
-        raise UserError("command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`")
+        raise UserError(
+            "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
+        )
     from recbole_siger.data.mmrec import import_mmrec
 
     import_mmrec(

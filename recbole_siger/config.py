@@ -21,7 +21,7 @@ compat.apply()
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
 from recbole.utils import argument_list  # noqa: E402
 
-__all__ = ["Config", "RunParams", "parse_value", "params_from_config"]
+__all__ = ["Config", "RunParams", "params_from_config", "parse_value"]
 
 P = TypeVar("P")
 
@@ -82,14 +82,14 @@ def parse_value(text: Any) -> Any:
     if text == "None":
         return None
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError:
         return text
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file; check --config_files") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -140,6 +140,9 @@ class Config(RecBoleConfig):
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"configuration: {error.args[0] if error.args else error}") from error
         self.run = params_from_config(RunParams, self)
+        self._check_valid_metric()
+        if params_class := getattr(self.model_class, "params_class", None):
+            params_from_config(params_class, self)  # here, so that nothing is loaded for a bad value
 
     # ---- the two doors of RecBole's Config that this class replaces: what comes in, and what lies under it
 
@@ -183,7 +186,7 @@ class Config(RecBoleConfig):
         return values
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
-        self.internal_config_dict = {}
+        self.internal_config_dict: dict[str, Any] = {}
         super()._load_internal_config_dict(model, model_class, dataset)
         # The folder of the data states facts (files, split); the named YAML states choices, so it comes last.
         values = {**self.internal_config_dict, **self.external_config_dict}
@@ -229,10 +232,14 @@ class Config(RecBoleConfig):
         for source, values in self._external:
             for key, value in values.items():
                 if key not in known:
-                    hint = did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
+                    hint = (
+                        did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
+                    )
                     raise UserError(f"{source}: unknown key `{key}`{hint}")
                 if key in _PICKLED and value:
-                    raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
+                    raise UserError(
+                        f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out"
+                    )
                 self._check_type(source, key, value)
 
     def _check_type(self, source: str, key: str, value: Any) -> None:
@@ -247,6 +254,15 @@ class Config(RecBoleConfig):
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise UserError(f"{source}: {key}={value!r}: expected {kind.__name__}, such as {default!r}")
 
+    def _check_valid_metric(self) -> None:
+        computed = [f"{metric}@{k}" for metric in self["metrics"] for k in self["topk"]]
+        chosen = self["valid_metric"]
+        if "@" in chosen and chosen.lower() not in [metric.lower() for metric in computed]:
+            source = self.origin["valid_metric"]
+            raise UserError(
+                f"{source}: valid_metric={chosen!r} is not among metrics x topk: {', '.join(computed)}"
+            )
+
     def options(self) -> list[Option]:
         """List the typed options: those of the run, then those of the model if it is ours."""
         params_class = getattr(self.model_class, "params_class", None)
@@ -254,7 +270,7 @@ class Config(RecBoleConfig):
 
     def effective(self) -> dict[str, Any]:
         """Return what a run folder keeps: every value that was set by a file or by the user."""
-        skipped = {"data_path", "MODEL_TYPE", "run_dir", "model", "dataset"}
+        skipped = {"data_path", "checkpoint_dir", "run_dir", "MODEL_TYPE", "model", "dataset", *_PICKLED}
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
         # RecBole fills both from dictionaries of its own; what was asked for is what is kept.

@@ -24,10 +24,14 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=180)
 
 
-def print_effective(model: str | None, dataset: str | None, files: Sequence[str], values: Mapping[str, str]) -> None:
+def print_effective(
+    model: str | None, dataset: str | None, files: Sequence[str], values: Mapping[str, str]
+) -> None:
     """Print each effective value and where it came from; nothing is trained or written."""
     config = Config(model, dataset, files, command_line=values)
-    table = Table("key", "value", "from", title=f"{config['model']} on {config['dataset']}", title_justify="left")
+    table = Table(
+        "key", "value", "from", title=f"{config['model']} on {config['dataset']}", title_justify="left"
+    )
     for key in sorted(config.origin):
         table.add_row(key, str(config[key]), config.origin[key])
     _console().print(table)
@@ -47,7 +51,9 @@ def print_options(model: str, dataset: str) -> None:
         rows = [key for key in meanings if key not in listed and key in config.origin]
         listed.update(rows)
         if rows:
-            table = Table("option", "default", "type", "range", "meaning", title=relative, title_justify="left")
+            table = Table(
+                "option", "default", "type", "range", "meaning", title=relative, title_justify="left"
+            )
             for key in rows:
                 kind, meaning = meanings[key]
                 table.add_row(key, str(config[key]), kind, ranges.get(key, ""), meaning)

@@ -99,7 +99,9 @@ def options(cls: type) -> list[Option]:
     return [Option(f.name, hints[f.name], f.metadata.get("interval", "")) for f in fields(cls)]
 
 
-def build_params(cls: Callable[..., P], values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> P:
+def build_params(
+    cls: Callable[..., P], values: Mapping[str, Any], origin: Mapping[str, str] | None = None
+) -> P:
     """Make the typed parameters ``cls`` from configuration values.
 
     Args:

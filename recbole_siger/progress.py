@@ -37,7 +37,7 @@ class EpochRecord:
 
     def line(self, metric: str, best_score: float | None) -> str:
         """Tell the epoch in one line."""
-        parts = [f"epoch {self.epoch:4d}", *(f"{name} {value:.5f}" for name, value in self.loss.items())]
+        parts = [f"epoch {self.epoch:4d}", *(f"{name} {value:.4g}" for name, value in self.loss.items())]
         if self.valid is not None:
             parts.append(f"valid {metric} {self.valid[metric]:.4f}")
         if self.best_epoch is not None and best_score is not None:
@@ -76,7 +76,7 @@ class Progress:
             if time.monotonic() - self._shown < 0.1:
                 return
             self._shown = time.monotonic()
-            losses = "  ".join(f"{name} {value:.5f}" for name, value in terms.items())
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
             live.update(Text(f"epoch {epoch:4d}  batch {done} of {n_batches}  {losses}", style="dim"))
 
         with Live(Text(f"epoch {epoch:4d}"), console=self._console, transient=True) as live:

@@ -80,7 +80,9 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
     )
     if set(config["eval_args"]["mode"].values()) != {"full"}:
         if config.run.protocol == "mmrec":
-            raise UserError(f"eval_args: mode={config['eval_args']['mode']}: protocol mmrec ranks all items; use `full`")
+            raise UserError(
+                f"eval_args: mode={config['eval_args']['mode']}: protocol mmrec ranks all items; use `full`"
+            )
         samplers = create_samplers(config, dataset, splits)
         return train, *(
             get_dataloader(config, phase)(config, split, sampler, shuffle=False)

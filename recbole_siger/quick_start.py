@@ -52,10 +52,13 @@ def run_experiment(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = Path("runs") / config["dataset"] / f"{config['model']}-{stamp}-seed{config.run.seed}"
     run = RunFolder.create(config.run.run_dir or default)
-    with logging_to(run.file("run.log")):
-        experiment = build_experiment(config, run)
-        run.write_config(config.effective())
-        return experiment.train()
+    try:
+        with logging_to(run.file("run.log")):
+            experiment = build_experiment(config, run)
+            run.write_config(config.effective())
+            return experiment.train()
+    finally:
+        run.discard_unstarted()
 
 
 def resume_run(run_dir: str | Path) -> dict[str, Any]:
@@ -66,7 +69,9 @@ def resume_run(run_dir: str | Path) -> dict[str, Any]:
     """
     run = RunFolder.open(run_dir)
     if run.file("results.json").exists():
-        raise UserError(f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results")
+        raise UserError(
+            f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
+        )
     with logging_to(run.file("run.log")):
         experiment = build_experiment(Config(config_dict=run.read_config()), run)
         if run.file("checkpoint.safetensors").exists():
@@ -143,6 +148,10 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     from recbole_siger.model.acceleration import accelerate
     from recbole_siger.trainer import build_trainer
 
+    if config["reproducibility"]:
+        # Scattered gradients are otherwise summed in the order in which threads finish.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
     # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
     torch.set_flush_denormal(True)
     init_seed(config.run.seed, config["reproducibility"])
@@ -179,7 +188,9 @@ def _load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     from recbole.data import create_dataset, data_preparation
 
     if config.run.protocol != "recbole":
-        raise UserError(f"protocol={config.run.protocol!r} ranks for general recommenders; use --protocol=recbole")
+        raise UserError(
+            f"protocol={config.run.protocol!r} ranks for general recommenders; use --protocol=recbole"
+        )
     dataset = create_dataset(config)
     return dataset, data_preparation(config, dataset)
 

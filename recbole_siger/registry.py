@@ -29,10 +29,7 @@ class ModelSpec:
 
 _GENERAL = "recbole_siger.model.general_recommender"
 
-MODELS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (ModelSpec("SIGER", f"{_GENERAL}.siger"),)
-}
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (ModelSpec("SIGER", f"{_GENERAL}.siger"),)}
 
 
 def recbole_root() -> Path:
@@ -59,7 +56,7 @@ def get_model_class(name: str) -> type[Any]:
         return MODELS[name].load()
     if name not in model_names():
         raise UserError(
-            f"Unknown model {name!r}{did_you_mean(name, model_names())} `recbole-siger models` lists all of them"
+            f"Unknown model {name!r}{did_you_mean(name, model_names())} (all: `recbole-siger models`)"
         )
     compat.apply()
     from recbole.utils import get_model

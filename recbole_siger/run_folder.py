@@ -52,13 +52,24 @@ class RunFolder:
         run = cls(path)
         if run.file("config.yaml").exists():
             finished = run.file("results.json").exists()
-            mend = "choose another --run_dir" if finished else f"`recbole-siger resume {path}`, or another --run_dir"
+            mend = (
+                "choose another --run_dir"
+                if finished
+                else f"`recbole-siger resume {path}`, or another --run_dir"
+            )
             raise UserError(f"{path}: holds {'a finished' if finished else 'an unfinished'} run; {mend}")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{path}: cannot be made: {error.strerror}; choose another --run_dir") from None
         return run
+
+    def discard_unstarted(self) -> None:
+        """Remove the folder of a run that stopped before it began; one that has a config.yaml stays."""
+        if not self.file("config.yaml").exists():
+            self.file("run.log").unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -69,7 +80,9 @@ class RunFolder:
         """
         run = cls(path)
         if not run.file("config.yaml").is_file():
-            raise UserError(f"{path}: not a run folder (no config.yaml); name the folder that `recbole-siger run` made")
+            raise UserError(
+                f"{path}: not a run folder (no config.yaml); name the folder that `recbole-siger run` made"
+            )
         return run
 
     def file(self, name: str) -> Path:
@@ -80,7 +93,9 @@ class RunFolder:
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Keep the effective configuration."""
-        write_text(self.file("config.yaml"), yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+        write_text(
+            self.file("config.yaml"), yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+        )
 
     def read_config(self) -> dict[str, Any]:
         """Return what :meth:`write_config` kept.
@@ -114,7 +129,9 @@ class RunFolder:
             if not file.is_file():
                 raise UserError(f"{file}: missing; the run folder is damaged, train again")
             if file.read_text(encoding="utf-8").split("\n")[:-1] != [str(token) for token in tokens]:
-                raise UserError(f"{file}: the dataset's {name} are others now than in training; restore it or train again")
+                raise UserError(
+                    f"{file}: the dataset's {name} are others now than in training; restore it or train again"
+                )
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line to ``metrics.jsonl``."""
@@ -125,7 +142,10 @@ class RunFolder:
         """Drop the lines of epochs that a resumed run repeats."""
         file = self.file("metrics.jsonl")
         if file.exists():
-            write_text(file, "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]))
+            write_text(
+                file,
+                "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]),
+            )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keep the results and drop the checkpoint: the run is finished."""
@@ -148,7 +168,11 @@ class RunFolder:
         """
         file = self.file(name)
         if not file.is_file():
-            hint = "it was run with --saved=False" if name == "model.safetensors" else "the run has not got so far"
+            hint = (
+                "it was run with --saved=False"
+                if name == "model.safetensors"
+                else "the run has not got so far"
+            )
             raise UserError(f"{file}: missing; {hint} or the folder is damaged, train again")
         try:
             with safe_open(file, framework="pt") as stream:
@@ -157,7 +181,9 @@ class RunFolder:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: damaged or not a safetensors file ({error}); train again") from None
         if metadata.get("format") != _FORMAT:
-            raise UserError(f"{file}: not written by recbole-siger (format {metadata.get('format')!r}); train again")
+            raise UserError(
+                f"{file}: not written by recbole-siger (format {metadata.get('format')!r}); train again"
+            )
         return state, json.loads(metadata["json"])
 
 
@@ -173,7 +199,9 @@ def pack(values: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
         if sp.issparse(value):
             matrix = value.tocsr()
             parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-            state |= {f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(a)) for part, a in parts.items()}
+            state |= {
+                f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(a)) for part, a in parts.items()
+            }
             kinds[name] = {"kind": "sparse", "shape": list(matrix.shape), "format": value.format}
         elif isinstance(value, np.ndarray):
             state[name], kinds[name] = torch.from_numpy(np.ascontiguousarray(value)), {"kind": "array"}
@@ -193,8 +221,12 @@ def unpack(state: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> dict[str, A
     values: dict[str, Any] = {}
     for name, kind in kinds.items():
         if kind["kind"] == "sparse":
-            data, indices, indptr = (state[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr"))
-            values[name] = sp.csr_matrix((data, indices, indptr), shape=kind["shape"]).asformat(kind["format"])
+            data, indices, indptr = (
+                state[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr")
+            )
+            values[name] = sp.csr_matrix((data, indices, indptr), shape=kind["shape"]).asformat(
+                kind["format"]
+            )
         elif kind["kind"] == "array":
             values[name] = state[name].numpy()
         else:

@@ -27,7 +27,9 @@ from recbole_siger.run_folder import RunFolder, State, pack, unpack
 __all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
 
 
-def build_trainer(config: Config, model: Any, run: RunFolder | None, progress: Progress | None = None) -> RunTrainer:
+def build_trainer(
+    config: Config, model: Any, run: RunFolder | None, progress: Progress | None = None
+) -> RunTrainer:
     """Make the trainer that RecBole has for a model, with :class:`RunTrainer` on top.
 
     Raises:
@@ -35,14 +37,18 @@ def build_trainer(config: Config, model: Any, run: RunFolder | None, progress: P
     """
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     if not issubclass(base, Trainer):
-        raise UserError(f"model {config['model']!r}: decision-tree models do not rank; choose a general recommender")
+        raise UserError(
+            f"model {config['model']!r}: decision-tree models do not rank; choose a general recommender"
+        )
     return type(f"Run{base.__name__}", (RunTrainer, base), {})(config, model, run, progress or Progress())
 
 
 class RankingCollector(Collector):
     """RecBole's collector; for top-k metrics without its dense matrix of users by items."""
 
-    def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
+    def eval_batch_collect(
+        self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
         """Collect one batch: ``scores`` is ``(B, n_items)``, the pairs to find are ``(P,)`` each."""
         if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
             super().eval_batch_collect(scores, interaction, positive_u, positive_i)
@@ -68,6 +74,7 @@ class RunTrainer(Trainer):
         super().__init__(config, model)
         self.run, self.progress = run, progress
         self.eval_collector = RankingCollector(config)
+        self.start_epoch: int
         self.best_epoch: int | None = None
         self.n_epochs = 0
         self.seconds: list[float] = []
@@ -87,18 +94,27 @@ class RunTrainer(Trainer):
 
     # ---- training
 
-    def fit(self, train_data: Any, valid_data: Any = None, **_: Any) -> tuple[float, dict[str, float] | None]:  # type: ignore[override]
+    def fit(self, train_data: Any, valid_data: Any = None, **_: Any) -> tuple[float, dict[str, float] | None]:
         """Train, validate after each epoch, stop early; return the best validation score and result."""
         self._train_data = train_data
         self._validates = bool(valid_data) and self.eval_step > 0
         if self.start_epoch and self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the checkpoint is of the epoch that stopped
         return super().fit(
-            train_data, valid_data, verbose=False, saved=True, show_progress=False, callback_fn=self._after_validation
+            train_data,
+            valid_data,
+            verbose=False,
+            saved=True,
+            show_progress=False,
+            callback_fn=self._after_validation,
         )
 
     def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Callable[..., Any] | None = None, show_progress: bool = False
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: Callable[..., Any] | None = None,
+        show_progress: bool = False,
     ) -> Any:
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch_idx)
@@ -189,11 +205,14 @@ class RunTrainer(Trainer):
 
     def _other_parameter(self) -> dict[str, Any]:
         other = self.model.other_parameter()
-        return {key: value for key, value in other.items() if not key.startswith("restore_")}  # those are caches
+        return {
+            key: value for key, value in other.items() if not key.startswith("restore_")
+        }  # those are caches
 
     def save_model(self) -> None:
         """Write the best epoch to ``model.safetensors``."""
-        assert self.run is not None and self._best is not None
+        assert self.run is not None
+        assert self._best is not None
         state, other = self._best
         tensors, kinds = pack(other)
         named = {f"model.{key}": value for key, value in state.items()}
@@ -209,19 +228,25 @@ class RunTrainer(Trainer):
         state, metadata = run.read_tensors("model.safetensors")
         file = run.file("model.safetensors")
         if metadata.get("model") != self.config["model"]:
-            raise UserError(f"{file}: holds a {metadata.get('model')}, config.yaml says {self.config['model']}")
+            raise UserError(
+                f"{file}: holds a {metadata.get('model')}, config.yaml says {self.config['model']}"
+            )
         self._best = _part(state, "model."), unpack(_part(state, "other."), metadata["other"])
         try:
             self._restore_best()
         except (RuntimeError, KeyError) as error:
-            raise UserError(f"{file}: does not fit the model: {' '.join(str(error).split())}; train again") from None
+            raise UserError(
+                f"{file}: does not fit the model: {' '.join(str(error).split())}; train again"
+            ) from None
 
     def _restore_best(self) -> None:
         if self._best is None:
             raise RuntimeError("no epoch has been kept yet")
         state, other = self._best
         self.model.load_state_dict(state)
-        device = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in other.items()}
+        device = {
+            key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in other.items()
+        }
         self.model.load_other_parameter(device)
         for key in self.model.other_parameter():
             if key.startswith("restore_"):
@@ -229,7 +254,11 @@ class RunTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: Any = None,
+        show_progress: bool = False,
     ) -> dict[str, float]:
         """Evaluate a loader; with ``load_best_model`` on the best validation epoch."""
         if load_best_model:
@@ -272,7 +301,10 @@ class RunTrainer(Trainer):
         best = _part(state, "best.")
         self._best = (best, unpack(_part(state, "other."), metadata["other"])) if best else None
         self.cur_step, self.best_epoch = counters["cur_step"], counters["best_epoch"]
-        self.best_valid_score, self.best_valid_result = counters["best_valid_score"], counters["best_valid_result"]
+        self.best_valid_score, self.best_valid_result = (
+            counters["best_valid_score"],
+            counters["best_valid_result"],
+        )
         self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
         self.n_epochs = self.start_epoch
         self._train_data = train_data
@@ -287,11 +319,18 @@ class RunTrainer(Trainer):
 
     def _random_state(self) -> tuple[State, dict[str, Any]]:
         numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  # RecBole's sampler draws from it
-        state = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))}
+        state = {
+            "torch": torch.get_rng_state(),
+            "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+        }
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
-        state |= {f"generator.{name}": generator.get_state() for name, generator in self._generators().items()}
-        rest = {key: numpy_state[key] for key in ("has_gauss", "gauss")} | {"pos": numpy_state["state"]["pos"]}
+        state |= {
+            f"generator.{name}": generator.get_state() for name, generator in self._generators().items()
+        }
+        rest = {key: numpy_state[key] for key in ("has_gauss", "gauss")} | {
+            "pos": numpy_state["state"]["pos"]
+        }
         return state, {"numpy": rest, "python": json.loads(json.dumps(random.getstate()))}
 
     def _set_random_state(self, state: State, kinds: dict[str, Any]) -> None:

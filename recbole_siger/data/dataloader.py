@@ -56,5 +56,3 @@ class FullRankingDataLoader(FullSortEvalDataLoader):
         hidden = tuple(torch.from_numpy(array) for array in self.history.of(users))
         row, item = (torch.from_numpy(array) for array in self.positives.of(users))
         return self.user_df[np.array(index)], hidden, row, item  # type: ignore[return-value]  # a pair of two
-
-

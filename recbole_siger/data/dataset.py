@@ -37,15 +37,15 @@ class MultimodalDataset(Dataset):
         missing = [file for file in expected if not (folder / file).is_file()]
         if missing:
             raise UserError(
-                f"{folder / missing[0]}: no such dataset file; put RecBole's atomic files there, set --data_path, "
-                "or make them with `recbole-siger import-mmrec DIR --name NAME`"
+                f"{folder / missing[0]}: no such dataset file; put RecBole's atomic files there, "
+                "set --data_path, or make them with `recbole-siger import-mmrec DIR --name NAME`"
             )
         self._item_features: dict[str, Tensor] = {}
         super().__init__(config)
 
     @property
     def train_edges(self) -> Tensor:
-        """Interactions of this split, users then items, shape ``(2, E)``; a model is given the training split."""
+        """Interactions of this split, users then items, ``(2, E)``; models are given the training split."""
         return torch.stack([self.inter_feat[self.uid_field], self.inter_feat[self.iid_field]])
 
     @property
@@ -68,13 +68,17 @@ class MultimodalDataset(Dataset):
         folder = Path(self.config["feature_path"])
         where = self.config.origin.get("features", "configuration")
         if isinstance(listed, list):
-            listed = {name: None for name in listed}
+            listed = dict.fromkeys(listed)
         if not isinstance(listed, dict):
-            raise UserError(f"{where}: features={listed!r}: write a list such as [image, text], or {{image: FILE}}")
+            raise UserError(
+                f"{where}: features={listed!r}: write a list such as [image, text], or {{image: FILE}}"
+            )
         files = {}
         for name, file in listed.items():
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-                raise UserError(f"{where}: features: {name!r} is not a modality name; use letters, digits and _")
+                raise UserError(
+                    f"{where}: features: {name!r} is not a modality name; use letters, digits and _"
+                )
             files[name] = folder / (file or f"{self.dataset_name}.{name}.npy")
         return files
 
@@ -84,8 +88,9 @@ class MultimodalDataset(Dataset):
         chosen = tuple(files) if config.run.modalities is None else config.run.modalities
         if not files:
             raise UserError(
-                f"dataset {self.dataset_name!r} lists no item features and {config['model']} needs some; "
-                f"add `features: [image, text]` to properties/dataset/{self.dataset_name}.yaml or to a config file"
+                f"dataset {self.dataset_name!r} lists no item features and {config['model']} needs some: "
+                f"list them, as in `features: [image, text]`, in properties/dataset/{self.dataset_name}.yaml "
+                "or in a config file"
             )
         for name in chosen:
             if name not in files:
@@ -114,7 +119,9 @@ class MultimodalDataset(Dataset):
 
     def _prepare(self, script: str) -> None:
         folder = Path(self.config["feature_path"])
-        _log.info("making item features of %s in %s with dataset_scripts/%s.py", self.dataset_name, folder, script)
+        _log.info(
+            "making item features of %s in %s with dataset_scripts/%s.py", self.dataset_name, folder, script
+        )
         try:
             module = load_script(script)
         except FileNotFoundError as error:

@@ -57,7 +57,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, each ``()``; training minimises their sum."""
 
-    def on_epoch_start(self, epoch: int) -> None:  # noqa: B027  # a hook: most models need none
+    def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
         """Do what a model does once an epoch, such as dropping edges."""
 
     def feature_tables(self, *, trained: bool) -> nn.Module:

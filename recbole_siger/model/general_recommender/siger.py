@@ -20,9 +20,9 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
@@ -128,7 +128,9 @@ class SIGER(MultimodalRecommender):
     def encode_behavior(self) -> UserItem:
         """Propagate the ID embeddings over the user-item graph, Eqs. 1-2: ``(U, d)`` and ``(I, d)``."""
         table = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
-        return UserItem(*propagate_mean(self.norm_adj, table, self.params.n_ui_layers).split([self.n_users, self.n_items]))
+        return UserItem(
+            *propagate_mean(self.norm_adj, table, self.params.n_ui_layers).split([self.n_users, self.n_items])
+        )
 
     def encode_semantics(self, modality: str, n_views: int = 0) -> tuple[UserItem, list[Tensor]]:
         """Encode one modality, Eqs. 8-11, and ``n_views`` perturbed views of its items, Eq. 12.
@@ -158,7 +160,7 @@ class SIGER(MultimodalRecommender):
             modulus=p.ablation != "mp_weight",
             detach_modulus=p.detach_modulus,
         )
-        return F.pad(noisy, (0, 0, 1, 0))
+        return functional.pad(noisy, (0, 0, 1, 0))
 
     def fuse(self, semantics: Semantics) -> UserItem:
         """Average the modalities, Eq. 15: ``(U, d)`` and ``(I, d)``."""
@@ -190,11 +192,17 @@ class SIGER(MultimodalRecommender):
         terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
         users, items = user.unique(), pos.unique()
         if p.ablation != "mp":
-            terms["perturbation"] = p.cl_weight * self.perturbation_loss([v for _, v in encoded.values()], items)
+            terms["perturbation"] = p.cl_weight * self.perturbation_loss(
+                [v for _, v in encoded.values()], items
+            )
         if p.ablation != "da":
             if len(self.modalities) > 1:
-                terms["modality_alignment"] = p.align_weight * self.modality_loss(behavior, semantics, users, items)
-            terms["behavior_alignment"] = p.align_weight * self.behavior_loss(behavior, semantics, users, items)
+                terms["modality_alignment"] = p.align_weight * self.modality_loss(
+                    behavior, semantics, users, items
+                )
+            terms["behavior_alignment"] = p.align_weight * self.behavior_loss(
+                behavior, semantics, users, items
+            )
         return {**terms, "regularization": p.reg_weight * l2_loss(u, i, j)}
 
     def perturbation_loss(self, views: list[list[Tensor]], items: Tensor) -> Tensor:
@@ -206,7 +214,10 @@ class SIGER(MultimodalRecommender):
         """Align the modalities with behaviour as the anchor, users plus items, Eq. 14: ``()``."""
         tau, total = self.params.anchor_temperature, []
         for a, b in combinations(semantics.values(), 2):
-            for x, y, anchor, rows in ((a.user, b.user, behavior.user, users), (a.item, b.item, behavior.item, items)):
+            for x, y, anchor, rows in (
+                (a.user, b.user, behavior.user, users),
+                (a.item, b.item, behavior.item, items),
+            ):
                 if self.params.ablation == "anchor":
                     both = self.contrast(info_nce, rows, x, y, tau) + self.contrast(info_nce, rows, y, x, tau)
                     total.append(both / 2)
@@ -222,7 +233,9 @@ class SIGER(MultimodalRecommender):
             info_nce, items, fused.item, behavior.item, tau
         )
 
-    def contrast(self, loss: Callable[..., Tensor], rows: Tensor, query: Tensor, key: Tensor, *rest: Tensor | float) -> Tensor:
+    def contrast(
+        self, loss: Callable[..., Tensor], rows: Tensor, query: Tensor, key: Tensor, *rest: Tensor | float
+    ) -> Tensor:
         """Contrast ``rows`` of two tables with the negatives that ``contrast_negatives`` names: ``()``."""
         if self.params.contrast_negatives == "batch":
             return loss(query[rows], key[rows], *rest)
