@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from recbole_siger.model.layers import unit_rows
 
@@ -43,7 +44,7 @@ def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
 
 
 def info_nce(
-    query: Tensor, key: Tensor, temperature: float, *, target: Tensor | None = None, chunk_size: int = 2048
+    query: Tensor, key: Tensor, temperature: float, *, target: Tensor | None = None, chunk_size: int = 128
 ) -> Tensor:
     r"""Pull each query to its own key, away from all other keys.
 
@@ -84,7 +85,7 @@ def anchor_info_nce(
     temperature: float,
     *,
     target: Tensor | None = None,
-    chunk_size: int = 2048,
+    chunk_size: int = 128,
 ) -> Tensor:
     r"""Pull both views of an entity to its anchor, away from the other entities' views.
 
@@ -178,21 +179,48 @@ def _checked_target(
 
 
 def _contrast(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int) -> Tensor:
-    """Average the cross entropy over the queries, in chunks that the backward pass computes again."""
-    total = query.new_zeros(())
-    for start in range(0, len(query), chunk_size):
-        rows = slice(start, start + chunk_size)
-        arguments = (query[rows], key, None if positive is None else positive[rows], target[rows])
-        if chunk_size < len(query):
-            total = total + checkpoint(_chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            total = total + _chunk(*arguments)
-    return total / len(query)
+    """Average the cross entropy of ``query @ key.T``; ``positive`` replaces the logit of the target."""
+    loss: Tensor = _CrossEntropy.apply(query, key, positive, target, chunk_size)
+    return loss
 
 
-def _chunk(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor) -> Tensor:
-    """Sum the cross entropy of logits ``query @ key.T``; ``positive`` replaces the logit of the target."""
-    logits = query @ key.T
-    if positive is not None:
-        logits = logits.scatter(1, target[:, None], positive[:, None])
-    return functional.cross_entropy(logits, target, reduction="sum")  # with logsumexp inside
+class _CrossEntropy(torch.autograd.Function):
+    """Softmax cross entropy that makes its gradients in the forward pass, a chunk of queries at a time.
+
+    A chunk's logits stay in the processor's cache and become its probabilities in place; nothing of size
+    B x N is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int
+    ) -> Tensor:
+        total = query.new_zeros(())
+        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
+        grad_positive = None if positive is None else torch.empty_like(positive)
+        for start in range(0, len(query), chunk_size):
+            rows = slice(start, start + chunk_size)
+            logits, goal = query[rows] @ key.T, target[rows, None]
+            if positive is not None:
+                logits.scatter_(1, goal, positive[rows, None])
+            chosen = logits.gather(1, goal)
+            top = logits.amax(dim=1, keepdim=True)
+            mass = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+            total += (mass.log() + top - chosen).sum()
+            probability = logits.div_(mass)
+            surplus = probability.gather(1, goal) - 1
+            if grad_positive is not None:  # that logit is no product of query and key
+                grad_positive[rows] = surplus[:, 0]
+                surplus = torch.zeros_like(surplus)
+            probability.scatter_(1, goal, surplus)
+            grad_query[rows] = probability @ key
+            grad_key.addmm_(probability.T, query[rows])
+        ctx.save_for_backward(grad_query, grad_key, grad_positive)
+        return total / len(query)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, positive = ctx.saved_tensors
+        scale = grad / len(query)
+        return query * scale, key * scale, None if positive is None else positive * scale, None, None
