@@ -16,7 +16,8 @@ recbole-siger COMMAND
   run --model=SIGER --dataset=ml-100k [--config_files "a.yaml b.yaml"] [--key=value ...] [--dry_run]
                         train, select on validation, test, and leave a run folder
   resume RUN_DIR        continue an interrupted run
-  evaluate RUN_DIR      test a finished run again, in a fresh process
+  evaluate RUN_DIR      test a run again, in a fresh process
+                        both take --data_path=FOLDER where the data have moved
   config MODEL [--dataset=NAME]
                         every option of a model: default, range and meaning
   models                every model name
@@ -29,7 +30,7 @@ recbole-siger COMMAND
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for a failed check, 2 for bad input, or 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
         print(USAGE, end="")
         return 0 if words else 2
     command = _COMMANDS.get(words[0])
@@ -84,11 +85,12 @@ def _single(found: Sequence[tuple[str, str]]) -> dict[str, str]:
     return values
 
 
-def _one_path(words: Sequence[str], command: str) -> Path:
+def _one_run(words: Sequence[str], command: str) -> tuple[Path, str | None]:
     positional, found = _options(words)
-    if len(positional) != 1 or found:
-        raise UserError(f"command line: write `recbole-siger {command} RUN_DIR`")
-    return Path(positional[0])
+    values = _single(found)
+    if len(positional) != 1 or set(values) - {"data_path"}:
+        raise UserError(f"command line: write `recbole-siger {command} RUN_DIR [--data_path=FOLDER]`")
+    return Path(positional[0]), values.get("data_path")
 
 
 def _run(words: Sequence[str]) -> int:
@@ -113,15 +115,15 @@ def _run(words: Sequence[str]) -> int:
 def _resume(words: Sequence[str]) -> int:
     from recbole_siger.quick_start import resume_run
 
-    resume_run(_one_path(words, "resume"))
+    resume_run(*_one_run(words, "resume"))
     return 0
 
 
 def _evaluate(words: Sequence[str]) -> int:
-    run_dir = _one_path(words, "evaluate")
+    run_dir, data_path = _one_run(words, "evaluate")
     from recbole_siger.quick_start import evaluate_run, format_metrics
 
-    print(f"test   {format_metrics(evaluate_run(run_dir))}")
+    print(f"test   {format_metrics(evaluate_run(run_dir, data_path))}")
     return 0
 
 
@@ -132,7 +134,7 @@ def _config(words: Sequence[str]) -> int:
         raise UserError("command line: write `recbole-siger config MODEL [--dataset=NAME]`")
     from recbole_siger.describe import print_options
 
-    print_options(positional[0], values.get("dataset", "ml-100k"))
+    print_options(positional[0], values.get("dataset"))
     return 0
 
 
@@ -171,9 +173,11 @@ def _import_mmrec(words: Sequence[str]) -> int:
 
 
 def _doctor(words: Sequence[str]) -> int:
+    if set(words) - {"--json"}:
+        raise UserError("command line: write `recbole-siger doctor [--json]`")
     from recbole_siger import doctor
 
-    return doctor.main("--json" in words)
+    return doctor.main(as_json=bool(words))
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

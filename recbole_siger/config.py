@@ -21,7 +21,7 @@ compat.apply()
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
 from recbole.utils import argument_list  # noqa: E402
 
-__all__ = ["Config", "RunParams", "params_from_config", "parse_value"]
+__all__ = ["UNUSED_KEYS", "Config", "RunParams", "params_from_config", "parse_value"]
 
 P = TypeVar("P")
 
@@ -56,6 +56,8 @@ class RunParams:
 _KEYS_WITHOUT_DEFAULT = ("encoding", "model", "dataset", "benchmark_filename", "numerical_features", "nproc")
 # RecBole pickles what these name; a pickle runs code when it is read.
 _PICKLED = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
+# Keys of RecBole that have no effect here: the run folder takes their place.
+UNUSED_KEYS = {*_PICKLED, "checkpoint_dir", "show_progress", "state"}
 # RecBole takes these in more types than their default has.
 _FREE_TYPE = {"gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
@@ -158,7 +160,9 @@ class Config(RecBoleConfig):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
-        values = {key: parse_value(value) for key, value in (config_dict or {}).items()}
+        # As RecBole does, text is read as a value; names stay text, even a dataset called "2020".
+        given = (config_dict or {}).items()
+        values = {key: value if key in ("model", "dataset") else parse_value(value) for key, value in given}
         self._external.append(("config_dict", values))
         return values
 
@@ -192,22 +196,27 @@ class Config(RecBoleConfig):
         values = {**self.internal_config_dict, **self.external_config_dict}
         facts = Path(str(values.get("data_path"))) / dataset / f"{dataset}.yaml"
         if facts.is_file():
-            self._push(str(facts), _read_yaml(facts))
-        self._add_layer(f"dataset/{dataset}.yaml")
+            self._check(str(facts), layer := _read_yaml(facts))
+            self._push(str(facts), layer)
+        self._add_layer(f"dataset/{dataset}.yaml", checked=True)
         # RecBole starts from an empty dictionary, so every layer is merged again, weakest first.
         for _, layer in self._layers:
             self.internal_config_dict.update(layer)
         self.origin = {key: name for name, layer in [*self._layers, *self._external] for key in layer}
-        self._check_external()
+        for source, given in self._external:
+            self._check(source, given)
 
     def _push(self, name: str, values: dict[str, Any]) -> None:
         self._layers.append((name, values))
         self.internal_config_dict.update(values)
 
-    def _add_layer(self, relative: str) -> None:
+    def _add_layer(self, relative: str, checked: bool = False) -> None:
         path = find_resource(f"properties/{relative}")
         if path is not None:
-            self._push(f"properties/{relative}", _read_yaml(path))
+            values = _read_yaml(path)
+            if checked:
+                self._check(f"properties/{relative}", values)
+            self._push(f"properties/{relative}", values)
 
     def _set_default_parameters(self) -> None:
         # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.
@@ -227,20 +236,16 @@ class Config(RecBoleConfig):
         )
         return set(self.internal_config_dict).union(*categories, _KEYS_WITHOUT_DEFAULT) - {"MODEL_TYPE"}
 
-    def _check_external(self) -> None:
+    def _check(self, source: str, values: Mapping[str, Any]) -> None:
+        """Hold what a dataset's YAML or a user says against the keys and types known below it."""
         known = self.known_keys()
-        for source, values in self._external:
-            for key, value in values.items():
-                if key not in known:
-                    hint = (
-                        did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
-                    )
-                    raise UserError(f"{source}: unknown key `{key}`{hint}")
-                if key in _PICKLED and value:
-                    raise UserError(
-                        f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out"
-                    )
-                self._check_type(source, key, value)
+        for key, value in values.items():
+            if key not in known:
+                hint = did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
+                raise UserError(f"{source}: unknown key `{key}`{hint}")
+            if key in _PICKLED and value:
+                raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
+            self._check_type(source, key, value)
 
     def _check_type(self, source: str, key: str, value: Any) -> None:
         """Hold a value against the type of its default; RecBole declares no types."""
@@ -255,13 +260,12 @@ class Config(RecBoleConfig):
             raise UserError(f"{source}: {key}={value!r}: expected {kind.__name__}, such as {default!r}")
 
     def _check_valid_metric(self) -> None:
-        computed = [f"{metric}@{k}" for metric in self["metrics"] for k in self["topk"]]
-        chosen = self["valid_metric"]
-        if "@" in chosen and chosen.lower() not in [metric.lower() for metric in computed]:
-            source = self.origin["valid_metric"]
-            raise UserError(
-                f"{source}: valid_metric={chosen!r} is not among metrics x topk: {', '.join(computed)}"
-            )
+        whole = {"auc", "gauc", "logloss", "mae", "rmse"}  # RecBole's metrics without a cut-off
+        computed = [m if m.lower() in whole else f"{m}@{k}" for m in self["metrics"] for k in self["topk"]]
+        source, chosen = self.origin["valid_metric"], self["valid_metric"]
+        if chosen.lower() not in map(str.lower, computed):
+            among = ", ".join(dict.fromkeys(computed))
+            raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")
 
     def options(self) -> list[Option]:
         """List the typed options: those of the run, then those of the model if it is ours."""
@@ -270,7 +274,7 @@ class Config(RecBoleConfig):
 
     def effective(self) -> dict[str, Any]:
         """Return what a run folder keeps: every value that was set by a file or by the user."""
-        skipped = {"data_path", "checkpoint_dir", "run_dir", "MODEL_TYPE", "model", "dataset", *_PICKLED}
+        skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | UNUSED_KEYS
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
         # RecBole fills both from dictionaries of its own; what was asked for is what is kept.

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recbole_siger.config import Config
+from recbole_siger.config import UNUSED_KEYS, Config
 from recbole_siger.registry import recbole_root
 from recbole_siger.resources import find_resource
 
@@ -37,9 +37,9 @@ def print_effective(
     _console().print(table)
 
 
-def print_options(model: str, dataset: str) -> None:
-    """Print every option of a model: default, range and meaning, the model's own first."""
-    config = Config(model, dataset)
+def print_options(model: str, dataset: str | None = None) -> None:
+    """Print every option of a model, for one dataset or any: default, range and meaning, its own first."""
+    config = Config(model, dataset or "NAME")
     ranges = {option.name: option.range for option in config.options()}
     sources = [f"model/{model}.yaml", "overall.yaml", "dataset/sample.yaml"]
     listed: set[str] = set()
@@ -48,7 +48,7 @@ def print_options(model: str, dataset: str) -> None:
         for path in (recbole_root() / "properties" / relative, find_resource(f"properties/{relative}")):
             if path is not None and path.is_file():
                 meanings |= read_meanings(path)
-        rows = [key for key in meanings if key not in listed and key in config.origin]
+        rows = [key for key in meanings if key not in listed | UNUSED_KEYS and key in config.origin]
         listed.update(rows)
         if rows:
             table = Table(

@@ -81,7 +81,7 @@ def _convert(value: Any, annotation: Any) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError("expected a list")
+            raise ValueError("expected a list, such as [a, b]")
         return tuple(_convert(entry, args[0]) for entry in value)
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
         if math.isnan(value):

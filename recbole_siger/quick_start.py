@@ -61,8 +61,12 @@ def run_experiment(
         run.discard_unstarted()
 
 
-def resume_run(run_dir: str | Path) -> dict[str, Any]:
+def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict[str, Any]:
     """Continue an interrupted run from its last checkpoint; the result is that of an uninterrupted one.
+
+    Args:
+        run_dir: The run folder.
+        data_path: Where the datasets are, if not where they were in training.
 
     Raises:
         UserError: If the folder is no run, is finished, or has no checkpoint.
@@ -73,7 +77,7 @@ def resume_run(run_dir: str | Path) -> dict[str, Any]:
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
     with logging_to(run.file("run.log")):
-        experiment = build_experiment(Config(config_dict=run.read_config()), run)
+        experiment = build_experiment(_config_of(run, data_path), run)
         if run.file("checkpoint.safetensors").exists():
             first = experiment.trainer.resume(experiment.train_data)
             _log.info("resuming %s at epoch %d", run.path, first)
@@ -83,19 +87,29 @@ def resume_run(run_dir: str | Path) -> dict[str, Any]:
         return experiment.train()
 
 
-def evaluate_run(run_dir: str | Path) -> dict[str, float]:
+def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict[str, float]:
     """Rebuild the model of a run folder and test it; nothing is written.
+
+    Args:
+        run_dir: The run folder.
+        data_path: Where the datasets are, if not where they were in training.
 
     Raises:
         UserError: If a file is missing, damaged or foreign, or the dataset is another one now.
     """
     run = RunFolder.open(run_dir)
     with logging_to(None):
-        experiment = build_experiment(Config(config_dict=run.read_config()), run)
+        experiment = build_experiment(_config_of(run, data_path, prepare=None), run)
         run.check_ids(experiment.dataset.user_tokens, experiment.dataset.item_tokens)
         experiment.trainer.load_model(run)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
         return experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+
+
+def _config_of(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
+    """Return the configuration that a run folder keeps."""
+    moved = {} if data_path is None else {"data_path": str(data_path)}
+    return Config(config_dict={**run.read_config(), **moved, **changes})
 
 
 @dataclass
@@ -150,7 +164,7 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
 
     if config["reproducibility"]:
         # Scattered gradients are otherwise summed in the order in which threads finish.
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
     # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
     torch.set_flush_denormal(True)

@@ -1,0 +1,468 @@
+"""The best validation epoch is tested, stopping is exact, and a resumed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.quick_start import build_experiment, evaluate_run, resume_run, run_experiment
+from recbole_siger.registry import get_model_class
+from recbole_siger.run_folder import RunFolder
+from recbole_siger.trainer import RunTrainer
+
+Settings = Callable[..., dict[str, Any]]
+
+NCL = {"num_clusters": 4, "warm_up_step": 2}
+
+
+def run(values: dict[str, Any], model: str = "BPR", run_dir: str = "run") -> dict[str, Any]:
+    return run_experiment(model, "toy", config_dict={**values, "run_dir": run_dir})
+
+
+def metrics_of(run_dir: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(first: str, second: str) -> bool:
+    """Compare all tensors and metadata of two saved models, bit by bit."""
+    (a, metadata), (b, other) = (
+        RunFolder(folder).read_tensors("model.safetensors") for folder in (first, second)
+    )
+    return metadata == other and a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def script_validation(monkeypatch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:
+    """Let validation return ``scores``, one an epoch; the test is as it is."""
+    given, evaluate = iter(scores), RunTrainer.evaluate
+
+    def scripted(
+        self: RunTrainer, data: Any, load_best_model: bool = True, **options: Any
+    ) -> dict[str, float]:
+        if load_best_model:
+            return evaluate(self, data)
+        return {"recall@5": next(given), "ndcg@5": 0.0}
+
+    monkeypatch.setattr(RunTrainer, "evaluate", scripted)
+
+
+# ---- selection
+
+
+def test_the_best_validation_epoch_is_tested(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = settings(learning_rate=0.05)
+    script_validation(monkeypatch, [0.1, 0.3, 0.2, 0.2])
+    kept = run({**values, "epochs": 4})
+    script_validation(monkeypatch, [0.1, 0.3])
+    short = run({**values, "epochs": 2}, run_dir="short")
+    script_validation(monkeypatch, [0.1, 0.2, 0.3, 0.4])
+    last = run({**values, "epochs": 4}, run_dir="last")
+    assert (kept["best_epoch"], kept["n_epochs"], kept["valid"]["recall@5"]) == (1, 4, 0.3)
+    assert kept["test"] == short["test"]
+    assert kept["test"] != last["test"]  # else the comparison above would say nothing
+    assert same_weights("run", "short")
+
+
+def test_the_best_epoch_is_tested_without_saving_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, results = settings(epochs=4, learning_rate=0.05), []
+    for saved in (True, False):
+        script_validation(monkeypatch, [0.1, 0.3, 0.2, 0.2])
+        run_dir = f"saved-{saved}"
+        results.append(run({**values, "saved": saved}, run_dir=run_dir))
+        assert Path(run_dir, "model.safetensors").exists() is saved
+    assert results[0]["test"] == results[1]["test"]
+    assert results[1]["best_epoch"] == 1
+    with pytest.raises(UserError, match=r"model\.safetensors: missing; it was run with --saved=False"):
+        evaluate_run("saved-False")
+
+
+def test_without_validation_the_last_epoch_is_tested(settings: Settings) -> None:
+    result = run(settings(epochs=3, eval_step=0))
+    assert (result["best_epoch"], result["n_epochs"], result["valid"]) == (2, 3, {})
+    assert [line["valid"] for line in metrics_of("run")] == [None] * 3
+    assert evaluate_run("run") == result["test"]
+
+
+def test_validation_every_second_epoch(settings: Settings) -> None:
+    result = run(settings(epochs=5, eval_step=2))
+    assert [line["valid"] is None for line in metrics_of("run")] == [True, False, True, False, True]
+    assert result["best_epoch"] in (1, 3)
+
+
+# ---- stopping
+
+
+def stop(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, scores: Sequence[float], **values: Any
+) -> tuple[int, int | None, float]:
+    """Train under scripted scores: epochs trained, best epoch, best score."""
+    script_validation(monkeypatch, scores)
+    config = Config("BPR", "toy", config_dict=settings(epochs=len(scores), **values))
+    experiment = build_experiment(config, RunFolder.create("run"))
+    best, _ = experiment.trainer.fit(experiment.train_data, experiment.valid_data)
+    return experiment.trainer.n_epochs, experiment.trainer.best_epoch, best
+
+
+@pytest.mark.parametrize("protocol", ["recbole", "mmrec"])
+@pytest.mark.parametrize("plateau", [0.15, 0.2])
+def test_training_stops_at_the_21st_epoch_without_a_gain(
+    protocol: str, plateau: float, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [0.1, 0.2] + [plateau] * 40  # an equal score is no gain
+    found = stop(settings, monkeypatch, scores, stopping_step=20, protocol=protocol)
+    assert found == (2 + 21, 1, 0.2)
+
+
+def test_a_gain_in_the_20th_epoch_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [0.2] + [0.1] * 20 + [0.3] + [0.1] * 30
+    assert stop(settings, monkeypatch, scores, stopping_step=20) == (22 + 21, 21, 0.3)
+
+
+NEAR = [0.20001, 0.20004, 0.20003, 0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("mmrec", (4, 0, 0.2)),  # all three are 0.2000: epochs 1, 2 and 3 bring nothing
+        ("recbole", (5, 1, 0.20004)),
+    ],
+)
+def test_mmrec_compares_rounded_scores(
+    protocol: str, expected: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stop(settings, monkeypatch, NEAR, stopping_step=2, protocol=protocol) == expected
+
+
+def test_mmrec_rounds_to_four_places(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [0.2001, 0.2002, 0.20024]  # the last two are equal
+    assert stop(settings, monkeypatch, scores, protocol="mmrec") == (3, 1, 0.2002)
+
+
+@pytest.mark.parametrize(
+    ("min_epochs", "stopping_step", "n_epochs"),
+    [
+        (0, 2, 4),  # epoch 0 gains, epochs 1 to 3 do not
+        (1, 2, 4),  # epoch 0 gained anyway
+        (2, 2, 5),  # epochs 2 to 4 count
+        (5, 2, 8),  # epochs 5 to 7 count
+        (5, 0, 6),  # epoch 5 counts
+    ],
+)
+def test_early_epochs_do_not_count(
+    min_epochs: int, stopping_step: int, n_epochs: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [0.9 - epoch / 100 for epoch in range(12)]
+    found = stop(settings, monkeypatch, scores, stopping_step=stopping_step, min_epochs=min_epochs)
+    assert found == (n_epochs, 0, 0.9)
+
+
+# ---- losses and hooks
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_term_that_is_not_finite_stops_the_run(
+    value: float, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    siger = get_model_class("SIGER")
+    loss_terms, calls = siger.loss_terms, []
+
+    def broken(self: Any, interaction: Any) -> dict[str, Any]:
+        calls.append(1)
+        terms = loss_terms(self, interaction)
+        return terms if len(calls) < 5 else {**terms, "perturbation": terms["perturbation"] * value}
+
+    monkeypatch.setattr(siger, "loss_terms", broken)
+    with pytest.raises(UserError) as caught:
+        run(settings(epochs=4), "SIGER")  # three batches an epoch
+    assert str(caught.value).startswith(f"training stopped in epoch 1: loss term `perturbation` is {value}; ")
+    assert not Path("run/results.json").exists()
+    assert len(metrics_of("run")) == 1
+
+
+def test_a_single_loss_is_checked_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    bpr = get_model_class("BPR")
+    monkeypatch.setattr(bpr, "calculate_loss", lambda self, _: self.user_embedding.weight.sum() * math.nan)
+    with pytest.raises(UserError, match=r"^training stopped in epoch 0: loss term `loss` is nan; "):
+        run(settings(epochs=2))
+    assert not Path("run/results.json").exists()
+
+
+def test_the_hook_is_called_once_an_epoch(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[int] = []
+    monkeypatch.setattr(get_model_class("SIGER"), "on_epoch_start", lambda self, epoch: epochs.append(epoch))
+    run(settings(epochs=3), "SIGER")
+    assert epochs == [0, 1, 2]
+
+
+# ---- what a run leaves
+
+
+def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
+    result = run(settings(epochs=3, seed=5), "SIGER")
+    assert sorted(path.name for path in workdir.iterdir()) == ["run"]
+    assert sorted(path.name for path in Path("run").iterdir()) == [
+        "config.yaml",
+        "ids",
+        "metrics.jsonl",
+        "model.safetensors",
+        "results.json",
+        "run.log",
+    ]
+    lines = metrics_of("run")
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        assert list(line["loss"]) == [
+            "bpr",
+            "perturbation",
+            "modality_alignment",
+            "behavior_alignment",
+            "regularization",
+        ]
+        assert all(math.isfinite(value) for value in line["loss"].values())
+        assert line["valid"].keys() == result["valid"].keys()
+        assert line["seconds_train"] > 0
+    written = json.loads(Path("run/results.json").read_text())
+    assert list(written) == [
+        "model",
+        "dataset",
+        "protocol",
+        "seed",
+        "best_epoch",
+        "valid",
+        "test",
+        "n_epochs",
+        "seconds_per_epoch",
+        "peak_memory_mib",
+        "n_parameters",
+        "versions",
+    ]
+    assert {**written, "run_dir": "run"} == result
+    named = ("model", "dataset", "protocol", "seed", "n_epochs")
+    assert tuple(written[key] for key in named) == ("SIGER", "toy", "mmrec", 5, 3)
+    assert written["valid"] == lines[written["best_epoch"]]["valid"]
+    assert written["valid"]["recall@5"] == max(line["valid"]["recall@5"] for line in lines)
+    # User and item table with padding, width 8; per modality two maps (5 or 11 to 8, 8 to 8) with bias.
+    gates = sum(width * 8 + 8 + 8 * 8 + 8 for width in (5, 11))
+    assert written["n_parameters"] == (24 + 32) * 8 + gates
+    assert {"python", "torch", "recbole", "recbole-siger"} <= written["versions"].keys()
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("model", ["SIGER", "BPR"])
+def test_the_same_seed_gives_the_same_run(model: str, settings: Settings) -> None:
+    values = settings(epochs=2)
+    first, second = (run(values, model, run_dir) for run_dir in ("first", "second"))
+    other = run({**values, "seed": 8}, model, "other")
+    assert first["test"] == second["test"]
+    assert same_weights("first", "second")
+    assert not same_weights("first", "other")
+    assert other["seed"] == 8
+
+
+def test_a_saved_run_is_tested_again_to_the_last_digit(settings: Settings) -> None:
+    result = run(settings(epochs=3, metric_decimal_place=16), "SIGER")
+    assert evaluate_run("run") == result["test"]
+
+
+def test_a_run_is_not_overwritten(settings: Settings) -> None:
+    values = settings(epochs=1)
+    run(values)
+    before = Path("run/results.json").read_bytes()
+    with pytest.raises(UserError, match="holds a finished run; choose another --run_dir"):
+        run(values)
+    assert Path("run/results.json").read_bytes() == before
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(settings: Settings, workdir: Path) -> None:
+    with pytest.raises(UserError, match="'audio' is not a feature"):
+        run(settings(modalities=["audio"]), "SIGER")
+    assert list(workdir.iterdir()) == []
+
+
+def test_more_places_than_items_are_refused(settings: Settings) -> None:
+    with pytest.raises(UserError, match="topk"):  # there are 31 items and the padding
+        run(settings(epochs=1, topk=[50], valid_metric="Recall@50"))
+
+
+def test_the_default_folder_is_named_after_the_run(settings: Settings) -> None:
+    result = run_experiment("BPR", "toy", config_dict=settings(epochs=1))
+    assert [str(path.parent) for path in Path("runs").rglob("results.json")] == [result["run_dir"]]
+    assert Path(result["run_dir"]).match("runs/toy/BPR-*-seed7")
+
+
+# ---- resuming
+
+
+class Interrupt:
+    """Raise KeyboardInterrupt in one epoch: at its start, or after its first batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, model: str, epoch: int, after_batch: bool) -> None:
+        cls = get_model_class(model)
+        self.armed, self.epoch = True, -1
+        calculate_loss, seen = cls.calculate_loss, []
+
+        def on_epoch_start(_: Any, epoch_idx: int) -> None:
+            self.epoch = epoch_idx
+            if self.armed and self.epoch == epoch and not after_batch:
+                raise KeyboardInterrupt
+
+        def interrupted(model_self: Any, interaction: Any) -> Any:
+            if self.armed and self.epoch == epoch:
+                seen.append(1)
+                if len(seen) > 1:
+                    raise KeyboardInterrupt
+            return calculate_loss(model_self, interaction)
+
+        monkeypatch.setattr(cls, "on_epoch_start", on_epoch_start, raising=False)
+        monkeypatch.setattr(cls, "calculate_loss", interrupted)
+
+
+def assert_same_run(first: str, second: str) -> None:
+    assert same_weights(first, second)
+    measured = ("seconds_train", "seconds_valid", "peak_memory_mib", "seconds_per_epoch")
+    lines, results = [], []
+    for run_dir in (first, second):
+        lines.append([{k: v for k, v in line.items() if k not in measured} for line in metrics_of(run_dir)])
+        result = json.loads(Path(run_dir, "results.json").read_text())
+        results.append({key: value for key, value in result.items() if key not in measured})
+    assert lines[0] == lines[1]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "epoch", "after_batch"),
+    [
+        ("SIGER", {}, 3, False),
+        ("SIGER", {"protocol": "recbole", "train_features": True}, 3, True),
+        ("SIGER", {}, 0, True),  # there is no checkpoint yet
+        ("BPR", {}, 3, False),
+        ("BPR", {"learner": "sgd", "eval_step": 2}, 3, True),
+        ("NCL", NCL, 3, False),
+        ("NCL", {**NCL, "m_step": 2}, 3, False),  # clusters are those of epoch 2
+        ("MultiVAE", {"mlp_hidden_size": [7], "latent_dimension": 6}, 3, False),
+        ("LightGCN", {}, 3, True),
+    ],
+)
+def test_a_resumed_run_ends_as_one_in_one_go(
+    model: str,
+    options: dict[str, Any],
+    epoch: int,
+    after_batch: bool,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = settings(epochs=6, checkpoint_interval=0, **options)
+    if model == "MultiVAE":
+        del values["embedding_size"]
+    run(values, model, "whole")
+    interrupt = Interrupt(monkeypatch, model, epoch, after_batch)
+    with pytest.raises(KeyboardInterrupt):
+        run(values, model, "broken")
+    assert Path("broken/checkpoint.safetensors").exists() is (epoch > 0)
+    assert not Path("broken/results.json").exists()
+    interrupt.armed = False
+    torch.rand(17)  # the stream of whoever resumes is another one
+    resume_run("broken")
+    assert_same_run("whole", "broken")
+    assert not Path("broken/checkpoint.safetensors").exists()
+
+
+def test_epochs_after_the_last_checkpoint_are_repeated(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = settings(epochs=6)
+    run({**values, "checkpoint_interval": 0}, "BPR", "whole")
+    save, saved = RunTrainer.save_run_checkpoint, []
+
+    def only_first(self: RunTrainer) -> None:
+        if not saved:
+            saved.append(1)
+            save(self)
+
+    monkeypatch.setattr(RunTrainer, "save_run_checkpoint", only_first)
+    interrupt = Interrupt(monkeypatch, "BPR", 4, after_batch=False)
+    with pytest.raises(KeyboardInterrupt):
+        run({**values, "checkpoint_interval": 0}, "BPR", "broken")
+    assert len(metrics_of("broken")) == 4
+    interrupt.armed = False
+    resume_run("broken")
+    assert [line["epoch"] for line in metrics_of("broken")] == list(range(6))
+    assert_same_run("whole", "broken")
+
+
+def test_a_run_that_stopped_early_is_only_tested(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = settings(epochs=30, stopping_step=2, checkpoint_interval=0)
+    script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])
+    run(values, "BPR", "whole")
+    script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])
+    write_results = RunFolder.write_results
+
+    def interrupted(self: RunFolder, results: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write_results", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(values, "BPR", "broken")
+    monkeypatch.setattr(RunFolder, "write_results", write_results)
+    assert resume_run("broken")["n_epochs"] == 4  # no score is left in the script
+    assert_same_run("whole", "broken")
+
+
+def test_a_finished_run_cannot_be_resumed(settings: Settings) -> None:
+    run(settings(epochs=1))
+    with pytest.raises(UserError, match="this run is finished; `recbole-siger evaluate run` shows"):
+        resume_run("run")
+
+
+def test_a_folder_that_is_no_run(workdir: Path) -> None:
+    for function in (resume_run, evaluate_run):
+        with pytest.raises(UserError, match=r"absent: not a run folder \(no config\.yaml\)"):
+            function("absent")
+
+
+# ---- damage
+
+
+def test_another_models_tensors_are_refused(settings: Settings) -> None:
+    values = settings(epochs=1)
+    run(values, "BPR", "bpr")
+    run(values, "LightGCN", "lightgcn")
+    run({**values, "embedding_size": 9}, "BPR", "wide")
+    Path("bpr/model.safetensors").write_bytes(Path("lightgcn/model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"^bpr/model\.safetensors: holds a LightGCN, config\.yaml says BPR$"):
+        evaluate_run("bpr")
+    Path("bpr/model.safetensors").write_bytes(Path("wide/model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"^bpr/model\.safetensors: does not fit the model: .*; train again$"):
+        evaluate_run("bpr")
+
+
+def test_a_damaged_checkpoint_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt = Interrupt(monkeypatch, "BPR", 2, after_batch=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(epochs=3, checkpoint_interval=0))
+    interrupt.armed = False
+    file = Path("run/checkpoint.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"^run/checkpoint\.safetensors: damaged or not a safetensors file"):
+        resume_run("run")
+    assert len(metrics_of("run")) == 2  # nothing was cut
+
+
+def test_a_dataset_that_changed_is_told(settings: Settings, tmp_path: Path) -> None:
+    run(settings(epochs=1))
+    train = tmp_path / "data" / "toy" / "toy.train.inter"
+    train.write_text(train.read_text().replace("\ti3\n", "\tother\n"))
+    with pytest.raises(UserError, match=r"^run/ids/items\.txt: the dataset's items are others now"):
+        evaluate_run("run")

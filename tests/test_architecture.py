@@ -1,0 +1,155 @@
+"""The rules of the house that a reader would otherwise have to trust."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "recbole_siger"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "dataset_scripts").rglob("*.py")])
+NAMES = [path.relative_to(ROOT).as_posix() for path in SOURCES]
+
+# Arrays and tensors in, tensors out; a folder stands for all its files.
+PURE = [
+    "graph",
+    "evaluation",
+    "model/layers.py",
+    "model/loss.py",
+    "data/features.py",
+    "files.py",
+    "params.py",
+]
+MODEL_FILES = [name for name in NAMES if "/model/" in name and "_recommender/" in name]
+
+
+def modules_of(name: str) -> set[str]:
+    """Name every module that a file imports, anywhere in it, relative imports resolved."""
+    parts, found = name.removesuffix(".py").split("/"), set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*parts[: -node.level], *([node.module] if node.module else [])])
+            base = base if node.level else str(node.module)
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(modules: set[str], package: str) -> set[str]:
+    return {module for module in modules if module == package or module.startswith(f"{package}.")}
+
+
+def file_of(module: str) -> str | None:
+    """Return the file of a module of ours; None for any other, or a name within a module."""
+    path = ROOT / module.replace(".", "/")
+    found = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+    return found.relative_to(ROOT).as_posix() if found else None
+
+
+def reached(name: str) -> Iterator[str]:
+    """Yield a file and every file of ours that it imports, directly or through others."""
+    seen, todo = set(), [name]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            yield current
+            todo += filter(None, map(file_of, within(modules_of(current), "recbole_siger")))
+
+
+def pure_files() -> list[str]:
+    chosen = [name for name in NAMES for room in PURE if name.startswith(f"recbole_siger/{room}")]
+    assert len(chosen) > len(PURE)
+    return chosen
+
+
+@pytest.mark.parametrize("name", pure_files())
+def test_pure_rooms_never_reach_recbole(name: str) -> None:
+    assert not {file: found for file in reached(name) if (found := within(modules_of(file), "recbole"))}
+
+
+def test_reaching_is_noticed() -> None:
+    """The test above would fail for a file that imports RecBole through others of ours."""
+    files = list(reached("recbole_siger/data/dataloader.py"))
+    assert "recbole_siger/config.py" in files
+    assert within(modules_of("recbole_siger/config.py"), "recbole")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_imports_recbole_quick_start(name: str) -> None:
+    assert not within(modules_of(name), "recbole.quick_start")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run ``code`` in a fresh Python and return the packages that it brought in, by their first name."""
+    code = f"import sys\n{code}\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert not loaded_by("import recbole_siger") & {"ray", "recbole", "torch", "pandas", "scipy"}
+
+
+def test_a_run_never_imports_ray() -> None:
+    code = """
+import recbole_siger.config, recbole_siger.quick_start, recbole_siger.trainer, recbole_siger.protocol
+from recbole_siger.registry import MODELS, get_model_class
+for name in [*MODELS, "LightGCN"]:
+    get_model_class(name)
+"""
+    loaded = loaded_by(code)
+    assert "recbole" in loaded
+    assert "ray" not in loaded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_read_in_one_sitting(name: str) -> None:
+    n_lines = len((ROOT / name).read_text(encoding="utf-8").splitlines())
+    assert n_lines <= (250 if name in MODEL_FILES else 400)
+
+
+def test_the_model_files_are_found() -> None:
+    assert "recbole_siger/model/general_recommender/siger.py" in MODEL_FILES
+
+
+def unsafe(tree: ast.AST) -> Iterator[str]:
+    """Yield what runs code out of a file or a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            yield from (
+                n for n in names if n.split(".")[0] in ("pickle", "cPickle", "dill", "joblib", "shelve")
+            )
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("eval", "exec", "torch.load", "yaml.unsafe_load", "pd.read_pickle"):
+                yield called
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False":
+                    yield f"{called}(allow_pickle={ast.unparse(keyword.value)})"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_runs_code_from_data(name: str) -> None:
+    assert not list(unsafe(ast.parse((ROOT / name).read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import load",
+        "eval('1')",
+        "torch.load(path)",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_unsafe_code_is_noticed(code: str) -> None:
+    assert list(unsafe(ast.parse(code)))

@@ -1,0 +1,282 @@
+"""What the documentation shows is run, and what it names exists."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_siger import cli
+from recbole_siger.config import Config
+from recbole_siger.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+)
+GUIDE = "docs/adding_a_model.md"
+
+# Commands that are not run here -> where they are, or why nowhere.
+ELSEWHERE = {
+    "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
+    'pip install -e ".[test]"': ".ci/run takes the line from README and runs it",
+    'pip install -e ".[ncl]"': "part of the extra `test`, which .ci/run installs",
+    "pip install torch --index-url https://download.pytorch.org/whl/cpu": "nowhere: torch's own way",
+    "pytest": ".ci/run, by README's line",
+    "pytest -m slow": ".ci/run, for the most telling files",
+    "ruff check": ".ci/run",
+    "ruff format --check": ".ci/run",
+    "mypy": ".ci/run",
+    "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
+}
+# Options of the command line itself; all others are keys of the configuration.
+CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"}
+# Options of other programs in the commands of ELSEWHERE.
+FOREIGN_OPTIONS = {"check", "index-url"}
+# What makes a documented training run small.
+SMALL = {"epochs": "1", "train_batch_size": "8192"}
+
+# Features of the folders in MMRec's layout that are shown, beside those of `--feature`; any other has both.
+RAW_FEATURES = {"baby": (), "lfm2k": ("text",), "tiktok": ("image", "audio")}
+N_USERS, N_ITEMS = 29, 23
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), flags=re.M | re.S)
+
+
+def commands(page: str) -> list[str]:
+    """Every command of the page's bash blocks, in order; of a loop the first pass."""
+    found = []
+    for block in blocks(page, "bash"):
+        first: dict[str, str] = {}
+        for line in block.replace("\\\n", " ").splitlines():
+            if loop := re.fullmatch(r"\s*for (\w+) in (\S+).*; do", line):
+                first[loop[1]] = loop[2]
+            elif line.strip() not in ("", "done"):
+                for name, value in first.items():
+                    line = re.sub(rf"\$(?:{name}\b|{{{name}}})", value, line)
+                line = re.sub(r"(^|\s)#.*", "", line)
+                found += [part.strip() for part in line.split("&&") if part.strip()]
+    return found
+
+
+def write_raw(folder: Path, features: dict[str, str]) -> None:
+    """Write a small folder in MMRec's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(5)
+    rows = ["userID\titemID\tx_label"]
+    for user in range(N_USERS):
+        for place, item in enumerate(rng.permutation(N_ITEMS)[:7]):
+            rows.append(f"{user}\t{item}\t{max(0, place - 4)}")
+    rows.append(f"0\t{N_ITEMS - 1}\t0")
+    (folder / f"{folder.name}.inter").write_text("\n".join(rows) + "\n")
+    files = {name: f"{name}_feat.npy" for name in RAW_FEATURES.get(folder.name, ("image", "text"))}
+    for width, file in enumerate([*files.values(), *features.values()], start=5):
+        np.save(folder / file, rng.normal(size=(N_ITEMS, width)).astype(np.float32))
+
+
+def write_shop(folder: Path) -> None:
+    """Write the dataset that README draws, rows in an order of their own."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    pairs = [f"u{user}\ti{item}" for user in range(N_USERS) for item in rng.permutation(N_ITEMS)[:11]]
+    (folder / "shop.inter").write_text("\n".join(["user_id:token\titem_id:token", *pairs]) + "\n")
+    for name in ("image", "text"):
+        np.save(folder / f"shop.{name}.npy", rng.normal(size=(N_ITEMS, 5)).astype(np.float32))
+        ids = "".join(f"i{item}\n" for item in rng.permutation(N_ITEMS))
+        (folder / f"shop.{name}.ids").write_text(ids)
+    (folder / "shop.yaml").write_text("features: [image, text]\n")
+
+
+def run_command(command: str) -> None:
+    """Run one command of ours in this process, in the working folder; fail if it fails."""
+    words = shlex.split(command)
+    words = words[1:] if words[0] == "recbole-siger" else ["run", *words[2:]]
+    values = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
+    if words[0] == "import-mmrec":
+        pairs = [after for word, after in pairwise(words) if word == "--feature"]
+        write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
+    elif words[0] == "resume":
+        (Path(words[1]) / "results.json").unlink()  # as if interrupted
+    elif words[0] == "run" and "dry_run" not in values:
+        dataset = Path("dataset") / values["dataset"]
+        if dataset.name == "shop" and not dataset.exists():
+            write_shop(dataset)
+        if dataset.name == "ml-100k" or dataset.exists():
+            words += [f"--{key}={value}" for key, value in SMALL.items() if key not in values]
+        else:
+            words.append("--dry_run")  # no data to be had; the configuration is still checked
+        if "run_dir" not in values:
+            words.append(f"--run_dir=runs/{len(list(Path('runs').glob('*')))}")
+    assert cli.main(words) == 0, command
+
+
+@cache
+def known_keys() -> set[str]:
+    """Every key that the documentation may name: those of our models, and of RecBole's that it mentions."""
+    models = {*MODELS, *re.findall(r"--model=(\w+)", "".join(map(text_of, PAGES)))} - {"ExampleVBPR"}
+    return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GUIDE])
+def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        if command not in ELSEWHERE:
+            assert command.startswith(("recbole-siger ", "python run_recbole_siger.py ")), (
+                f"{page}: {command!r} is run by no test; add it to ELSEWHERE with the place where it is"
+            )
+            run_command(command)
+
+
+def test_nothing_is_listed_that_is_not_shown() -> None:
+    shown = {command for page in PAGES for command in commands(page)}
+    assert set(ELSEWHERE) <= shown
+
+
+def test_quick_start_is_two_commands() -> None:
+    assert blocks("README.md", "bash")[:2] == [
+        "pip install -e . && python run_recbole_siger.py --model=SIGER --dataset=ml-100k\n",
+        'pip install -e ".[test]" && pytest\n',
+    ]
+
+
+def test_ci_runs_the_line_of_the_readme() -> None:
+    script = text_of(".ci/run")
+    pattern = re.search(r"grep -m 1 '(.*)' README\.md", script)
+    assert pattern
+    lines = [line for line in text_of("README.md").splitlines() if re.match(pattern[1], line)]
+    assert lines[:1] == ['pip install -e ".[test]" && pytest']
+    subprocess.run(["bash", "-n", str(ROOT / ".ci/run")], check=True)
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_exists(page: str) -> None:
+    named = set(re.findall(r"--([A-Za-z][\w-]*)", text_of(page)))
+    assert named - {"model", "dataset"} - CLI_OPTIONS - FOREIGN_OPTIONS <= known_keys()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.M)
+            assert anchor in [
+                re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+            ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page: str) -> None:
+    folders = "recbole_siger|properties|dataset_scripts|tests|docs|graph|model|evaluation|data"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", text_of(page)):
+        made = f"<!-- file: {name} -->" in text_of(GUIDE)  # by whoever follows the guide
+        assert made or (ROOT / name).exists() or (ROOT / "recbole_siger" / name).exists(), name
+
+
+def test_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= 200
+
+
+def test_readme_lists_the_registered_models() -> None:
+    section = text_of("README.md").split("\n## Models\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| \[(.*?)\]\((.*?)\)", section, flags=re.M)
+    listed = {name: file for name, _, file in rows}
+    assert listed == {name: spec.module.replace(".", "/") + ".py" for name, spec in MODELS.items()}
+
+
+def test_readme_lists_the_dependencies() -> None:
+    declared = re.search(r"^dependencies = \[\n(.*?)^\]", text_of("pyproject.toml"), flags=re.M | re.S)
+    assert declared
+    section = text_of("README.md").split("\n## Dependencies\n")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| (\S+ [<>].*?) \|", section, flags=re.M)
+    assert [row.replace(" ", "") for row in listed] == re.findall(r'^    "(.*?)"', declared[1], flags=re.M)
+
+
+def test_every_equation_is_where_the_architecture_says() -> None:
+    section = text_of("docs/architecture.md").split("\n## Where each equation of SIGER lives\n")[1]
+    rows = re.findall(r"^\| \d.*?\| (.*?) \| (.*?) \|", section.split("\n## ")[0], flags=re.M)
+    siger, twins = MODELS["SIGER"].load(), importlib.import_module("tests.reference.twins")
+    assert len(rows) > 10
+    for functions, slow in rows:
+        module = None
+        for name in re.findall(r"`([\w.]+)`", functions):
+            owner, _, function = name.rpartition(".")
+            if owner and owner != "SIGER":
+                module = importlib.import_module(f"recbole_siger.{owner}")
+            assert hasattr(siger if owner == "SIGER" else module, function), name
+        for name in re.findall(r"`(\w+)`", slow):
+            assert hasattr(twins, name), name
+
+
+@pytest.mark.slow
+def test_a_model_is_added_in_five_steps(tmp_path: Path) -> None:
+    """Apply the blocks of the guide to a copy, and run its commands there."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
+    for name in ("recbole_siger", "properties", "dataset_scripts", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
+    for name in ("pyproject.toml", "run_recbole_siger.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    written = apply_guide(tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "ruff", "check", *written], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *written], cwd=tmp_path, check=True)
+    shown = commands(GUIDE)
+    assert sum("pytest" in command for command in shown) == 3
+    for command in shown:
+        words = shlex.split(command.removeprefix("OMP_NUM_THREADS=1 "))
+        words = [sys.executable, *(["-m", "pytest"] if words[0] == "pytest" else []), *words[1:]]
+        if "run_recbole_siger.py" in words:
+            words += ["--epochs=1", "--run_dir=runs/example"]
+        subprocess.run(words, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "runs/example/results.json").is_file()
+    before, after = (
+        json.loads((root / "tests/regression/golden.json").read_text()) for root in (ROOT, tmp_path)
+    )
+    assert set(after) == {*before, "ExampleVBPR"}
+    for model, steps in before.items():
+        for step, golden in zip(after[model], steps, strict=True):
+            assert step == pytest.approx(golden, rel=1e-5)
+
+
+def apply_guide(copy: Path) -> list[str]:
+    """Write the guide's files and insert its lines; return the Python files written."""
+    written = []
+    for kind, target, code in re.findall(
+        r"^<!-- (file|after): ([^\n]*) -->\n```\w+\n(.*?)^```", text_of(GUIDE), flags=re.M | re.S
+    ):
+        if kind == "file":
+            (copy / target).write_text(code, encoding="utf-8")
+            written += [target] if target.endswith(".py") else []
+        else:
+            file, line = target.split(": ", 1)
+            before = (copy / file).read_text(encoding="utf-8")
+            assert before.count(line) == 1, f"{file} has no single {line!r}"
+            (copy / file).write_text(before.replace(line, f"{line}\n{code}"), encoding="utf-8")
+    assert len(written) == 2
+    return written

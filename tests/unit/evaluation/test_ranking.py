@@ -1,0 +1,85 @@
+"""Lists of items and hits against sets and loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_siger.evaluation.ranking import ItemLists, hits_at_k
+
+N_USERS, N_ITEMS = 5, 7
+PAIRS = st.lists(st.tuples(st.integers(0, N_USERS - 1), st.integers(0, N_ITEMS - 1)), max_size=40)
+USERS = st.lists(st.integers(0, N_USERS - 1), max_size=11)
+
+
+def lists(pairs: list[tuple[int, int]]) -> ItemLists:
+    users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return ItemLists.from_pairs(users, items, N_USERS, N_ITEMS)
+
+
+def as_sets(found: ItemLists) -> list[list[int]]:
+    return [found.items[a:b].tolist() for a, b in zip(found.indptr[:-1], found.indptr[1:], strict=True)]
+
+
+def by_hand(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    return [sorted({item for user, item in pairs if user == one}) for one in range(N_USERS)]
+
+
+@given(PAIRS)
+def test_pairs_become_sorted_sets(pairs: list[tuple[int, int]]) -> None:
+    found = lists(pairs)
+    assert found.indptr.shape == (N_USERS + 1,)
+    assert found.indptr.dtype == found.items.dtype == np.int64
+    assert as_sets(found) == by_hand(pairs)
+    assert found.users.tolist() == [user for user, items in enumerate(by_hand(pairs)) if items]
+
+
+@given(PAIRS, PAIRS)
+def test_without_takes_pairs_away(pairs: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    found = lists(pairs).without(lists(others), N_ITEMS)
+    assert as_sets(found) == by_hand([pair for pair in pairs if pair not in others])
+
+
+@given(PAIRS, USERS)
+def test_of_users_in_any_order_and_number(pairs: list[tuple[int, int]], users: list[int]) -> None:
+    rows, items = lists(pairs).of(np.array(users, dtype=np.int64))
+    expected = [(row, item) for row, user in enumerate(users) for item in by_hand(pairs)[user]]
+    assert list(zip(rows.tolist(), items.tolist(), strict=True)) == expected
+
+
+@settings(max_examples=50)
+@given(PAIRS, st.integers(1, N_ITEMS), st.integers(0, 2**31 - 1))
+def test_hits_are_relevant_recommendations(pairs: list[tuple[int, int]], k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    top = torch.from_numpy(np.stack([rng.permutation(N_ITEMS)[:k] for _ in range(N_USERS)]))
+    row, item = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    found = hits_at_k(top, row, item, N_ITEMS)
+    assert found.dtype == torch.bool
+    assert found.tolist() == [[(user, i) in pairs for i in items] for user, items in enumerate(top.tolist())]
+
+
+def test_the_last_item_of_one_row_is_not_the_first_of_the_next() -> None:
+    top = torch.tensor([[6, 0], [0, 6]])
+    assert hits_at_k(top, torch.tensor([0]), torch.tensor([6]), 7).tolist() == [[True, False], [False, False]]
+
+
+def test_no_users_and_no_pairs() -> None:
+    none = lists([])
+    assert none.users.tolist() == []
+    rows, items = none.of(np.arange(N_USERS))
+    assert len(rows) == len(items) == 0
+    assert as_sets(none.without(none, N_ITEMS)) == [[]] * N_USERS
+    empty = torch.empty(0, dtype=torch.int64)
+    assert hits_at_k(torch.empty(0, 3, dtype=torch.int64), empty, empty, N_ITEMS).shape == (0, 3)
+
+
+@pytest.mark.parametrize("n_items", [50_000, 3_000_000])
+def test_ids_beyond_32_bits_do_not_wrap(n_items: int) -> None:
+    n_users = 100_000
+    users, items = np.array([n_users - 1, 0], dtype=np.int32), np.array([n_items - 1, 5], dtype=np.int32)
+    found = ItemLists.from_pairs(users, items, n_users, n_items)
+    assert found.users.tolist() == [0, n_users - 1]
+    assert found.items.tolist() == [5, n_items - 1]
