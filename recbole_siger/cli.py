@@ -139,6 +139,8 @@ def _config(words: Sequence[str]) -> int:
 
 
 def _models(words: Sequence[str]) -> int:
+    if words:
+        raise UserError("command line: write `recbole-siger models`")
     from recbole_siger.registry import MODELS, model_names
 
     for name in model_names():

@@ -59,7 +59,7 @@ _PICKLED = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloader
 # Keys of RecBole that have no effect here: the run folder takes their place.
 UNUSED_KEYS = {*_PICKLED, "checkpoint_dir", "show_progress", "state"}
 # RecBole takes these in more types than their default has.
-_FREE_TYPE = {"gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
+_FREE_TYPE = {"features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -147,6 +147,13 @@ class Config(RecBoleConfig):
             params_from_config(params_class, self)  # here, so that nothing is loaded for a bad value
 
     # ---- the two doors of RecBole's Config that this class replaces: what comes in, and what lies under it
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        # RecBole adds a dataset's keys to these lists in place, for every later Config.
+        self.parameters: dict[str, list[str]] = {
+            category: list(keys) for category, keys in self.parameters.items()
+        }
 
     def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
         return _Loader

@@ -64,11 +64,17 @@ class TrainItemSampler(Sampler):
 
 
 def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: MultimodalDataset) -> Any:
+    """Make the sampler of training negatives; it sees the training split alone, popularity included."""
     where = config.run.train_negatives or PROTOCOLS[config.run.protocol].train_negatives
-    arguments = config["train_neg_sample_args"]
-    if arguments["distribution"] == "uniform" and where == "train_items" and not config["repeatable"]:
-        return TrainItemSampler(splits[0]).set_phase("train")
-    return create_samplers(config, dataset, splits)[0]
+    distribution, alpha = (config["train_neg_sample_args"][key] for key in ("distribution", "alpha"))
+    try:
+        if distribution == "none" or config["repeatable"]:
+            return create_samplers(config, dataset, splits)[0]
+        if distribution == "uniform" and where == "train_items":
+            return TrainItemSampler(splits[0]).set_phase("train")
+        return Sampler(["train"], splits[:1], distribution, alpha).set_phase("train")
+    except ValueError as error:
+        raise UserError(f"dataset {config['dataset']!r}: {error}") from None
 
 
 def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:

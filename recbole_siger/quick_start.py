@@ -103,7 +103,7 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
         run.check_ids(experiment.dataset.user_tokens, experiment.dataset.item_tokens)
         experiment.trainer.load_model(run)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
-        return experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+        return experiment.test()
 
 
 def _config_of(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
@@ -131,7 +131,7 @@ class Experiment:
         if hasattr(self.dataset, "item_tokens"):
             run.write_ids(self.dataset.user_tokens, self.dataset.item_tokens)
         _, valid = trainer.fit(self.train_data, self.valid_data)
-        test = trainer.evaluate(self.test_data)
+        test = self.test()
         results = {
             "model": config["model"],
             "dataset": config["dataset"],
@@ -152,6 +152,13 @@ class Experiment:
             _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
         _log.info("run folder: %s", run.path)
         return {**results, "run_dir": str(run.path)}
+
+    def test(self) -> dict[str, float]:
+        """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
+        from recbole.utils import init_seed
+
+        init_seed(self.config.run.seed, self.config["reproducibility"])
+        return self.trainer.evaluate(self.test_data)
 
 
 def build_experiment(config: Config, run: RunFolder) -> Experiment:
@@ -179,6 +186,10 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     else:
         dataset, loaders = _load_with_recbole(config)
     train_data, valid_data, test_data = loaders
+    if max(config["topk"]) >= dataset.item_num:
+        raise UserError(
+            f"topk={config['topk']}: the dataset has {dataset.item_num - 1} items; ask for no more"
+        )
     _log.info(
         "%s on %s, protocol %s, seed %d: %d users, %d items, %d interactions (%d in training)",
         config["model"],

@@ -18,9 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,7 +26,7 @@ from torch import Tensor
 from recbole_siger.errors import UserError
 from recbole_siger.files import atomic_path, write_text
 
-__all__ = ["RunFolder", "pack", "unpack"]
+__all__ = ["RunFolder", "State"]
 
 _FORMAT = "recbole_siger/1"
 
@@ -128,7 +125,11 @@ class RunFolder:
             file = self.file(f"ids/{name}.txt")
             if not file.is_file():
                 raise UserError(f"{file}: missing; the run folder is damaged, train again")
-            if file.read_text(encoding="utf-8").split("\n")[:-1] != [str(token) for token in tokens]:
+            try:
+                kept = file.read_text(encoding="utf-8").split("\n")[:-1]
+            except (OSError, UnicodeDecodeError):
+                raise UserError(f"{file}: damaged; train again") from None
+            if kept != list(tokens):
                 raise UserError(
                     f"{file}: the dataset's {name} are others now than in training; restore it or train again"
                 )
@@ -158,7 +159,8 @@ class RunFolder:
         """Write a safetensors file with JSON metadata."""
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         with atomic_path(self.file(name)) as temporary:
-            save_file(whole, temporary, metadata={"format": _FORMAT, "json": json.dumps(metadata)})
+            # One key: safetensors writes several in no fixed order.
+            save_file(whole, temporary, metadata={_FORMAT: json.dumps(metadata)})
 
     def read_tensors(self, name: str) -> tuple[State, dict[str, Any]]:
         """Return what :meth:`write_tensors` wrote.
@@ -180,55 +182,11 @@ class RunFolder:
                 state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118  # not a mapping
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: damaged or not a safetensors file ({error}); train again") from None
-        if metadata.get("format") != _FORMAT:
+        if _FORMAT not in metadata:
             raise UserError(
-                f"{file}: not written by recbole-siger (format {metadata.get('format')!r}); train again"
+                f"{file}: not written by recbole-siger (no {_FORMAT!r} in its metadata); train again"
             )
-        return state, json.loads(metadata["json"])
-
-
-def pack(values: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
-    """Split RecBole's ``other_parameter`` into tensors and JSON: arrays, sparse matrices, numbers, None.
-
-    Raises:
-        TypeError: For anything else; it would need a pickle.
-    """
-    state: State = {}
-    kinds: dict[str, Any] = {}
-    for name, value in values.items():
-        if sp.issparse(value):
-            matrix = value.tocsr()
-            parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
-            state |= {
-                f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(a)) for part, a in parts.items()
-            }
-            kinds[name] = {"kind": "sparse", "shape": list(matrix.shape), "format": value.format}
-        elif isinstance(value, np.ndarray):
-            state[name], kinds[name] = torch.from_numpy(np.ascontiguousarray(value)), {"kind": "array"}
-        elif isinstance(value, Tensor):
-            state[name], kinds[name] = value.detach(), {"kind": "tensor"}
-        elif value is None or isinstance(value, bool | int | float | str):
-            kinds[name] = {"kind": "value", "value": value}
-        elif isinstance(value, np.generic):
-            kinds[name] = {"kind": "value", "value": value.item()}
-        else:
-            raise TypeError(f"{name}: a {type(value).__name__} cannot be saved without pickle")
-    return state, kinds
-
-
-def unpack(state: Mapping[str, Tensor], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`pack`."""
-    values: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        if kind["kind"] == "sparse":
-            data, indices, indptr = (
-                state[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr")
-            )
-            values[name] = sp.csr_matrix((data, indices, indptr), shape=kind["shape"]).asformat(
-                kind["format"]
-            )
-        elif kind["kind"] == "array":
-            values[name] = state[name].numpy()
-        else:
-            values[name] = state[name] if kind["kind"] == "tensor" else kind["value"]
-    return values
+        try:
+            return state, json.loads(metadata[_FORMAT])
+        except ValueError:
+            raise UserError(f"{file}: damaged metadata; train again") from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +15,21 @@ from recbole.trainer import Trainer
 from recbole.utils import get_trainer
 from torch import Tensor
 
+from recbole_siger.checkpoint import (
+    pack,
+    pack_optimizer,
+    pack_random,
+    select,
+    unpack,
+    unpack_optimizer,
+    unpack_random,
+)
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import hits_at_k
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
-from recbole_siger.run_folder import RunFolder, State, pack, unpack
+from recbole_siger.run_folder import RunFolder, State
 
 __all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
 
@@ -75,15 +82,17 @@ class RunTrainer(Trainer):
         self.run, self.progress = run, progress
         self.eval_collector = RankingCollector(config)
         self.start_epoch: int
+        self.best_valid_score: float
         self.best_epoch: int | None = None
         self.n_epochs = 0
         self.seconds: list[float] = []
-        self._best: tuple[State, dict[str, Any]] | None = None
+        self.best: tuple[State, dict[str, Any]] | None = None
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
         self._validates = False
         self._checkpoint_at = time.monotonic()
+        self._built_with = dict(vars(model))
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
         optimizer = super()._build_optimizer(**kwargs)
@@ -118,8 +127,6 @@ class RunTrainer(Trainer):
     ) -> Any:
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch_idx)
-        if epoch_idx < self.config.run.min_epochs:
-            self.cur_step = 0
         self._epoch, self._record = epoch_idx, EpochRecord(epoch_idx)
         start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
@@ -169,6 +176,8 @@ class RunTrainer(Trainer):
         elif score == self.best_valid_score:
             # RecBole takes an equal score for a gain; a hair worse, it is none.
             score = float(np.nextafter(score, -np.inf if self.valid_metric_bigger else np.inf))
+        if self._epoch < self.config.run.min_epochs:
+            self.cur_step = -1  # whatever comes of this epoch, patience starts at 0
         assert self._record is not None
         self._record.valid = {key: float(value) for key, value in result.items()}
         self._record.seconds_valid = time.perf_counter() - start
@@ -199,7 +208,7 @@ class RunTrainer(Trainer):
         if not self._validates:
             self.best_epoch = epoch
         state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
-        self._best = state, self._other_parameter()
+        self.best = state, self._other_parameter()
         if self.run and self.config.run.saved:
             self.save_model()
 
@@ -212,8 +221,8 @@ class RunTrainer(Trainer):
     def save_model(self) -> None:
         """Write the best epoch to ``model.safetensors``."""
         assert self.run is not None
-        assert self._best is not None
-        state, other = self._best
+        assert self.best is not None
+        state, other = self.best
         tensors, kinds = pack(other)
         named = {f"model.{key}": value for key, value in state.items()}
         named |= {f"other.{key}": value for key, value in tensors.items()}
@@ -231,7 +240,7 @@ class RunTrainer(Trainer):
             raise UserError(
                 f"{file}: holds a {metadata.get('model')}, config.yaml says {self.config['model']}"
             )
-        self._best = _part(state, "model."), unpack(_part(state, "other."), metadata["other"])
+        self.best = select(state, "model."), unpack(select(state, "other."), metadata["other"])
         try:
             self._restore_best()
         except (RuntimeError, KeyError) as error:
@@ -240,9 +249,9 @@ class RunTrainer(Trainer):
             ) from None
 
     def _restore_best(self) -> None:
-        if self._best is None:
+        if self.best is None:
             raise RuntimeError("no epoch has been kept yet")
-        state, other = self._best
+        state, other = self.best
         self.model.load_state_dict(state)
         device = {
             key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in other.items()
@@ -272,34 +281,41 @@ class RunTrainer(Trainer):
         """Write all that an exact continuation needs to ``checkpoint.safetensors``."""
         assert self.run is not None
         self._checkpoint_at = time.monotonic()
-        best_state, best_other = self._best or ({}, {})
-        other, other_kinds = pack(best_other)
-        optimizer, optimizer_kinds = _pack_optimizer(self.optimizer.state_dict())
-        random_state, random_kinds = self._random_state()
-        state: State = {}
-        parts = (self.model.state_dict(), best_state, other, optimizer, random_state)
-        for prefix, part in zip(("model.", "best.", "other.", "optimizer.", "random."), parts, strict=True):
-            state |= {prefix + key: value for key, value in part.items()}
+        best_state, best_other = self.best or ({}, {})
         counters = {
             "epoch": self._epoch,
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": _floats(self.best_valid_result),
+            "best_valid_result": self.best_valid_result and _floats(self.best_valid_result),
             "seconds": self.seconds,
         }
-        kinds = {"other": other_kinds, "optimizer": optimizer_kinds, "random": random_kinds}
+        captured = {
+            "model": (self.model.state_dict(), {}),
+            "plain": pack(self._rebound_attributes()),
+            "best": (best_state, {}),
+            "other": pack(best_other),
+            "optimizer": pack_optimizer(self.optimizer),
+            "random": pack_random(self._generators(), self.device),
+        }
+        state = {f"{part}.{key}": value for part, (s, _) in captured.items() for key, value in s.items()}
+        kinds = {part: kinds for part, (_, kinds) in captured.items()}
         self.run.write_tensors("checkpoint.safetensors", state, counters=counters, **kinds)
 
     def resume(self, train_data: Any) -> int:
         """Continue from the run folder's checkpoint; return the first epoch to train."""
         assert self.run is not None
         state, metadata = self.run.read_tensors("checkpoint.safetensors")
+        part = {name: select(state, f"{name}.") for name in metadata if name != "counters"}
+        self._train_data = train_data
+        self.model.load_state_dict(part["model"])
+        for name, value in unpack(part["plain"], metadata["plain"]).items():
+            setattr(self.model, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        if part["best"]:
+            self.best = part["best"], unpack(part["other"], metadata["other"])
+        unpack_optimizer(self.optimizer, part["optimizer"], metadata["optimizer"])
+        unpack_random(self._generators(), self.device, part["random"], metadata["random"])
         counters = metadata["counters"]
-        self.model.load_state_dict(_part(state, "model."))
-        self.optimizer.load_state_dict(_unpack_optimizer(_part(state, "optimizer."), metadata["optimizer"]))
-        best = _part(state, "best.")
-        self._best = (best, unpack(_part(state, "other."), metadata["other"])) if best else None
         self.cur_step, self.best_epoch = counters["cur_step"], counters["best_epoch"]
         self.best_valid_score, self.best_valid_result = (
             counters["best_valid_score"],
@@ -307,67 +323,25 @@ class RunTrainer(Trainer):
         )
         self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
         self.n_epochs = self.start_epoch
-        self._train_data = train_data
-        self._set_random_state(_part(state, "random."), metadata["random"])
         self.run.truncate_metrics(self.start_epoch)
         return self.start_epoch
+
+    def _rebound_attributes(self) -> dict[str, Any]:
+        """Return what training keeps outside the state dict, such as NCL's clusters or an annealing step."""
+        return {
+            name: value
+            for name, value in vars(self.model).items()
+            if value is not self._built_with.get(name)
+            and isinstance(value, int | float | np.ndarray | Tensor)
+            and not name.startswith(("_", "restore_"))
+            and name != "training"
+        }
 
     def _generators(self) -> dict[str, torch.Generator]:
         owners = {"model": self.model, "loader": self._train_data}
         found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
         return {name: generator for name, generator in found.items() if generator is not None}
 
-    def _random_state(self) -> tuple[State, dict[str, Any]]:
-        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  # RecBole's sampler draws from it
-        state = {
-            "torch": torch.get_rng_state(),
-            "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
-        }
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        state |= {
-            f"generator.{name}": generator.get_state() for name, generator in self._generators().items()
-        }
-        rest = {key: numpy_state[key] for key in ("has_gauss", "gauss")} | {
-            "pos": numpy_state["state"]["pos"]
-        }
-        return state, {"numpy": rest, "python": json.loads(json.dumps(random.getstate()))}
 
-    def _set_random_state(self, state: State, kinds: dict[str, Any]) -> None:
-        rest, (version, internal, gauss) = kinds["numpy"], kinds["python"]
-        key = state["numpy"].numpy().astype(np.uint32)
-        np.random.set_state(("MT19937", key, rest["pos"], rest["has_gauss"], rest["gauss"]))  # noqa: NPY002
-        random.setstate((version, tuple(internal), gauss))
-        torch.set_rng_state(state["torch"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-        for name, generator in self._generators().items():
-            generator.set_state(state[f"generator.{name}"])
-
-
-def _floats(result: Any) -> dict[str, float] | None:
-    return None if result is None else {key: float(value) for key, value in result.items()}
-
-
-def _part(state: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _pack_optimizer(state: dict[str, Any]) -> tuple[State, dict[str, Any]]:
-    """Split an optimizer's state into tensors ``<parameter>.<name>`` and JSON."""
-    tensors, values = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                values[f"{index}.{name}"] = value
-    return tensors, {"values": values, "groups": state["param_groups"]}
-
-
-def _unpack_optimizer(tensors: State, kinds: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **kinds["values"]}.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": kinds["groups"]}
+def _floats(result: Any) -> dict[str, float]:
+    return {key: float(value) for key, value in result.items()}

@@ -51,12 +51,12 @@ class MultimodalDataset(Dataset):
     @property
     def item_tokens(self) -> Sequence[str]:
         """Raw token of each item id; the first is RecBole's padding."""
-        return list(self.field2id_token[self.iid_field])
+        return self.field2id_token[self.iid_field].tolist()
 
     @property
     def user_tokens(self) -> Sequence[str]:
         """Raw token of each user id; the first is RecBole's padding."""
-        return list(self.field2id_token[self.uid_field])
+        return self.field2id_token[self.uid_field].tolist()
 
     def feature_files(self) -> dict[str, Path]:
         """Map each modality that the dataset lists to its file.

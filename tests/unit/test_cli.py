@@ -115,9 +115,12 @@ def test_every_command_is_in_the_usage() -> None:
         (["rum"], "unknown command 'rum'; did you mean `run`?; see `recbole-siger --help`"),
         (["--model=BPR"], "unknown command '--model=BPR'; see `recbole-siger --help`"),
         (["run", "BPR"], "command line: cannot place 'BPR'; write --key=value"),
-        (["resume"], "command line: write `recbole-siger resume RUN_DIR`"),
-        (["evaluate", "a", "b"], "command line: write `recbole-siger evaluate RUN_DIR`"),
-        (["evaluate", "a", "--b=1"], "command line: write `recbole-siger evaluate RUN_DIR`"),
+        (["resume"], "command line: write `recbole-siger resume RUN_DIR [--data_path=FOLDER]`"),
+        (["evaluate", "a", "b"], "command line: write `recbole-siger evaluate RUN_DIR [--data_path=FOLDER]`"),
+        (
+            ["evaluate", "a", "--b=1"],
+            "command line: write `recbole-siger evaluate RUN_DIR [--data_path=FOLDER]`",
+        ),
         (["config"], "command line: write `recbole-siger config MODEL [--dataset=NAME]`"),
         (["config", "BPR", "--seed=1"], "command line: write `recbole-siger config MODEL [--dataset=NAME]`"),
         (
@@ -180,7 +183,8 @@ def test_evaluate_prints_every_digit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "recbole_siger.quick_start.evaluate_run", lambda path: {"recall@20": 0.1 + 0.2, "hit@20": 1.0}
+        "recbole_siger.quick_start.evaluate_run",
+        lambda path, data_path: {"recall@20": 0.1 + 0.2, "hit@20": 1.0},
     )
     assert main(["evaluate", "some"]) == 0
     assert capsys.readouterr().out == "test   recall@20 0.30000000000000004  hit@20 1.0\n"

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
+from recbole_siger.checkpoint import pack, unpack
 from recbole_siger.errors import UserError
-from recbole_siger.run_folder import RunFolder, pack, unpack
+from recbole_siger.run_folder import RunFolder
 
 STATE = {"model.weight": torch.arange(6.0).reshape(2, 3), "model.bias": torch.tensor([1, 2])}
 
