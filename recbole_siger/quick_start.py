@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
     run = RunFolder.open(run_dir)
     with logging_to(None):
         experiment = build_experiment(_config_of(run, data_path, prepare=None), run)
-        run.check_ids(experiment.dataset.user_tokens, experiment.dataset.item_tokens)
+        run.check_ids(*_tokens(experiment.dataset))
         experiment.trainer.load_model(run)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
         return experiment.test()
@@ -128,8 +129,7 @@ class Experiment:
     def train(self) -> dict[str, Any]:
         """Fit, test the best epoch, and write the run folder."""
         config, run, trainer = self.config, self.run, self.trainer
-        if hasattr(self.dataset, "item_tokens"):
-            run.write_ids(self.dataset.user_tokens, self.dataset.item_tokens)
+        run.write_ids(*_tokens(self.dataset))
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
         results = {
@@ -163,42 +163,25 @@ class Experiment:
 
 def build_experiment(config: Config, run: RunFolder) -> Experiment:
     """Load the data, split it, build model and trainer."""
-    import torch
-    from recbole.utils import ModelType, init_seed
+    from recbole.utils import init_seed
 
     from recbole_siger.model.acceleration import accelerate
     from recbole_siger.trainer import build_trainer
 
-    if config["reproducibility"]:
-        # Scattered gradients are otherwise summed in the order in which threads finish.
-        torch.set_deterministic_debug_mode("warn")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
-    # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
-    torch.set_flush_denormal(True)
+    _set_arithmetic(config["reproducibility"])
     init_seed(config.run.seed, config["reproducibility"])
-    config["checkpoint_dir"] = str(run.path)  # RecBole looks there for pickled datasets, and finds none
-    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
-        from recbole_siger.data.dataset import MultimodalDataset
-        from recbole_siger.protocol import split_and_load
-
-        dataset: Any = MultimodalDataset(config)
-        loaders = split_and_load(config, dataset)
-    else:
-        dataset, loaders = _load_with_recbole(config)
-    train_data, valid_data, test_data = loaders
+    dataset, (train_data, valid_data, test_data) = _load(config)
     if max(config["topk"]) >= dataset.item_num:
-        raise UserError(
-            f"topk={config['topk']}: the dataset has {dataset.item_num - 1} items; ask for no more"
-        )
+        n_items = dataset.item_num - 1
+        raise UserError(f"topk={config['topk']}: the dataset has {n_items} items; ask for no more")
+    sizes = f"{dataset.user_num - 1} users, {dataset.item_num - 1} items, {dataset.inter_num} interactions"
     _log.info(
-        "%s on %s, protocol %s, seed %d: %d users, %d items, %d interactions (%d in training)",
+        "%s on %s, protocol %s, seed %d: %s (%d in training)",
         config["model"],
         config["dataset"],
         config.run.protocol,
         config.run.seed,
-        dataset.user_num - 1,
-        dataset.item_num - 1,
-        dataset.inter_num,
+        sizes,
         train_data._dataset.inter_num,
     )
     init_seed(config.run.seed, config["reproducibility"])
@@ -208,16 +191,44 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 
 
-def _load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Sequential, knowledge and context models keep RecBole's own data and evaluation."""
+def _set_arithmetic(reproducible: bool) -> None:
+    """Set torch's process-wide switches for a run."""
+    import torch
+
+    if reproducible:
+        # Scattered gradients are otherwise summed in the order in which threads finish.
+        torch.set_deterministic_debug_mode("warn")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
+    # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
+    torch.set_flush_denormal(True)
+
+
+def _load(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Load a dataset and its three loaders: ours for models that rank all items, else RecBole's."""
+    from recbole.utils import ModelType
+
+    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        from recbole_siger.data.dataset import MultimodalDataset
+        from recbole_siger.protocol import split_and_load
+
+        dataset = MultimodalDataset(config)
+        return dataset, split_and_load(config, dataset)
+
     from recbole.data import create_dataset, data_preparation
 
-    if config.run.protocol != "recbole":
-        raise UserError(
-            f"protocol={config.run.protocol!r} ranks for general recommenders; use --protocol=recbole"
-        )
-    dataset = create_dataset(config)
-    return dataset, data_preparation(config, dataset)
+    protocol = config.run.protocol
+    if protocol != "recbole":
+        raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
+    with tempfile.TemporaryDirectory() as empty:
+        config["checkpoint_dir"] = empty  # RecBole would unpickle a dataset that it finds there
+        recbole_dataset = create_dataset(config)
+        return recbole_dataset, data_preparation(config, recbole_dataset)
+
+
+def _tokens(dataset: Any) -> tuple[list[str], list[str]]:
+    """Return the raw tokens of users and items by id, padding first, of any RecBole dataset."""
+    users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
+    return users.tolist(), items.tolist()
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

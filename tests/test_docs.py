@@ -35,7 +35,6 @@ ELSEWHERE = {
     "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
     'pip install -e ".[test]"': ".ci/run takes the line from README and runs it",
     'pip install -e ".[ncl]"': "part of the extra `test`, which .ci/run installs",
-    "pip install torch --index-url https://download.pytorch.org/whl/cpu": "nowhere: torch's own way",
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",
@@ -46,7 +45,7 @@ ELSEWHERE = {
 # Options of the command line itself; all others are keys of the configuration.
 CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"}
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"check", "index-url"}
+FOREIGN_OPTIONS = {"check"}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
