@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from recbole_siger.errors import UserError
@@ -159,8 +159,9 @@ class RunFolder:
         """Write a safetensors file with JSON metadata."""
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         with atomic_path(self.file(name)) as temporary:
-            # One key: safetensors writes several in no fixed order.
-            save_file(whole, temporary, metadata={_FORMAT: json.dumps(metadata)})
+            # One key, because safetensors orders several at random; bytes, because save_file hides its file
+            # from everyone but the owner.
+            temporary.write_bytes(save(whole, metadata={_FORMAT: json.dumps(metadata)}))
 
     def read_tensors(self, name: str) -> tuple[State, dict[str, Any]]:
         """Return what :meth:`write_tensors` wrote.

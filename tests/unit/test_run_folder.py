@@ -134,11 +134,12 @@ def test_shared_and_strided_tensors_are_written_as_they_look(run: RunFolder) -> 
 def test_a_failed_write_leaves_the_old_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.file("model.safetensors").read_bytes()
 
-    def fail(state: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half")
+    def fail(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr("recbole_siger.run_folder.save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         run.write_tensors("model.safetensors", {})
     assert run.file("model.safetensors").read_bytes() == before
