@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; `recbole-siger resume RUN_DIR` continues a run", file=sys.stderr)
         return 130
@@ -155,6 +158,8 @@ def _import_mmrec(words: Sequence[str]) -> int:
         modality, equals, file = pair.partition("=")
         if not equals or not modality or not file:
             raise UserError(f"command line: --feature {pair!r}; write --feature MODALITY=FILE")
+        if modality in features:
+            raise UserError(f"command line: --feature {modality} is given twice; keep one")
         features[modality] = Path(file)
     values = _single([entry for entry in found if entry[0] != "feature"])
     if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:

@@ -48,7 +48,11 @@ class RunParams:
     protocol: Literal["recbole", "mmrec"]
     train_batch_size: int = bounded("[1, inf)")
     eval_batch_size: int = bounded("[1, inf)")
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"]
     learning_rate: float = bounded("(0, inf)")
+    weight_decay: float = bounded("[0, inf)")
+    eval_step: int = bounded("[0, inf)")
+    worker: int = bounded("[0, inf)")
     metric_decimal_place: int = bounded("[1, 16]")
 
 

@@ -67,6 +67,9 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
     """Make the sampler of training negatives; it sees the training split alone, popularity included."""
     where = config.run.train_negatives or PROTOCOLS[config.run.protocol].train_negatives
     distribution, alpha = (config["train_neg_sample_args"][key] for key in ("distribution", "alpha"))
+    if config.run.train_negatives and (distribution != "uniform" or config["repeatable"]):
+        source = config.origin["train_negatives"]
+        raise UserError(f"{source}: train_negatives={where!r} is for uniform negatives; leave it out")
     try:
         if distribution == "none" or config["repeatable"]:
             return create_samplers(config, dataset, splits)[0]
@@ -80,7 +83,13 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
 def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:
     """Split a dataset and make its training, validation and test loaders under ``config.run.protocol``."""
     protocol = PROTOCOLS[config.run.protocol]
-    splits = dataset.build()
+    try:
+        splits = dataset.build()
+    except (NotImplementedError, ValueError, AssertionError) as error:
+        where = config.origin.get("eval_args", "configuration")
+        raise UserError(
+            f"{where}: eval_args={config['eval_args']}: {error or 'cannot be split so'}"
+        ) from None
     train = get_dataloader(config, "train")(
         config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
     )

@@ -6,6 +6,7 @@ RecBole's own ``recbole.quick_start`` is not used: it imports Ray and pickles wh
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import tempfile
 import time
@@ -56,6 +57,7 @@ def run_experiment(
     try:
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
+            run.write_ids(*_tokens(experiment.dataset))
             run.write_config(config.effective())
             return experiment.train()
     finally:
@@ -79,6 +81,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         )
     with logging_to(run.file("run.log")):
         experiment = build_experiment(_config_of(run, data_path), run)
+        run.check_ids(*_tokens(experiment.dataset))
         if run.file("checkpoint.safetensors").exists():
             first = experiment.trainer.resume(experiment.train_data)
             _log.info("resuming %s at epoch %d", run.path, first)
@@ -129,7 +132,6 @@ class Experiment:
     def train(self) -> dict[str, Any]:
         """Fit, test the best epoch, and write the run folder."""
         config, run, trainer = self.config, self.run, self.trainer
-        run.write_ids(*_tokens(self.dataset))
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
         results = {
@@ -195,9 +197,10 @@ def _set_arithmetic(reproducible: bool) -> None:
     """Set torch's process-wide switches for a run."""
     import torch
 
+    # Scattered gradients are otherwise summed in the order in which threads finish.
+    torch.set_deterministic_debug_mode("warn" if reproducible else "default")
     if reproducible:
-        # Scattered gradients are otherwise summed in the order in which threads finish.
-        torch.set_deterministic_debug_mode("warn")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be so
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
     # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
     torch.set_flush_denormal(True)

@@ -6,6 +6,7 @@ They lie at the top of the repository, and inside the package once a wheel is in
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +30,8 @@ def load_script(name: str) -> ModuleType:
     Raises:
         FileNotFoundError: If there is no such script.
     """
-    path = find_resource(f"dataset_scripts/{name}.py")
+    # A dataset's YAML may name the script, so the name must not lead out of the folder.
+    path = find_resource(f"dataset_scripts/{name}.py") if re.fullmatch(r"\w+", name) else None
     spec = importlib.util.spec_from_file_location(f"recbole_siger_script_{name}", path) if path else None
     if spec is None or spec.loader is None:
         raise FileNotFoundError(f"dataset_scripts/{name}.py")

@@ -188,6 +188,6 @@ class RunFolder:
                 f"{file}: not written by recbole-siger (no {_FORMAT!r} in its metadata); train again"
             )
         try:
-            return state, json.loads(metadata[_FORMAT])
-        except ValueError:
+            return state, dict(json.loads(metadata[_FORMAT]))
+        except (ValueError, TypeError):
             raise UserError(f"{file}: damaged metadata; train again") from None

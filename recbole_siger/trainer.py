@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
 from recbole.trainer import Trainer
+from recbole.trainer.trainer import PretrainTrainer
 from recbole.utils import get_trainer
 from torch import Tensor
 
@@ -33,6 +35,8 @@ from recbole_siger.run_folder import RunFolder, State
 
 __all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
 
+CHECKPOINT = "checkpoint.safetensors"
+
 
 def build_trainer(
     config: Config, model: Any, run: RunFolder | None, progress: Progress | None = None
@@ -43,6 +47,10 @@ def build_trainer(
         UserError: If the model is trained outside torch, as decision trees are.
     """
     base = get_trainer(config["MODEL_TYPE"], config["model"])
+    if issubclass(base, PretrainTrainer):
+        raise UserError(
+            f"model {config['model']!r}: RecBole pickles its pre-trained stage; choose another model"
+        )
     if not issubclass(base, Trainer):
         raise UserError(
             f"model {config['model']!r}: decision-tree models do not rank; choose a general recommender"
@@ -163,7 +171,9 @@ class RunTrainer(Trainer):
         return values
 
     def _check_nan(self, loss: Tensor) -> None:
-        """Each term was checked by name before."""
+        # Each term was checked by name before, but for trainers of RecBole that bring their own loss.
+        if not torch.isfinite(loss).all():
+            raise UserError(f"training stopped in epoch {self._epoch}: the loss is {loss.item()}")
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         start = time.perf_counter()
@@ -240,17 +250,15 @@ class RunTrainer(Trainer):
             raise UserError(
                 f"{file}: holds a {metadata.get('model')}, config.yaml says {self.config['model']}"
             )
-        self.best = select(state, "model."), unpack(select(state, "other."), metadata["other"])
         try:
+            self.best = select(state, "model."), unpack(select(state, "other."), metadata["other"])
             self._restore_best()
-        except (RuntimeError, KeyError) as error:
-            raise UserError(
-                f"{file}: does not fit the model: {' '.join(str(error).split())}; train again"
-            ) from None
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise _misfit(file, error) from None
 
     def _restore_best(self) -> None:
         if self.best is None:
-            raise RuntimeError("no epoch has been kept yet")
+            raise UserError("no epoch had a validation score better than none; look into metrics.jsonl")
         state, other = self.best
         self.model.load_state_dict(state)
         device = {
@@ -295,36 +303,58 @@ class RunTrainer(Trainer):
             "plain": pack(self._rebound_attributes()),
             "best": (best_state, {}),
             "other": pack(best_other),
-            "optimizer": pack_optimizer(self.optimizer),
             "random": pack_random(self._generators(), self.device),
         }
+        captured |= {name: pack_optimizer(optimizer) for name, optimizer in self._optimizers().items()}
         state = {f"{part}.{key}": value for part, (s, _) in captured.items() for key, value in s.items()}
         kinds = {part: kinds for part, (_, kinds) in captured.items()}
-        self.run.write_tensors("checkpoint.safetensors", state, counters=counters, **kinds)
+        self.run.write_tensors(CHECKPOINT, state, model_name=self.config["model"], counters=counters, **kinds)
 
     def resume(self, train_data: Any) -> int:
-        """Continue from the run folder's checkpoint; return the first epoch to train."""
+        """Continue from the run folder's checkpoint; return the first epoch to train.
+
+        Raises:
+            UserError: If the checkpoint is missing, damaged, or of another model.
+        """
         assert self.run is not None
-        state, metadata = self.run.read_tensors("checkpoint.safetensors")
-        part = {name: select(state, f"{name}.") for name in metadata if name != "counters"}
         self._train_data = train_data
-        self.model.load_state_dict(part["model"])
-        for name, value in unpack(part["plain"], metadata["plain"]).items():
-            setattr(self.model, name, value.to(self.device) if isinstance(value, Tensor) else value)
-        if part["best"]:
-            self.best = part["best"], unpack(part["other"], metadata["other"])
-        unpack_optimizer(self.optimizer, part["optimizer"], metadata["optimizer"])
-        unpack_random(self._generators(), self.device, part["random"], metadata["random"])
-        counters = metadata["counters"]
-        self.cur_step, self.best_epoch = counters["cur_step"], counters["best_epoch"]
-        self.best_valid_score, self.best_valid_result = (
-            counters["best_valid_score"],
-            counters["best_valid_result"],
-        )
-        self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
-        self.n_epochs = self.start_epoch
+        state, metadata = self.run.read_tensors(CHECKPOINT)
+        try:
+            self._load_checkpoint(state, metadata)
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise _misfit(self.run.file(CHECKPOINT), error) from None
+        if self.best and self.config.run.saved:
+            self.save_model()  # the file may be of an epoch that is trained again
         self.run.truncate_metrics(self.start_epoch)
         return self.start_epoch
+
+    def _load_checkpoint(self, state: State, metadata: dict[str, Any]) -> None:
+        if metadata["model_name"] != self.config["model"]:
+            raise ValueError(f"it is of {metadata['model_name']}, config.yaml says {self.config['model']}")
+        self.model.load_state_dict(select(state, "model."))
+        for name, value in unpack(select(state, "plain."), metadata["plain"]).items():
+            setattr(self.model, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        if best := select(state, "best."):
+            self.best = best, unpack(select(state, "other."), metadata["other"])
+        for name, optimizer in self._optimizers().items():
+            if name not in metadata:
+                continue
+            unpack_optimizer(optimizer, select(state, f"{name}."), metadata[name])
+        unpack_random(self._generators(), self.device, select(state, "random."), metadata["random"])
+        counters = metadata["counters"]
+        self.cur_step, self.best_epoch = counters["cur_step"], counters["best_epoch"]
+        self.best_valid_score = counters["best_valid_score"]
+        self.best_valid_result = counters["best_valid_result"]
+        self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
+        self.n_epochs = self.start_epoch
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        found = {
+            name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)
+        }
+        if any(value is self.optimizer for name, value in found.items() if name != "optimizer"):
+            del found["optimizer"]  # RecVAE lets it point to that of the part in training
+        return found
 
     def _rebound_attributes(self) -> dict[str, Any]:
         """Return what training keeps outside the state dict, such as NCL's clusters or an annealing step."""
@@ -333,6 +363,7 @@ class RunTrainer(Trainer):
             for name, value in vars(self.model).items()
             if value is not self._built_with.get(name)
             and isinstance(value, int | float | np.ndarray | Tensor)
+            and getattr(value, "layout", torch.strided) == torch.strided  # SGL draws its graphs each epoch
             and not name.startswith(("_", "restore_"))
             and name != "training"
         }
@@ -341,6 +372,10 @@ class RunTrainer(Trainer):
         owners = {"model": self.model, "loader": self._train_data}
         found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
         return {name: generator for name, generator in found.items() if generator is not None}
+
+
+def _misfit(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: does not fit the model: {' '.join(str(error).split())}; train again")
 
 
 def _floats(result: Any) -> dict[str, float]:

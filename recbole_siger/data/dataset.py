@@ -107,7 +107,8 @@ class MultimodalDataset(Dataset):
         """Load ``{modality: (n_items, F_m) float32}``, row 0 and rows of items without a feature zero."""
         run, files = self.config.run, self.feature_files()
         chosen = self.modalities()
-        if run.prepare and not all(files[name].is_file() for name in chosen):
+        wanted = [file for name in chosen for file in (files[name], files[name].with_suffix(".ids"))]
+        if run.prepare and not all(file.is_file() for file in wanted):
             self._prepare(run.prepare)
         for name in chosen:
             if name not in self._item_features:

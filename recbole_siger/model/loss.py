@@ -180,7 +180,10 @@ def _checked_target(
 
 def _contrast(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int) -> Tensor:
     """Average the cross entropy of ``query @ key.T``; ``positive`` replaces the logit of the target."""
-    loss: Tensor = _CrossEntropy.apply(query, key, positive, target, chunk_size)
+    half = (torch.float16, torch.bfloat16)
+    tables = [t.float() if t is not None and t.dtype in half else t for t in (query, key, positive)]
+    with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
+        loss: Tensor = _CrossEntropy.apply(*tables, target, chunk_size)
     return loss
 
 

@@ -171,9 +171,10 @@ def test_an_option_of_another_model_is_unknown() -> None:
         ("train_negatives", "some", ["'all', 'train_items'"]),
         ("modalities", "image", ["expected a list"]),
         ("metric_decimal_place", 17, ["[1, 16]"]),
+        ("weight_decay", -0.1, ["expected a number in [0, inf)"]),
+        ("learner", "adm", ["did you mean `adam`?"]),
         # RecBole declares no types for its own; they are those of the defaults.
-        ("eval_step", "often", ["expected int", "such as 1"]),
-        ("weight_decay", "none", ["expected float", "such as 0.0"]),
+        ("loss_decimal_place", "few", ["expected int", "such as 4"]),
         ("reproducibility", 3, ["expected bool", "such as True"]),
         ("USER_ID_FIELD", 3, ["expected str", "such as 'user_id'"]),
     ],

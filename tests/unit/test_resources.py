@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,11 @@ def test_a_script_is_imported_by_name() -> None:
 def test_an_unknown_script_is_no_file(name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"^dataset_scripts/{name}.py$"):
         load_script(name)
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('a dataset ran code')")
+    scripts = ROOT / "dataset_scripts"
+    for name in (str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", scripts)):
+        with pytest.raises(FileNotFoundError):
+            load_script(name)

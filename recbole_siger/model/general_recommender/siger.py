@@ -85,6 +85,7 @@ class SIGER(MultimodalRecommender):
         Equal co-occurrence counts are ordered by cosine, then by item id (``co_tie_break``).
         The perturbation's weights stop gradients (``detach_modulus``).
         With three modalities or more, Eq. 14 is the mean over their unordered pairs; with one it is absent.
+        Its negatives go from the earlier modality to the later, so the order of ``modalities`` counts.
     """
 
     params_class = SIGERParams

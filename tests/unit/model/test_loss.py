@@ -132,3 +132,14 @@ def test_other_refusals():
         bpr_loss(torch.ones(7, 1), torch.ones(7))
     with pytest.raises(ValueError, match=r"at least one row, got \[\]"):
         l2_loss()
+
+
+def test_contrast_takes_half_precision_and_autocast() -> None:
+    query, key = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
+    exact = info_nce(query, key, 0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = info_nce(query, key.bfloat16(), 0.2) + anchor_info_nce(query, key, key, 0.2)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(query.grad).all()
+    assert abs((loss - anchor_info_nce(query, key, key, 0.2) - exact).item()) < 0.05
