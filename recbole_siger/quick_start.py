@@ -5,6 +5,7 @@ RecBole's own ``recbole.quick_start`` is not used: it imports Ray and pickles wh
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -58,6 +61,7 @@ def run_experiment(
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
             run.write_ids(*_tokens(experiment.dataset))
+            run.write_digests(experiment.digests())
             run.write_config(config.effective())
             return experiment.train()
     finally:
@@ -82,6 +86,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
     with logging_to(run.file("run.log")):
         experiment = build_experiment(_config_of(run, data_path), run)
         run.check_ids(*_tokens(experiment.dataset))
+        run.check_digests(experiment.digests())
         if run.file("checkpoint.safetensors").exists():
             first = experiment.trainer.resume(experiment.train_data)
             _log.info("resuming %s at epoch %d", run.path, first)
@@ -105,6 +110,7 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
     with logging_to(None):
         experiment = build_experiment(_config_of(run, data_path, prepare=None), run)
         run.check_ids(*_tokens(experiment.dataset))
+        run.check_digests(experiment.digests())
         experiment.trainer.load_model(run)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
         return experiment.test()
@@ -154,6 +160,18 @@ class Experiment:
             _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
         _log.info("run folder: %s", run.path)
         return {**results, "run_dir": str(run.path)}
+
+    def digests(self) -> dict[str, str]:
+        """Return a SHA-256 of each split's interactions, in any order, and of each feature matrix in use."""
+        parts = {}
+        loaders = {"train": self.train_data, "valid": self.valid_data, "test": self.test_data}
+        for name, loader in loaders.items():
+            split = loader._dataset
+            users, items = (split.inter_feat[field].numpy() for field in (split.uid_field, split.iid_field))
+            parts[name] = np.sort(users * split.item_num + items)
+        for name, table in getattr(self.model, "raw_features", {}).items():
+            parts[f"features of {name}"] = table.cpu().numpy()
+        return {name: hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for name, a in parts.items()}
 
     def test(self) -> dict[str, float]:
         """Test the best epoch; a model that draws numbers when it scores draws the same each time."""

@@ -4,6 +4,7 @@
 
     config.yaml          every effective value
     ids/users.txt        raw tokens, line i for id i; items.txt likewise
+    digests.json         checksums of the splits and of the features
     metrics.jsonl        a line an epoch
     run.log              what was printed
     model.safetensors    the best epoch
@@ -133,6 +134,27 @@ class RunFolder:
                 raise UserError(
                     f"{file}: the dataset's {name} are others now than in training; restore it or train again"
                 )
+
+    def write_digests(self, digests: Mapping[str, str]) -> None:
+        """Keep a checksum of each split and of each feature matrix."""
+        write_text(self.file("digests.json"), json.dumps(dict(digests), indent=2) + "\n")
+
+    def check_digests(self, digests: Mapping[str, str]) -> None:
+        """Compare today's splits and features with those that were trained on.
+
+        Raises:
+            UserError: Naming those that changed.
+        """
+        file = self.file("digests.json")
+        try:
+            kept = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{file}: missing or damaged; train again") from None
+        changed = sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
+        if changed:
+            raise UserError(
+                f"{file}: other data now than in training: {', '.join(changed)}; restore them or train again"
+            )
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line to ``metrics.jsonl``."""

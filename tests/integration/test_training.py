@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -213,6 +214,7 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
     assert sorted(path.name for path in workdir.iterdir()) == ["run"]
     assert sorted(path.name for path in Path("run").iterdir()) == [
         "config.yaml",
+        "digests.json",
         "ids",
         "metrics.jsonl",
         "model.safetensors",
@@ -470,3 +472,16 @@ def test_a_dataset_that_changed_is_told(settings: Settings, tmp_path: Path) -> N
         with pytest.raises(UserError, match=r"^run/ids/items\.txt: the dataset's items are others now"):
             command("run")
         Path("run/results.json").unlink(missing_ok=True)  # an unfinished run, for the second round
+
+
+@pytest.mark.parametrize("part", ["test", "features of image"])
+def test_data_that_changed_are_told(part: str, settings: Settings, tmp_path: Path) -> None:
+    run(settings(epochs=1), "SIGER")
+    folder = tmp_path / "data" / "toy"
+    if part == "test":
+        rows = (folder / "toy.test.inter").read_text().splitlines()
+        (folder / "toy.test.inter").write_text("\n".join(rows[:-1]) + "\n")
+    else:
+        np.save(folder / "toy.image.npy", np.load(folder / "toy.image.npy")[::-1])
+    with pytest.raises(UserError, match=f"^run/digests.json: other data now than in training: {part};"):
+        evaluate_run("run")
