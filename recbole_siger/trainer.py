@@ -223,10 +223,9 @@ class RunTrainer(Trainer):
             self.save_model()
 
     def _other_parameter(self) -> dict[str, Any]:
+        # What RecBole calls restore_* are caches of embeddings.
         other = self.model.other_parameter()
-        return {
-            key: value for key, value in other.items() if not key.startswith("restore_")
-        }  # those are caches
+        return {key: value for key, value in other.items() if not key.startswith("restore_")}
 
     def save_model(self) -> None:
         """Write the best epoch to ``model.safetensors``."""
