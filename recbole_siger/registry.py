@@ -29,7 +29,10 @@ class ModelSpec:
 
 _GENERAL = "recbole_siger.model.general_recommender"
 
-MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (ModelSpec("SIGER", f"{_GENERAL}.siger"),)}
+_SPECS = [
+    ModelSpec("SIGER", f"{_GENERAL}.siger"),
+]
+MODELS = {spec.name: spec for spec in _SPECS}
 
 
 def recbole_root() -> Path:
