@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "State",
     "pack",
     "pack_optimizer",
     "pack_random",

@@ -138,8 +138,7 @@ class Config(RecBoleConfig):
         command_line: Mapping[str, str] | None = None,
     ) -> None:
         self._command_line = dict(command_line or {})
-        self._layers: list[tuple[str, dict[str, Any]]] = []  # weakest first
-        self._external: list[tuple[str, dict[str, Any]]] = []
+        self._external: list[tuple[str, dict[str, Any]]] = []  # weakest first
         self.origin: dict[str, str] = {}
         try:
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
@@ -210,16 +209,13 @@ class Config(RecBoleConfig):
             self._check(str(facts), layer := _read_yaml(facts))
             self._push(str(facts), layer)
         self._add_layer(f"dataset/{dataset}.yaml", checked=True)
-        # RecBole starts from an empty dictionary, so every layer is merged again, weakest first.
-        for _, layer in self._layers:
-            self.internal_config_dict.update(layer)
-        self.origin = {key: name for name, layer in [*self._layers, *self._external] for key in layer}
         for source, given in self._external:
             self._check(source, given)
+            self.origin.update(dict.fromkeys(given, source))
 
     def _push(self, name: str, values: dict[str, Any]) -> None:
-        self._layers.append((name, values))
         self.internal_config_dict.update(values)
+        self.origin.update(dict.fromkeys(values, name))
 
     def _add_layer(self, relative: str, checked: bool = False) -> None:
         path = find_resource(f"properties/{relative}")

@@ -22,7 +22,7 @@ import numpy as np
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.progress import logging_to, peak_memory_mib
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
 __all__ = ["evaluate_run", "resume_run", "run_experiment"]
 
@@ -87,7 +87,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         experiment = build_experiment(_config_of(run, data_path), run)
         run.check_ids(*_tokens(experiment.dataset))
         run.check_digests(experiment.digests())
-        if run.file("checkpoint.safetensors").exists():
+        if run.file(CHECKPOINT).exists():
             first = experiment.trainer.resume(experiment.train_data)
             _log.info("resuming %s at epoch %d", run.path, first)
         else:

@@ -24,14 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from recbole_siger.checkpoint import State
 from recbole_siger.errors import UserError
 from recbole_siger.files import atomic_path, write_text
 
-__all__ = ["RunFolder", "State"]
+__all__ = ["CHECKPOINT", "RunFolder"]
 
 _FORMAT = "recbole_siger/1"
 
-State = dict[str, Tensor]
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class RunFolder:
@@ -173,7 +174,7 @@ class RunFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keep the results and drop the checkpoint: the run is finished."""
         write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
-        self.file("checkpoint.safetensors").unlink(missing_ok=True)
+        self.file(CHECKPOINT).unlink(missing_ok=True)
 
     # ---- tensors
 

@@ -18,6 +18,7 @@ from recbole.utils import get_trainer
 from torch import Tensor
 
 from recbole_siger.checkpoint import (
+    State,
     pack,
     pack_optimizer,
     pack_random,
@@ -31,11 +32,9 @@ from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import hits_at_k
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
-from recbole_siger.run_folder import RunFolder, State
+from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
 __all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def build_trainer(
