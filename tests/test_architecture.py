@@ -21,6 +21,8 @@ PURE = [
     "evaluation",
     "model/layers.py",
     "model/loss.py",
+    "model/batch.py",
+    "model/propagation.py",
     "data/features.py",
     "files.py",
     "params.py",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
+from recbole_siger.errors import UserError
 from recbole_siger.model.layers import UserItem
 
 __all__ = ["MultimodalRecommender"]
@@ -60,15 +61,23 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
         """Do what a model does once an epoch, such as dropping edges."""
 
-    def feature_tables(self, *, trained: bool) -> nn.Module:
-        """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says."""
+    def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
+        """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says.
+
+        Raises:
+            UserError: If trained features are asked for in less than float32.
+        """
+        if trained and dtype != "float32":
+            raise UserError(
+                f"feature_dtype={dtype!r}: trained features are float32; drop one of the two options"
+            )
         tables = nn.Module()
         for name, raw in self.raw_features.items():
             table = fill_missing(raw, self._missing_modality)
             if trained:
                 tables.register_parameter(name, nn.Parameter(table.clone()))
             else:
-                tables.register_buffer(name, table, persistent=False)
+                tables.register_buffer(name, table.to(getattr(torch, dtype)), persistent=False)
         return tables
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_siger.model.layers import SparseMatrix
+from recbole_siger.model.propagation import SparseMatrix
 
 __all__ = ["accelerate"]
 

@@ -14,6 +14,9 @@ from recbole_siger.model.layers import unit_rows
 
 __all__ = ["anchor_info_nce", "bpr_loss", "info_nce", "l2_loss"]
 
+# Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
+LOWEST_UNSHIFTED = 1 / 64
+
 
 def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
     r"""Push each positive item's score above that of its negative.
@@ -75,7 +78,7 @@ def info_nce(
         0.3133
     """
     target = _checked_target(query, key, temperature, target, chunk_size)
-    return _contrast(unit_rows(query) / temperature, unit_rows(key), None, target, chunk_size)
+    return _contrast(unit_rows(query), unit_rows(key), None, temperature, target, chunk_size)
 
 
 def anchor_info_nce(
@@ -122,7 +125,7 @@ def anchor_info_nce(
     target = _checked_target(view_a, view_b, temperature, target, chunk_size)
     a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
     positive = ((a + b[target]) * c).sum(dim=1) / (2 * temperature)
-    return _contrast(a / temperature, b, positive, target, chunk_size)
+    return _contrast(a, b, positive, temperature, target, chunk_size)
 
 
 def l2_loss(*embeddings: Tensor) -> Tensor:
@@ -172,53 +175,68 @@ def _checked_target(
     if target.shape != (len(query),) or target.dtype != torch.int64:
         given = f"{target.dtype} of shape {tuple(target.shape)}"
         raise ValueError(f"target must be int64 of shape ({len(query)},), got {given}")
+    if target.is_cuda:  # a look would make every step wait for the device, whose kernels stop at a bad index
+        return target
     outside = target[(target < 0) | (target >= len(key))]
     if len(outside):
         raise ValueError(f"target {outside[0].item()} is outside [0, {len(key)})")
     return target
 
 
-def _contrast(query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int) -> Tensor:
-    """Average the cross entropy of ``query @ key.T``; ``positive`` replaces the logit of the target."""
+def _contrast(
+    query: Tensor, key: Tensor, positive: Tensor | None, temperature: float, target: Tensor, chunk_size: int
+) -> Tensor:
+    """Average the cross entropy of unit rows' cosines; ``positive`` replaces the logit of the target."""
     half = (torch.float16, torch.bfloat16)
     tables = [t.float() if t is not None and t.dtype in half else t for t in (query, key, positive)]
     with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
-        loss: Tensor = _CrossEntropy.apply(*tables, target, chunk_size)
+        loss: Tensor = _CrossEntropy.apply(*tables, temperature, target, chunk_size)
     return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
     """Softmax cross entropy that makes its gradients in the forward pass, a chunk of queries at a time.
 
-    A chunk's logits stay in the processor's cache and become its probabilities in place; nothing of size
-    B x N is kept for the backward pass.
+    A chunk's logits stay in the processor's cache and become their exponentials in place; nothing of size
+    B x N is kept for the backward pass. What can be done to the d-wide factors is not done to the logits.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, positive: Tensor | None, target: Tensor, chunk_size: int
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        positive: Tensor | None,
+        temperature: float,
+        target: Tensor,
+        chunk_size: int,
     ) -> Tensor:
-        total = query.new_zeros(())
+        total, query = query.new_zeros(()), query / temperature
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
         grad_positive = None if positive is None else torch.empty_like(positive)
+        buffer = query.new_empty(min(chunk_size, len(query)), len(key))
         for start in range(0, len(query), chunk_size):
             rows = slice(start, start + chunk_size)
-            logits, goal = query[rows] @ key.T, target[rows, None]
+            part, goal = query[rows], target[rows, None]
+            logits = torch.mm(part, key.T, out=buffer[: len(part)])
             if positive is not None:
                 logits.scatter_(1, goal, positive[rows, None])
             chosen = logits.gather(1, goal)
-            top = logits.amax(dim=1, keepdim=True)
-            mass = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
-            total += (mass.log() + top - chosen).sum()
-            probability = logits.div_(mass)
-            surplus = probability.gather(1, goal) - 1
+            if temperature < LOWEST_UNSHIFTED:
+                top = logits.amax(dim=1, keepdim=True)
+                logits -= top
+                chosen -= top
+            mass = logits.exp_().sum(dim=1, keepdim=True)
+            total += (mass.log() - chosen).sum()
             if grad_positive is not None:  # that logit is no product of query and key
-                grad_positive[rows] = surplus[:, 0]
-                surplus = torch.zeros_like(surplus)
-            probability.scatter_(1, goal, surplus)
-            grad_query[rows] = probability @ key
-            grad_key.addmm_(probability.T, query[rows])
-        ctx.save_for_backward(grad_query, grad_key, grad_positive)
+                grad_positive[rows] = (logits.gather(1, goal) / mass - 1)[:, 0]
+                logits.scatter_(1, goal, 0)
+            torch.mm(logits, key, out=grad_query[rows]).div_(mass)
+            grad_key.addmm_(logits.T, part / mass)
+        if grad_positive is None:
+            grad_query -= key[target]
+            grad_key.index_add_(0, target, query, alpha=-1)
+        ctx.save_for_backward(grad_query.div_(temperature), grad_key, grad_positive)
         return total / len(query)
 
     @staticmethod
@@ -226,4 +244,5 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, positive = ctx.saved_tensors
         scale = grad / len(query)
-        return query * scale, key * scale, None if positive is None else positive * scale, None, None
+        grad_positive = None if positive is None else positive * scale
+        return query * scale, key * scale, grad_positive, None, None, None

@@ -14,7 +14,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_siger.config import Config
-from recbole_siger.model.layers import SparseMatrix
+from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.quick_start import Experiment, build_experiment
 from recbole_siger.registry import MODELS
 from tests.conftest import (

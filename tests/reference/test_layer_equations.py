@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
-from recbole_siger.model.layers import FeatureGate, SparseMatrix, perturb, propagate_last, propagate_mean
+from recbole_siger.model.layers import FeatureGate, perturb
+from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_mean
 from tests.reference import twins
 
 N_USERS, N_ITEMS, WIDTH = 13, 7, 5

@@ -14,7 +14,6 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -22,7 +21,6 @@ from typing import Literal
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
@@ -32,8 +30,10 @@ from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.layers import FeatureGate, SparseMatrix, UserItem, perturb, propagate_mean
+from recbole_siger.model.batch import BatchRows, batch_rows
+from recbole_siger.model.layers import FeatureGate, UserItem, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+from recbole_siger.model.propagation import SparseMatrix, propagate_mean
 from recbole_siger.params import bounded
 
 __all__ = ["SIGER", "SIGERParams"]
@@ -63,6 +63,7 @@ class SIGERParams:
     align_weight: float = bounded("[0, inf)")  # λa of Eq. 19
     reg_weight: float = bounded("[0, inf)")  # λr of Eq. 19
     train_features: bool
+    feature_dtype: Literal["float32", "bfloat16"]
     ablation: Literal["none", "eisg", "mp", "da", "mp_weight", "anchor"]
 
 
@@ -98,14 +99,18 @@ class SIGER(MultimodalRecommender):
         self.item_embedding = nn.Embedding(self.n_items, width)
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        self.features = self.feature_tables(trained=p.train_features)
+        self.features = self.feature_tables(trained=p.train_features, dtype=p.feature_dtype)
         self.gates = nn.ModuleDict({m: FeatureGate(x.shape[1], width) for m, x in self.raw_features.items()})
 
-        edges, n_users, n_items = self.train_edges, self.n_users, self.n_items
-        adjacency = normalize_adjacency(user_item_adjacency(edges, n_users, n_items))
-        self.norm_adj = SparseMatrix(adjacency, symmetric=True)
-        self.user_items = SparseMatrix(normalize_bipartite(interaction_matrix(edges, n_users, n_items)))
+        adjacency, user_items = self.build_user_item_graphs()
+        self.norm_adj, self.user_items = SparseMatrix(adjacency, symmetric=True), SparseMatrix(user_items)
         self.eisg = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in self.build_item_graphs().items()})
+
+    def build_user_item_graphs(self) -> tuple[Tensor, Tensor]:
+        """Build the normalised graphs of Eqs. 1 and 11: sparse ``(N, N)`` and ``(U, I)``."""
+        sizes = self.train_edges, self.n_users, self.n_items
+        adjacency, interactions = user_item_adjacency(*sizes), interaction_matrix(*sizes)
+        return normalize_adjacency(adjacency), normalize_bipartite(interactions)
 
     def build_item_graphs(self) -> dict[str, Tensor]:
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
@@ -140,28 +145,24 @@ class SIGER(MultimodalRecommender):
             Users ``(U, d)`` and items ``(I, d)``, and each view's items ``(I, d)``.
         """
         graph = self.eisg[modality]
-        gate = self.gates[modality](getattr(self.features, modality))
-        first = graph(self.item_embedding.weight * gate)
-        # Noise acts on a layer's output, so the clean pass and the views share the first product,
-        # and go through the others side by side.
-        tables = [first, *(self.perturb(first) for _ in range(n_views))]
+        item = graph(self.item_embedding.weight * self.gates[modality](getattr(self.features, modality)))
+        # Noise acts on a layer's output, so the clean pass and the views share the first product.
+        views = [self.perturb(item) for _ in range(n_views)]
         for _ in range(self.params.n_semantic_layers - 1):
-            item, *views = graph(torch.cat(tables, dim=1)).chunk(len(tables), dim=1)
-            tables = [item, *(self.perturb(view) for view in views)]
-        item, *views = tables
+            item, views = graph(item), [self.perturb(graph(view)) for view in views]
         return UserItem(self.user_items(item), item), views
 
     def perturb(self, item: Tensor) -> Tensor:
         """Perturb a layer's output, Eq. 12; the padding row takes no part: ``(I, d)``."""
         p = self.params
-        noisy = perturb(
-            item[1:],
+        return perturb(
+            item,
             p.noise_eps,
             generator=self.generator,
             modulus=p.ablation != "mp_weight",
             detach_modulus=p.detach_modulus,
+            n_fixed=1,
         )
-        return functional.pad(noisy, (0, 0, 1, 0))
 
     def fuse(self, semantics: Semantics) -> UserItem:
         """Average the modalities, Eq. 15: ``(U, d)`` and ``(I, d)``."""
@@ -184,60 +185,57 @@ class SIGER(MultimodalRecommender):
         """Return the terms of Eq. 19, weighted."""
         p = self.params
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        behavior = self.encode_behavior()
+        users = batch_rows(user, n_rows=self.n_users, negatives=p.contrast_negatives)
+        items = batch_rows(pos, neg, n_rows=self.n_items, negatives=p.contrast_negatives)
+
+        def of_batch(table: UserItem) -> UserItem:
+            return UserItem(table.user[users.ids], table.item[items.ids])
+
+        behavior = of_batch(self.encode_behavior())
         encoded = {m: self.encode_semantics(m, 0 if p.ablation == "mp" else 2) for m in self.modalities}
-        semantics = {m: clean for m, (clean, _) in encoded.items()}
+        semantics = {m: of_batch(clean) for m, (clean, _) in encoded.items()}
         final = self.merge(behavior, semantics)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
+        u, i, j = final.user[users.positions[0]], *(final.item[position] for position in items.positions)
 
         terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
-        users, items = user.unique(), pos.unique()
         if p.ablation != "mp":
-            terms["perturbation"] = p.cl_weight * self.perturbation_loss(
-                [v for _, v in encoded.values()], items
-            )
+            views = [[view[items.key_ids] for view in views] for _, views in encoded.values()]
+            terms["perturbation"] = p.cl_weight * self.perturbation_loss(views, items)
         if p.ablation != "da":
             if len(self.modalities) > 1:
                 terms["modality_alignment"] = p.align_weight * self.modality_loss(
                     behavior, semantics, users, items
                 )
             terms["behavior_alignment"] = p.align_weight * self.behavior_loss(
-                behavior, semantics, users, items
+                behavior, self.fuse(semantics), users, items
             )
         return {**terms, "regularization": p.reg_weight * l2_loss(u, i, j)}
 
-    def perturbation_loss(self, views: list[list[Tensor]], items: Tensor) -> Tensor:
+    def perturbation_loss(self, views: list[list[Tensor]], items: BatchRows) -> Tensor:
         """Contrast two perturbed views of each item, summed over modalities, Eq. 13: ``()``."""
         tau = self.params.cl_temperature
-        return torch.stack([self.contrast(info_nce, items, a, b, tau) for a, b in views]).sum()
+        return torch.stack([items.contrast(info_nce, a, b, tau) for a, b in views]).sum()
 
-    def modality_loss(self, behavior: UserItem, semantics: Semantics, users: Tensor, items: Tensor) -> Tensor:
+    def modality_loss(
+        self, behavior: UserItem, semantics: Semantics, users: BatchRows, items: BatchRows
+    ) -> Tensor:
         """Align the modalities with behaviour as the anchor, users plus items, Eq. 14: ``()``."""
         tau, total = self.params.anchor_temperature, []
         for a, b in combinations(semantics.values(), 2):
-            for x, y, anchor, rows in (
-                (a.user, b.user, behavior.user, users),
-                (a.item, b.item, behavior.item, items),
-            ):
+            for rows, x, y, anchor in zip((users, items), a, b, behavior, strict=True):
                 if self.params.ablation == "anchor":
-                    both = self.contrast(info_nce, rows, x, y, tau) + self.contrast(info_nce, rows, y, x, tau)
+                    both = rows.contrast(info_nce, x, y, tau) + rows.contrast(info_nce, y, x, tau)
                     total.append(both / 2)
                 else:
-                    total.append(self.contrast(anchor_info_nce, rows, x, y, anchor[rows], tau))
+                    total.append(rows.contrast(anchor_info_nce, x, y, anchor, tau))
         n_pairs = len(semantics) * (len(semantics) - 1) / 2
         return torch.stack(total).sum() / n_pairs
 
-    def behavior_loss(self, behavior: UserItem, semantics: Semantics, users: Tensor, items: Tensor) -> Tensor:
-        """Align fused semantics with behaviour, users plus items, Eq. 16: ``()``."""
-        fused, tau = self.fuse(semantics), self.params.align_temperature
-        return self.contrast(info_nce, users, fused.user, behavior.user, tau) + self.contrast(
-            info_nce, items, fused.item, behavior.item, tau
-        )
-
-    def contrast(
-        self, loss: Callable[..., Tensor], rows: Tensor, query: Tensor, key: Tensor, *rest: Tensor | float
+    def behavior_loss(
+        self, behavior: UserItem, fused: UserItem, users: BatchRows, items: BatchRows
     ) -> Tensor:
-        """Contrast ``rows`` of two tables with the negatives that ``contrast_negatives`` names: ``()``."""
-        if self.params.contrast_negatives == "batch":
-            return loss(query[rows], key[rows], *rest)
-        return loss(query[rows], key[1:], *rest, target=rows - 1)  # without the padding row
+        """Align fused semantics with behaviour, users plus items, Eq. 16: ``()``."""
+        tau = self.params.align_temperature
+        return users.contrast(info_nce, fused.user, behavior.user, tau) + items.contrast(
+            info_nce, fused.item, behavior.item, tau
+        )

@@ -6,7 +6,7 @@ import torch
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
 from recbole_siger.graph.knn import semantic_graph
-from recbole_siger.model.layers import SparseMatrix
+from recbole_siger.model.propagation import SparseMatrix
 
 N_USERS, N_ITEMS = 101, 211
 

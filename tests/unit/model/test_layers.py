@@ -3,91 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.model.layers import (
-    FeatureGate,
-    SparseMatrix,
-    UserItem,
-    perturb,
-    propagate_last,
-    propagate_mean,
-    unit_rows,
-)
-
-
-def random_dense(n: int, m: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(5)
-    keep = torch.rand(n, m, generator=generator) < 0.4
-    keep[2] = False
-    return torch.randn(n, m, generator=generator) * keep
-
-
-def test_sparse_matrix_multiplies_as_the_dense_one():
-    dense = random_dense(11, 7)
-    matrix = SparseMatrix(dense.to_sparse())
-    x = torch.randn(7, 5, requires_grad=True)
-    y = x.detach().clone().requires_grad_()
-    torch.testing.assert_close(matrix(x), dense @ y)
-    (matrix(x) * torch.arange(5.0)).sum().backward()
-    ((dense @ y) * torch.arange(5.0)).sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
-    assert matrix.shape == (11, 7)
-
-
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_sparse_matrix_gradients(symmetric):
-    dense = random_dense(7, 7)
-    dense = dense + dense.T if symmetric else dense
-    matrix = SparseMatrix(dense.to_sparse(), symmetric=symmetric)
-    matrix.double()
-    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: matrix(matrix(t)) * t, x)
-    assert torch.autograd.gradgradcheck(lambda t: matrix(t).sin(), x)
-
-
-def test_sparse_matrix_follows_the_type_of_x():
-    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
-    x = torch.randn(7, 5, dtype=torch.float64)
-    torch.testing.assert_close(matrix(x), random_dense(11, 7).double() @ x)
-
-
-def test_sparse_matrix_without_gradients_and_without_entries():
-    with torch.no_grad():
-        out = SparseMatrix(torch.zeros(3, 2).to_sparse())(torch.ones(2, 5, requires_grad=True))
-    assert not out.requires_grad
-    assert torch.equal(out, torch.zeros(3, 5))
-
-
-def test_sparse_matrix_stays_out_of_checkpoints_and_symmetric_ones_are_stored_once():
-    dense = random_dense(7, 7)
-    one_way = SparseMatrix(dense.to_sparse())
-    both_ways = SparseMatrix((dense + dense.T).to_sparse(), symmetric=True)
-    assert not one_way.state_dict()
-    assert len(list(one_way.buffers())) == 6
-    assert len(list(both_ways.buffers())) == 3
-    assert "7 x 7" in repr(one_way)
-
-
-def test_sparse_matrix_refuses():
-    with pytest.raises(ValueError, match=r"sparse COO, got torch\.strided of shape \(2, 2\)"):
-        SparseMatrix(torch.ones(2, 2))
-    for dense in (random_dense(7, 7), random_dense(11, 7), torch.tensor([[0.0, 1.0], [2.0, 0.0]])):
-        with pytest.raises(ValueError, match="given as symmetric and is not"):
-            SparseMatrix(dense.to_sparse(), symmetric=True)
-    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
-    with pytest.raises(ValueError, match=r"shape \(7, d\), got \(11, 5\)"):
-        matrix(torch.ones(11, 5))
-
-
-def test_propagation_of_no_layers_is_the_input():
-    matrix, x = SparseMatrix(random_dense(7, 7).to_sparse()), torch.randn(7, 3)
-    assert torch.equal(propagate_mean(matrix, x, 0), x)
-    assert torch.equal(propagate_last(matrix, x, 0), x)
-
-
-@pytest.mark.parametrize("propagate", [propagate_mean, propagate_last])
-def test_propagation_refuses_negative_layers(propagate):
-    with pytest.raises(ValueError, match="n_layers must be at least 0, got -1"):
-        propagate(SparseMatrix(random_dense(7, 7).to_sparse()), torch.randn(7, 3), -1)
+from recbole_siger.model.layers import FeatureGate, UserItem, perturb, project, unit_rows
 
 
 def test_gate_starts_with_zero_biases_and_xavier_weights():
@@ -144,7 +60,77 @@ def test_perturb_lets_gradients_through_the_modulus_when_asked():
     assert not torch.allclose(with_path, without)
 
 
+def test_perturb_leaves_fixed_rows_alone():
+    x = torch.randn(11, 5, requires_grad=True)
+    moved = perturb(x, 0.1, generator=torch.Generator().manual_seed(3), n_fixed=4)
+    alone = perturb(x[4:], 0.1, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(moved, torch.cat([x[:4], alone]))
+    weight = torch.randn(11, 5)
+    (together,) = torch.autograd.grad((moved * weight).sum(), x)
+    (apart,) = torch.autograd.grad((alone * weight[4:]).sum(), x)
+    torch.testing.assert_close(together[4:], apart[4:])
+    assert torch.equal(together[:4], weight[:4])
+    assert torch.equal(perturb(x, 0.1, n_fixed=11), x)
+
+
+@pytest.mark.parametrize("modulus", [False, True])
+def test_perturb_gradients(modulus):
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    weight = (x.detach().norm(dim=1, keepdim=True) / x.detach().norm(dim=1).max()) if modulus else 1.0
+
+    def run(table: torch.Tensor) -> torch.Tensor:
+        return perturb(table, 0.5, generator=torch.Generator().manual_seed(0), modulus=modulus)
+
+    def written_out(table: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(table.shape, generator=generator, dtype=table.dtype)
+        order = torch.randperm(7, generator=generator)
+        noisy = table + 0.5 * weight * table.sign() * noise / noise.norm(dim=1, keepdim=True)
+        return table + 0.5 * weight * (noisy / noisy.norm(dim=1, keepdim=True))[order]
+
+    torch.testing.assert_close(run(x), written_out(x))
+    target = torch.randn(7, 3, dtype=torch.float64)
+    (mine,) = torch.autograd.grad((run(x) * target).sum(), x)
+    (plain,) = torch.autograd.grad((written_out(x) * target).sum(), x)
+    torch.testing.assert_close(mine, plain)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 256, 601])
+def test_project_is_a_linear_map_in_blocks(n_rows):
+    features, weight = torch.randn(n_rows, 13, requires_grad=True), torch.randn(5, 13, requires_grad=True)
+    bias = torch.randn(5, requires_grad=True)
+    mine, plain = project(features, weight, bias), torch.nn.functional.linear(features, weight, bias)
+    torch.testing.assert_close(mine, plain)
+    target = torch.randn(n_rows, 5)
+    for left, right in zip(
+        torch.autograd.grad((mine * target).sum(), (features, weight, bias)),
+        torch.autograd.grad((plain * target).sum(), (features, weight, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-4)
+
+
+def test_project_of_bfloat16_features_is_within_its_rounding():
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(1301, 211, generator=generator)
+    weight = torch.randn(5, 211, generator=generator, requires_grad=True)
+    target = torch.randn(1301, 5, generator=generator)
+    exact, rough = project(features.double(), weight.double()), project(features.bfloat16(), weight)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() / exact.norm() < 5e-3
+    (wanted,) = torch.autograd.grad((exact * target).sum(), weight)
+    (got,) = torch.autograd.grad((rough * target).sum(), weight)
+    assert 0 < (got - wanted).norm() / wanted.norm() < 5e-3
+
+
+def test_project_refuses():
+    with pytest.raises(ValueError, match=r"\(I, F\) and \(d, F\), got \(3, 2\) and \(5, 4\)"):
+        project(torch.ones(3, 2), torch.ones(5, 4))
+
+
 def test_perturb_refuses():
+    with pytest.raises(ValueError, match=r"n_fixed must be in \[0, 5\], got 6"):
+        perturb(torch.ones(5, 2), 0.1, n_fixed=6)
     with pytest.raises(ValueError, match=r"shape \(I, d\), got \(5,\)"):
         perturb(torch.ones(5), 0.1)
     with pytest.raises(ValueError, match=r"eps must be at least 0, got -0\.1"):

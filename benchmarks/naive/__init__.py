@@ -1,0 +1,1 @@
+"""Plain implementations of what the package makes fast: the other side of every ratio."""

@@ -1,0 +1,85 @@
+"""The data that speed is measured on: real interactions of Amazon sets, random features of their widths.
+
+How long a step takes depends on the sizes and on which items go together, not on what the features say.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["SHAPES", "Shape", "write_dataset"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a dataset's training part, without padding; features are 4096 and 384 wide."""
+
+    n_users: int
+    n_items: int
+    n_train: int
+
+
+SHAPES = {
+    "baby": Shape(19_445, 7_050, 118_551),
+    "sports": Shape(35_598, 18_357, 218_409),
+    "clothing": Shape(39_387, 23_033, 197_338),
+}
+WIDTHS = {"image": 4096, "text": 384}
+
+
+def write_dataset(folder: Path, name: str, data_path: Path | None) -> bool:
+    """Write ``<folder>/<name>`` in the format of the package.
+
+    Args:
+        folder: Where to write.
+        name: Key of :data:`SHAPES`.
+        data_path: Where ``<name>`` lies as `import-mmrec` writes it; without it, or without the set,
+            interactions are drawn with the popularity of a power law.
+
+    Returns:
+        Whether the interactions are the real ones.
+    """
+    target, rng = folder / name, np.random.default_rng(0)
+    target.mkdir(parents=True)
+    source = data_path and data_path / name
+    real = bool(source and (source / f"{name}.train.inter").is_file())
+    if real and source:
+        for split in ("train", "valid", "test"):
+            shutil.copyfile(source / f"{name}.{split}.inter", target / f"{name}.{split}.inter")
+        lines = (
+            line for split in ("train", "valid", "test") for line in (target / f"{name}.{split}.inter").open()
+        )
+        items = sorted({line.split("\t")[1].strip() for line in lines} - {"item_id:token"})
+    else:
+        items = _draw_interactions(target, name, SHAPES[name], rng)
+    for modality, width in WIDTHS.items():
+        features = rng.standard_normal((len(items), width), dtype=np.float32)
+        np.save(target / f"{name}.{modality}.npy", features)
+        (target / f"{name}.{modality}.ids").write_text(
+            "".join(f"{item}\n" for item in items), encoding="utf-8"
+        )
+    (target / f"{name}.yaml").write_text(
+        "benchmark_filename: [train, valid, test]\nload_col:\n  inter: [user_id, item_id]\n"
+        f"protocol: mmrec\nfeatures: [{', '.join(WIDTHS)}]\n",
+        encoding="utf-8",
+    )
+    return real
+
+
+def _draw_interactions(target: Path, name: str, shape: Shape, rng: np.random.Generator) -> list[str]:
+    """Draw the three splits; every user and item occurs in training."""
+    popularity = rng.permutation(1 / np.arange(1, shape.n_items + 1) ** 0.7)
+    for split, n_rows in (("train", shape.n_train), ("valid", shape.n_users), ("test", shape.n_users)):
+        users = np.resize(np.arange(shape.n_users), n_rows)
+        items = rng.choice(shape.n_items, n_rows, p=popularity / popularity.sum())
+        if split == "train":
+            items[: shape.n_items] = np.arange(shape.n_items)
+        pairs = np.unique(np.stack([users, items], axis=1), axis=0)
+        with (target / f"{name}.{split}.inter").open("w", encoding="utf-8") as stream:
+            stream.write("user_id:token\titem_id:token\n")
+            stream.writelines(f"{user}\t{item}\n" for user, item in pairs.tolist())
+    return [str(item) for item in range(shape.n_items)]

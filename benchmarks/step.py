@@ -1,0 +1,147 @@
+"""How long does a training step of SIGER take, against the usual way and against RecBole's LightGCN?
+
+    python -m benchmarks.step --data_path=dataset --shapes baby sports
+
+Each candidate trains on the same batches of real interactions, in turn; features are random, 4096 and 384
+wide. First the losses of one step are compared with those of the naive model: they must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
+from benchmarks.naive.siger import NaiveSIGER
+from benchmarks.shapes import SHAPES, write_dataset
+from recbole_siger.config import Config
+from recbole_siger.quick_start import Experiment, build_experiment
+from recbole_siger.run_folder import RunFolder
+
+CANDIDATES = {
+    "naive, features trained": ("SIGER", {}),
+    "naive, features frozen": ("SIGER", {}),
+    "SIGER, features trained": ("SIGER", {"train_features": True}),
+    "SIGER, float32": ("SIGER", {}),
+    "SIGER, bfloat16": ("SIGER", {"feature_dtype": "bfloat16"}),
+    "RecBole's LightGCN": ("LightGCN", {"n_layers": 3}),
+    "RecBole's LightGCN, our product": ("LightGCN", {"n_layers": 3}),
+}
+BASE = "naive, features trained"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby", "sports"])
+    parser.add_argument("--rounds", type=int, default=15, help="counted steps of each candidate")
+    parser.add_argument("--memory", action="store_true", help="also the peak of each in a process of its own")
+    parser.add_argument("--quick", action="store_true", help="Baby alone, 5 rounds")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
+    options = parser.parse_args()
+    shapes, rounds = (["baby"], 5) if options.quick else (options.shapes, options.rounds)
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            real = write_dataset(Path(folder), shape, options.data_path)
+            records = measure_shape(Path(folder), shape, rounds, options.memory)
+        for record in records:
+            record["interactions"] = "real" if real else "drawn"
+        write_records(options.out, records)
+
+
+def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
+    """Time every candidate on one dataset."""
+    print(f"{shape}: largest difference to the naive losses {compare_losses(folder, shape):.1e} (relative)")
+    steps = {name: make_step(folder, shape, name) for name in CANDIDATES}
+    times = {name: spread(s) for name, s in interleave(steps, rounds, warmup=2).items()}
+    del steps
+    records = []
+    for name, seconds in times.items():
+        record = {"benchmark": "step", "shape": shape, "candidate": name, "seconds": seconds}
+        record["ratio"] = times[BASE]["median"] / seconds["median"]
+        if memory:
+            record["peak_mib"] = fresh_process_peak(run_alone, folder, shape, name)[1]
+        records.append(record)
+    print_table(
+        f"A training step, {shape}",
+        ("candidate", "ms", "from", "to", f"{BASE} / it", "peak MiB"),
+        [
+            (
+                r["candidate"],
+                *(1000 * r["seconds"][k] for k in ("median", "min", "max")),
+                r["ratio"],
+                r.get("peak_mib", ""),
+            )
+            for r in records
+        ],
+    )
+    return records
+
+
+def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
+    """Build the parts of one run, silently."""
+    values = {"data_path": str(folder), "saved": False, **options}
+    logging.disable(logging.INFO)
+    with contextlib.redirect_stderr(io.StringIO()):
+        return build_experiment(Config(model, shape, config_dict=values), RunFolder(folder))
+
+
+def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
+    """Return a function that trains one batch; it goes through the same batches for each candidate."""
+    kind, options = CANDIDATES[name]
+    experiment = build(folder, shape, kind, **options)
+    model, optimizer = experiment.model, experiment.trainer.optimizer
+    if name.startswith("naive"):
+        model = NaiveSIGER(model, train_features=name.endswith("trained"))
+        optimizer = torch.optim.Adam(
+            [p for p in model.parameters() if p.requires_grad], lr=experiment.config["learning_rate"]
+        )
+    if name == "RecBole's LightGCN":
+        model.norm_adj_matrix = model.get_norm_adj_mat()
+    model.train()
+    batches = [batch for batch, _ in zip(experiment.train_data, range(4), strict=False)]
+    turn = 0
+
+    def step() -> None:
+        nonlocal turn
+        batch = batches[turn % len(batches)]
+        turn += 1
+        optimizer.zero_grad()
+        losses = model.calculate_loss(batch)
+        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+        optimizer.step()
+
+    return step
+
+
+def run_alone(folder: Path, shape: str, name: str) -> None:
+    """Take a few steps; what a fresh process does to have its peak read."""
+    step = make_step(folder, shape, name)
+    for _ in range(4):
+        step()
+
+
+def compare_losses(folder: Path, shape: str) -> float:
+    """Return the largest relative difference of a loss term between SIGER and the naive model."""
+    experiment = build(folder, shape, "SIGER")
+    model = experiment.model
+    naive = NaiveSIGER(model, train_features=False)
+    naive.generator.set_state(model.generator.get_state())
+    batch = next(iter(experiment.train_data))
+    pairs = zip(model.calculate_loss(batch), naive.calculate_loss(batch), strict=True)
+    return max(abs(a.item() - b.item()) / abs(b.item()) for a, b in pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Which rows of the tables a training step needs, so that losses touch no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BatchRows", "batch_rows"]
+
+
+class BatchRows(NamedTuple):
+    """Users or items of a batch: the contrasted ones first, then others.
+
+    Attributes:
+        ids: Rows of the whole table, ``(n,)`` or a slice.
+        key_ids: The first of them, ``(n_keys,)`` or a slice: those that are contrasted.
+        n_keys: How many those are.
+        queries: Positions among them of those that query, ``(q,)``; None: all.
+        positions: For each list of ids that was given, where each stands in ``ids``, ``(B,)`` each.
+    """
+
+    ids: Tensor | slice
+    key_ids: Tensor | slice
+    n_keys: int
+    queries: Tensor | None
+    positions: tuple[Tensor, ...]
+
+    def contrast(
+        self, loss: Callable[..., Tensor], query: Tensor, key: Tensor, *rest: Tensor | float
+    ) -> Tensor:
+        """Contrast queries with keys.
+
+        Args:
+            loss: Such as :func:`~recbole_siger.model.loss.info_nce`, or with a third table, the anchor.
+            query: Table of queries, rows ``ids`` or ``key_ids`` of the whole table.
+            key: Table of keys, of the same rows.
+            rest: What else ``loss`` takes; tables are of the same rows.
+
+        Returns:
+            The loss, ``()``.
+        """
+        others = (self._queries_of(x) if isinstance(x, Tensor) else x for x in rest)
+        return loss(self._queries_of(query), key[: self.n_keys], *others, target=self.queries)
+
+    def _queries_of(self, table: Tensor) -> Tensor:
+        return table[: self.n_keys] if self.queries is None else table[self.queries]
+
+
+def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str) -> BatchRows:
+    """Choose the rows that a batch needs.
+
+    Args:
+        ids: Contrasted users or items of the batch, ``(B,)``, in ``[1, n_rows)``; repeated ones count once.
+        others: Further ids of the same kind, ``(B,)`` each: needed, but not contrasted.
+        n_rows: Rows of the whole table, padding row 0 included.
+        negatives: ``"batch"`` contrasts the distinct ``ids`` with each other; ``"full"`` with every row but
+            the padding.
+
+    Returns:
+        The rows, with the positions of ``ids`` and ``others`` in this order.
+
+    Raises:
+        ValueError: If ``negatives`` is something else.
+
+    Example:
+        >>> rows = batch_rows(torch.tensor([5, 2, 5]), torch.tensor([7, 2, 1]), n_rows=9, negatives="batch")
+        >>> rows.ids.tolist(), rows.n_keys, [p.tolist() for p in rows.positions]
+        ([2, 5, 7, 2, 1], 2, [[1, 0, 1], [2, 3, 4]])
+    """
+    distinct, position = ids.unique(return_inverse=True)
+    if negatives == "full":
+        every = slice(1, None)
+        return BatchRows(every, every, n_rows - 1, distinct - 1, tuple(x - 1 for x in (ids, *others)))
+    if negatives != "batch":
+        raise ValueError(f"negatives must be 'batch' or 'full', got {negatives!r}")
+    positions, start = [position], len(distinct)
+    for other in others:
+        positions.append(torch.arange(start, start + len(other), device=ids.device))
+        start += len(other)
+    return BatchRows(torch.cat([distinct, *others]), distinct, len(distinct), None, tuple(positions))

@@ -1,0 +1,216 @@
+"""Products with fixed sparse matrices, and propagation over graphs: Eqs. 1-2 and 10 of SIGER."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["SparseMatrix", "propagate_last", "propagate_mean"]
+
+
+class SparseMatrix(nn.Module):
+    r"""A fixed sparse matrix that multiplies dense ones.
+
+    Gradients flow to the dense factor through the stored transpose, never to the matrix. The arrays are
+    buffers: they follow the module to its device and stay out of checkpoints.
+
+    Args:
+        matrix: Sparse COO tensor, shape ``(n, m)``; duplicate entries are summed.
+        symmetric: The matrix equals its transpose, which is then not stored a second time.
+
+    Raises:
+        ValueError: If ``matrix`` is not a sparse COO matrix, or is not as symmetric as said.
+
+    Example:
+        >>> matrix = SparseMatrix(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]]).to_sparse())
+        >>> matrix(torch.tensor([[1.0], [10.0], [100.0]])).tolist()
+        [[20.0], [301.0]]
+    """
+
+    crow: Tensor  # (n + 1,) x int64
+    col: Tensor  # (nnz,) x int64
+    val: Tensor  # (nnz,) x float32
+    transposed_crow: Tensor  # (m + 1,) x int64; absent, as the next two, where symmetric
+    transposed_col: Tensor
+    transposed_val: Tensor
+
+    def __init__(self, matrix: Tensor, *, symmetric: bool = False) -> None:
+        super().__init__()
+        if matrix.layout != torch.sparse_coo or matrix.dim() != 2:
+            given = f"{matrix.layout} of shape {tuple(matrix.shape)}"
+            raise ValueError(f"matrix must be 2-d sparse COO, got {given}")
+        matrix = matrix.detach().coalesce()
+        transpose = matrix.t().coalesce()
+        if symmetric and not _equal(matrix, transpose):
+            raise ValueError(f"matrix of shape {tuple(matrix.shape)} was given as symmetric and is not")
+        self.shape = matrix.shape
+        self.symmetric = symmetric
+        self._register("", matrix)
+        if not symmetric:
+            self._register("transposed_", transpose)
+
+    def _register(self, prefix: str, matrix: Tensor) -> None:
+        for name, array in zip(("crow", "col", "val"), _csr_arrays(matrix), strict=True):
+            self.register_buffer(prefix + name, array, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply: ``(m, d)`` to ``(n, d)``, in the type of ``x``.
+
+        Raises:
+            ValueError: If ``x`` has another shape.
+        """
+        self.check(x)
+        product: Tensor = _SparseProduct.apply(x, *self.pair())
+        return product
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` can be multiplied: ``(m, d)``."""
+        if x.dim() != 2 or x.shape[0] != self.shape[1]:
+            raise ValueError(f"x must have shape ({self.shape[1]}, d), got {tuple(x.shape)}")
+
+    def pair(self) -> tuple[_Csr, _Csr]:
+        """Return the matrix and its transpose."""
+        matrix = _Csr(self.crow, self.col, self.val, self.shape[1])
+        if self.symmetric:
+            return matrix, matrix
+        return matrix, _Csr(self.transposed_crow, self.transposed_col, self.transposed_val, self.shape[0])
+
+    def extra_repr(self) -> str:
+        """Say the size, for ``print(model)``."""
+        return f"{self.shape[0]} x {self.shape[1]}, {len(self.val)} non-zeros"
+
+
+class _Csr(NamedTuple):
+    """A compressed sparse matrix of shape ``(len(crow) - 1, n_columns)``."""
+
+    crow: Tensor
+    col: Tensor
+    val: Tensor
+    n_columns: int
+
+    def times(self, x: Tensor) -> Tensor:
+        """Multiply by the fastest way of the device that ``x`` is on."""
+        return self.times_by_csr(x) if x.is_cuda else self.times_by_bags(x)
+
+    def times_by_bags(self, x: Tensor) -> Tensor:
+        # A bag is a row. On CPU 12 times as fast as torch.sparse.mm of a COO tensor.
+        value = self.val.to(x.dtype)
+        return functional.embedding_bag(
+            self.col, x, self.crow, mode="sum", per_sample_weights=value, include_last_offset=True
+        )
+
+    def times_by_csr(self, x: Tensor) -> Tensor:
+        shape, value = (len(self.crow) - 1, self.n_columns), self.val.to(x.dtype)
+        return torch.sparse_csr_tensor(self.crow, self.col, value, shape, check_invariants=False) @ x
+
+
+class _SparseProduct(torch.autograd.Function):
+    """A x with the gradient A^T g. torch's own backward would transpose A again at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: _Csr, transpose: _Csr) -> Tensor:
+        ctx.matrix, ctx.transpose = matrix, transpose
+        return matrix.times(x.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _SparseProduct.apply(grad, ctx.transpose, ctx.matrix), None, None
+
+
+def _csr_arrays(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    row, col = matrix.indices()
+    crow = torch.zeros(matrix.shape[0] + 1, dtype=torch.int64, device=row.device)
+    crow[1:] = torch.bincount(row, minlength=matrix.shape[0]).cumsum(0)
+    return crow, col.contiguous(), matrix.values().float()
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    """Compare two coalesced sparse tensors up to rounding."""
+    same_places = left.shape == right.shape and torch.equal(left.indices(), right.indices())
+    return same_places and torch.allclose(left.values(), right.values())
+
+
+def propagate_mean(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+    r"""Average the embeddings of layers 0 to L (LightGCN).
+
+    .. math::
+        \hat E = \frac{1}{L+1} \sum_{l=0}^{L} A^l E = \frac{E + A (E + A (E + \dots))}{L + 1}
+
+    Source: Eqs. 1-2 of SIGER. The nested form keeps one table instead of L + 1. Nodes without neighbours keep
+    ``x / (L + 1)``.
+
+    Args:
+        matrix: Normalised adjacency A, shape ``(n, n)``.
+        x: Embeddings of layer 0, shape ``(n, d)``.
+        n_layers: L, >= 0; 0 returns ``x``.
+
+    Returns:
+        Mean embeddings, shape ``(n, d)``.
+
+    Raises:
+        ValueError: If ``n_layers`` is negative or the shapes do not fit.
+
+    Example:
+        >>> swap = SparseMatrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).to_sparse(), symmetric=True)
+        >>> propagate_mean(swap, torch.tensor([[0.0], [3.0]]), n_layers=2).tolist()
+        [[1.0], [2.0]]
+    """
+    _check_layers(n_layers)
+    matrix.check(x)
+    mean: Tensor = _MeanPropagation.apply(x, *matrix.pair(), n_layers)
+    return mean
+
+
+def propagate_last(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+    r"""Propagate and keep the last layer only.
+
+    .. math::
+        \tilde E = S^L E
+
+    Source: Eq. 10 of SIGER. Nodes without neighbours become zero.
+
+    Args:
+        matrix: Normalised graph S, shape ``(n, n)``.
+        x: Embeddings of layer 0, shape ``(n, d)``.
+        n_layers: L, >= 0; 0 returns ``x``.
+
+    Returns:
+        Embeddings of layer L, shape ``(n, d)``.
+
+    Raises:
+        ValueError: If ``n_layers`` is negative or the shapes do not fit.
+
+    Example:
+        >>> double = SparseMatrix(torch.tensor([[2.0]]).to_sparse())
+        >>> propagate_last(double, torch.tensor([[1.0]]), n_layers=3).item()
+        8.0
+    """
+    _check_layers(n_layers)
+    for _ in range(n_layers):
+        x = matrix(x)
+    return x
+
+
+class _MeanPropagation(torch.autograd.Function):
+    """(x + A (x + A (x + ...))) / (L + 1), summed in place; its gradient is the same with A^T."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: _Csr, transpose: _Csr, n_layers: int) -> Tensor:
+        ctx.matrix, ctx.transpose, ctx.n_layers = matrix, transpose, n_layers
+        total = x = x.contiguous()
+        for _ in range(n_layers):
+            total = matrix.times(total).add_(x)
+        return total.div_(n_layers + 1) if n_layers else x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        back = _MeanPropagation.apply(grad, ctx.transpose, ctx.matrix, ctx.n_layers)
+        return back, None, None, None
+
+
+def _check_layers(n_layers: int) -> None:
+    if n_layers < 0:
+        raise ValueError(f"n_layers must be at least 0, got {n_layers}")
