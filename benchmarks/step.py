@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable
@@ -97,8 +98,8 @@ def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
         return build_experiment(Config(model, shape, config_dict=values), RunFolder(folder))
 
 
-def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
-    """Return a function that trains one batch; it goes through the same batches for each candidate."""
+def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable[[Any], None]]:
+    """Build a candidate; return its parts and the function that trains one batch."""
     kind, options = CANDIDATES[name]
     experiment = build(folder, shape, kind, **options)
     model, optimizer = experiment.model, experiment.trainer.optimizer
@@ -108,21 +109,24 @@ def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
             [p for p in model.parameters() if p.requires_grad], lr=experiment.config["learning_rate"]
         )
     if name == "RecBole's LightGCN":
-        model.norm_adj_matrix = model.get_norm_adj_mat()
+        model.norm_adj_matrix = model.get_norm_adj_mat().to(experiment.config["device"])
     model.train()
-    batches = [batch for batch, _ in zip(experiment.train_data, range(4), strict=False)]
-    turn = 0
 
-    def step() -> None:
-        nonlocal turn
-        batch = batches[turn % len(batches)]
-        turn += 1
+    def train(batch: Any) -> None:
         optimizer.zero_grad()
         losses = model.calculate_loss(batch)
         (sum(losses) if isinstance(losses, tuple) else losses).backward()
         optimizer.step()
 
-    return step
+    return experiment, train
+
+
+def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
+    """Return a function that trains one batch; it goes through the same batches for each candidate."""
+    experiment, train = candidate(folder, shape, name)
+    device = experiment.config["device"]
+    batches = itertools.cycle([b.to(device) for b in itertools.islice(experiment.train_data, 4)])
+    return lambda: train(next(batches))
 
 
 def run_alone(folder: Path, shape: str, name: str) -> None:

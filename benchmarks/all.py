@@ -1,0 +1,49 @@
+"""Run every benchmark, one after the other, each in a process of its own.
+
+python -m benchmarks.all --quick
+python -m benchmarks.all --data_path=dataset --out=results/performance.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+from benchmarks.measure import machine
+
+SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs")
+
+
+def main() -> int:
+    """Run the scripts; return 1 if one of them failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small shapes and few rounds: five minutes in all"
+    )
+    parser.add_argument("--data_path", help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--out", help="file of JSON lines to append to")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="these alone")
+    options = parser.parse_args()
+    print(json.dumps(machine()))
+    arguments = ["--quick"] if options.quick else []
+    for name in ("data_path", "out"):
+        if getattr(options, name):
+            arguments.append(f"--{name}={getattr(options, name)}")
+    failed = []
+    for script in options.only:
+        start = time.perf_counter()
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{script}", *arguments], check=False).returncode:
+            failed.append(script)
+        print(f"{script}: {time.perf_counter() - start:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""How long does an epoch take, sampling and validation included, and what does a run need of memory?
+
+    python -m benchmarks.epoch --data_path=dataset --shapes baby sports
+
+Each candidate trains whole epochs in turn. The naive model has RecBole's own loader. Memory is the peak of a
+process of its own that trains two epochs and validates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
+from benchmarks.shapes import SHAPES, write_dataset
+from benchmarks.step import candidate
+
+NAMES = (
+    "naive, features trained",
+    "naive, features frozen",
+    "SIGER, float32",
+    "SIGER, bfloat16",
+    "RecBole's LightGCN",
+)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby", "sports"])
+    parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each candidate")
+    parser.add_argument("--quick", action="store_true", help="Baby alone, one epoch, without the naive model")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
+    options = parser.parse_args()
+    shapes, rounds = (["baby"], 1) if options.quick else (options.shapes, options.rounds)
+    names = NAMES[2:] if options.quick else NAMES
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            real = write_dataset(Path(folder), shape, options.data_path)
+            records = measure_shape(Path(folder), shape, names, rounds)
+        write_records(options.out, [{**r, "interactions": "real" if real else "drawn"} for r in records])
+
+
+def measure_shape(folder: Path, shape: str, names: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
+    """Time every candidate on one dataset."""
+    peaks = {name: fresh_process_peak(run_alone, folder, shape, name)[1] for name in names}
+    parts = {name: make_epoch(folder, shape, name) for name in names}
+    train = interleave({name: epoch for name, (epoch, _) in parts.items()}, rounds)
+    valid = interleave({name: validate for name, (_, validate) in parts.items()}, rounds)
+    records = [
+        {
+            "benchmark": "epoch",
+            "shape": shape,
+            "candidate": name,
+            "seconds_train": spread(train[name]),
+            "seconds_valid": spread(valid[name]),
+            "peak_mib": peaks[name],
+        }
+        for name in names
+    ]
+    print_table(
+        f"An epoch, {shape}",
+        (
+            "candidate",
+            "training s",
+            "from",
+            "to",
+            "validation s",
+            "both / training",
+            "first / it",
+            "peak MiB",
+        ),
+        [
+            (
+                r["candidate"],
+                *(r["seconds_train"][k] for k in ("median", "min", "max")),
+                r["seconds_valid"]["median"],
+                1 + r["seconds_valid"]["median"] / r["seconds_train"]["median"],
+                records[0]["seconds_train"]["median"] / r["seconds_train"]["median"],
+                r["peak_mib"],
+            )
+            for r in records
+        ],
+    )
+    return records
+
+
+def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what trains one epoch and what validates."""
+    experiment, train = candidate(folder, shape, name)
+    loader, device, trainer = experiment.train_data, experiment.config["device"], experiment.trainer
+    if name.startswith("naive"):
+        from recbole.data.dataloader import TrainDataLoader
+
+        loader = TrainDataLoader(experiment.config, loader._dataset, loader._sampler, shuffle=True)
+
+    def epoch() -> None:
+        experiment.model.train()
+        for batch in loader:
+            train(batch.to(device))
+
+    def validate() -> None:
+        trainer.evaluate(experiment.valid_data, load_best_model=False)
+
+    return epoch, validate
+
+
+def run_alone(folder: Path, shape: str, name: str) -> float:
+    """Train two epochs of a run and validate; return the seconds. What a fresh process does."""
+    epoch, validate = make_epoch(folder, shape, name)
+    start = time.perf_counter()
+    for _ in range(2):
+        epoch()
+        validate()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
