@@ -214,6 +214,22 @@ class RunFolder:
         write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
         self.file(CHECKPOINT).unlink(missing_ok=True)
 
+    def read_results(self) -> dict[str, Any]:
+        """Return what :meth:`write_results` kept.
+
+        Raises:
+            UserError: If the run is unfinished, or the file is damaged.
+        """
+        file = self.file("results.json")
+        if not file.is_file():
+            raise UserError(
+                f"{file}: missing; the run is unfinished, `recbole-siger resume {self.path}` first"
+            )
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{file}: damaged; train again") from None
+
     # ---- tensors
 
     def write_tensors(self, name: str, state: Mapping[str, Tensor], **metadata: Any) -> None:
