@@ -196,9 +196,12 @@ def test_only_cold_items_are_candidates_where_said(kind: dict[str, Any], small: 
         ({"cold_start": {"kind": "item", "ratio": 0.05}}, "1 of 31 items would be cold"),
         (
             {"cold_start": {"kind": "item_few_shot", "max_train": 0}},
-            "no item with so few training rows is tested",
+            "no item with so few training rows is evaluated in test",
         ),
-        ({"cold_start": {"kind": "user", "max_train": 6}}, "no user with so few training rows is tested"),
+        (
+            {"cold_start": {"kind": "user", "max_train": 6}},
+            "no user with so few training rows is evaluated in test",
+        ),
         (
             {"cold_start": {"kind": "item"}, "protocol": "recbole", "eval_args": {"mode": "uni5"}},
             "cold_start ranks all items; use `full`",
