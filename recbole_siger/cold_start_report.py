@@ -23,6 +23,7 @@ __all__ = ["cold_start_report"]
 _log = logging.getLogger(__name__)
 
 GROUPS = {"": "all", "[cold]": "cold", "[warm]": "warm"}
+_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
 COLOURS = {"all": "#8c8c8c", "cold": "#0072b2", "warm": "#e69f00"}  # told apart by the colour-blind too
 
 
@@ -167,7 +168,11 @@ def _markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     cells = [f"{first['chance'][name]:.4f}" if name in first["chance"] else "" for name in names]
     lines.append(f"| chance | | {' | '.join(cells)} | |")
     if any(result.get("scores_cold_items") is False for result in results.values()):
-        lines += ["", "A model that does not score cold items ranks them by chance or by item order."]
+        lines += [
+            "",
+            "A model that does not score cold items places those without a training row by item order",
+        ]
+        lines += ["or by chance."]
     return "\n".join([*lines, ""])
 
 
@@ -208,7 +213,14 @@ def _bars(axes: Any, results: Mapping[str, Mapping[str, Any]], metric: str, grou
         left = [x - 0.4 + width * (place + 0.5) for x in range(len(results))]
         height = [result["test"][f"{metric}{group}"] for result in results.values()]
         bars = axes.bar(left, height, width * 0.92, label=label, color=COLOURS[label])
-        axes.bar_label(bars, [f"{value:.3f}".lstrip("0") for value in height], fontsize=6, padding=1)
+        axes.bar_label(
+            bars,
+            [f"{value:.3f}".lstrip("0") for value in height],
+            fontsize=6,
+            padding=1,
+            zorder=4,
+            bbox=_WHITE,
+        )
         if f"{metric}{group}" in chance:
             ends = ([x - width / 2 for x in left], [x + width / 2 for x in left])
             name = "chance" if group == groups[-1] else None
