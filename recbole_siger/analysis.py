@@ -86,11 +86,11 @@ def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
     """Tell which items have a feature in each modality of the run; empty where files are not at hand."""
     if not hasattr(dataset, "feature_files") or not config["features"]:
         return {}
-    files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
-    if not all(file.is_file() for file in files.values()):
-        return {}
     run = config.run
     try:
+        files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
+        if not all(file.is_file() for file in files.values()):
+            return {}
         return {
             name: has_feature(
                 load_features(

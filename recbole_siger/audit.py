@@ -193,7 +193,7 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
             "FAIL", "selection", f"{file}: missing or damaged, so nothing shows how the epoch was chosen"
         )
         return
-    looked = [line["epoch"] for line in lines if any("test" in key for key in line)]
+    looked = [line["epoch"] for line in lines if any(key.startswith("test") for key in line)]
     if looked:
         yield Finding("FAIL", "selection", f"metrics.jsonl: test was looked at in epoch {looked[0]}")
     metric, best = config["valid_metric"].lower(), results.get("best_epoch")
@@ -245,7 +245,8 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
         found["valid"] = results["valid"]
     for part, metrics in found.items():
         for key, value in results[part].items():
-            if abs(metrics.get(key, np.inf) - value) > 1e-3:  # another machine may round scores otherwise
+            off = abs(metrics.get(key, np.inf) - value)
+            if off > 1e-3 * max(1, abs(value)):  # another machine may round scores otherwise
                 text = f"{part} {key} of model.safetensors is {metrics.get(key)}, results.json says {value}"
                 yield Finding("FAIL", "weights", text)
                 return
