@@ -21,10 +21,11 @@ import numpy as np
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["evaluate_run", "resume_run", "run_experiment"]
+__all__ = ["config_of_run", "evaluate_run", "resume_run", "run_experiment", "scores_cold_items"]
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
     with logging_to(run.file("run.log")):
-        experiment = build_experiment(_config_of(run, data_path), run)
+        experiment = build_experiment(config_of_run(run, data_path), run)
         run.check_ids(*_tokens(experiment.dataset))
         run.check_digests(experiment.digests())
         if run.file(CHECKPOINT).exists():
@@ -108,7 +109,7 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
     """
     run = RunFolder.open(run_dir)
     with logging_to(None):
-        experiment = build_experiment(_config_of(run, data_path, prepare=None), run)
+        experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
         run.check_ids(*_tokens(experiment.dataset))
         run.check_digests(experiment.digests())
         experiment.trainer.load_model(run)
@@ -116,7 +117,7 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
         return experiment.test()
 
 
-def _config_of(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
+def config_of_run(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
     """Return the configuration that a run folder keeps."""
     moved = {} if data_path is None else {"data_path": str(data_path)}
     return Config(config_dict={**run.read_config(), **moved, **changes})
@@ -140,14 +141,20 @@ class Experiment:
         config, run, trainer = self.config, self.run, self.trainer
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
+        facts = protocol_facts(config, self.digests())
         results = {
             "model": config["model"],
             "dataset": config["dataset"],
             "protocol": config.run.protocol,
+            "protocol_id": protocol_id(facts),
+            "protocol_facts": facts,
+            "candidates": candidates_of(config),
             "seed": config.run.seed,
             "best_epoch": trainer.best_epoch,
             "valid": {key: float(value) for key, value in (valid or {}).items()},
             "test": test,
+            **self._details(),
+            **({"scores_cold_items": scores_cold_items(self.model)} if asks_for_cold_items(config) else {}),
             "n_epochs": trainer.n_epochs,
             "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
             "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
@@ -161,11 +168,28 @@ class Experiment:
         _log.info("run folder: %s", run.path)
         return {**results, "run_dir": str(run.path)}
 
+    def loaders(self) -> tuple[Any, Any, Any]:
+        """Return the loaders of training, validation and test."""
+        return self.train_data, self.valid_data, self.test_data
+
+    def _details(self) -> dict[str, Any]:
+        """Look into the ranking of the last test; write ``users.csv``."""
+        from recbole_siger.analysis import analyse, chance_of, users_table
+
+        ranking, train = self.trainer.ranking, self.train_data._dataset
+        if ranking is None:  # metrics of values rank nothing
+            return {"test_beyond": {}, "slices": {}}
+        topk = list(self.config["topk"])
+        self.run.write_users(users_table(ranking, topk, train))
+        details = analyse(ranking, self.config, train, self.dataset)
+        if self.config.cold_start is not None:
+            details["chance"] = chance_of(ranking, self.test_data, topk)
+        return details
+
     def digests(self) -> dict[str, str]:
         """Return a SHA-256 of each split's interactions, in any order, and of each feature matrix in use."""
         parts = {}
-        loaders = {"train": self.train_data, "valid": self.valid_data, "test": self.test_data}
-        for name, loader in loaders.items():
+        for name, loader in zip(("train", "valid", "test"), self.loaders(), strict=True):
             split = loader._dataset
             users, items = (split.inter_feat[field].numpy() for field in (split.uid_field, split.iid_field))
             parts[name] = np.sort(users * split.item_num + items)
@@ -175,10 +199,14 @@ class Experiment:
 
     def test(self) -> dict[str, float]:
         """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
+        return self.evaluate(self.test_data)
+
+    def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
+        """Evaluate the best epoch on a loader, by default with the run's seed."""
         from recbole.utils import init_seed
 
-        init_seed(self.config.run.seed, self.config["reproducibility"])
-        return self.trainer.evaluate(self.test_data)
+        init_seed(self.config.run.seed if seed is None else seed, self.config["reproducibility"])
+        return self.trainer.evaluate(loader)
 
 
 def build_experiment(config: Config, run: RunFolder) -> Experiment:
@@ -207,6 +235,11 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     init_seed(config.run.seed, config["reproducibility"])
     model = config.model_class(config, train_data._dataset).to(config["device"])
     accelerate(model)
+    if asks_for_cold_items(config) and not scores_cold_items(model):
+        _log.info(
+            "%s cannot score an item without training rows: what it says of one is chance or item order",
+            config["model"],
+        )
     trainer = build_trainer(config, model, run)
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 
@@ -238,12 +271,30 @@ def _load(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     from recbole.data import create_dataset, data_preparation
 
     protocol = config.run.protocol
+    if config.cold_start is not None:
+        raise UserError(
+            f"{config.origin['cold_start']}: cold_start is for general recommenders; leave it out"
+        )
     if protocol != "recbole":
         raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
     with tempfile.TemporaryDirectory() as empty:
         config["checkpoint_dir"] = empty  # RecBole would unpickle a dataset that it finds there
         recbole_dataset = create_dataset(config)
         return recbole_dataset, data_preparation(config, recbole_dataset)
+
+
+def asks_for_cold_items(config: Config) -> bool:
+    """Tell whether results are told for cold items."""
+    return config.cold_start is not None and config.cold_start.kind != "user"
+
+
+def scores_cold_items(model: Any) -> bool:
+    """Tell whether a model has something to say about an item without training rows.
+
+    Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item
+    keeps an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
+    """
+    return bool(getattr(model, "scores_cold_items", False))
 
 
 def _tokens(dataset: Any) -> tuple[list[str], list[str]]:
