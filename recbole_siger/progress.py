@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import resource
@@ -17,6 +18,8 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from recbole_siger.errors import UserError
 
 __all__ = ["EpochRecord", "Progress", "logging_to", "peak_memory_mib"]
 
@@ -89,13 +92,25 @@ class Progress:
 
 @contextmanager
 def logging_to(file: Path | None) -> Iterator[None]:
-    """Send this package's log to the terminal, and with RecBole's to ``file``."""
+    """Send this package's log to the terminal, and with RecBole's to ``file``.
+
+    Raises:
+        UserError: If another process is logging to ``file``: it is at the same run.
+    """
     ours, root = logging.getLogger("recbole_siger"), logging.getLogger()
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[tuple[logging.Logger, logging.Handler]] = [(ours, screen)]
     if file is not None:
         kept = logging.FileHandler(file, encoding="utf-8")
+        assert kept.stream is not None
+        try:
+            fcntl.flock(kept.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when a process ends
+        except BlockingIOError:
+            kept.close()
+            raise UserError(f"{file.parent}: another process is at this run; wait until it ends") from None
+        except OSError:
+            pass  # a file system without locks
         kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append((root, kept))
     level = ours.level
