@@ -252,7 +252,11 @@ class _Plan:
 
     def _is_current(self, run: RunFolder, processes: _Processes) -> bool:
         """Say whether a finished run is of this version and of today's data."""
-        if _results_of(run).get("versions", {}).get("recbole-siger") != version("recbole-siger"):
+        try:
+            made_by = run.read_results()["versions"]["recbole-siger"]
+        except (UserError, KeyError):
+            return False
+        if made_by != version("recbole-siger"):
             return False
         made = run.file("digests.json").stat().st_mtime if run.file("digests.json").exists() else 0.0
         folders = {Path(self.config["data_path"]), Path(self.config["feature_path"])}
@@ -262,13 +266,6 @@ class _Plan:
         # The files are newer: evaluating compares checksums of their content.
         words = ["evaluate", str(run.path), f"--data_path={self._data_path()}"]
         return processes.run(words, lambda line: None)[0] == 0
-
-
-def _results_of(run: RunFolder) -> dict[str, Any]:
-    try:
-        return dict(json.loads(run.file("results.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _reason(code: int, complaint: str) -> str:

@@ -176,6 +176,22 @@ class RunFolder:
         write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
         self.file(CHECKPOINT).unlink(missing_ok=True)
 
+    def read_results(self) -> dict[str, Any]:
+        """Return what :meth:`write_results` kept.
+
+        Raises:
+            UserError: If the run is not finished or the file is damaged.
+        """
+        file = self.file("results.json")
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path}: not finished (no results.json); `recbole-siger resume {self.path}`"
+            ) from None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file}: damaged: {error}; train again") from None
+
     # ---- tensors
 
     def write_tensors(self, name: str, state: Mapping[str, Tensor], **metadata: Any) -> None:
