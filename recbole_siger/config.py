@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from recbole_siger import compat
+from recbole_siger.data.cold_start import build_cold_start
 from recbole_siger.errors import UserError
 from recbole_siger.params import Option, bounded, build_params, did_you_mean, options
 from recbole_siger.registry import get_model_class
@@ -146,6 +147,9 @@ class Config(RecBoleConfig):
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"configuration: {error.args[0] if error.args else error}") from error
         self.run = params_from_config(RunParams, self)
+        self.cold_start = build_cold_start(
+            self["cold_start"], self._defaults("cold_start.yaml"), self.origin["cold_start"]
+        )
         self._check_valid_metric()
         if params_class := getattr(self.model_class, "params_class", None):
             params_from_config(params_class, self)  # here, so that nothing is loaded for a bad value
@@ -225,6 +229,12 @@ class Config(RecBoleConfig):
             if checked:
                 self._check(f"properties/{relative}", values)
             self._push(f"properties/{relative}", values)
+
+    @staticmethod
+    def _defaults(name: str) -> dict[str, Any]:
+        path = find_resource(f"properties/{name}")
+        assert path is not None
+        return _read_yaml(path)
 
     def _set_default_parameters(self) -> None:
         # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.

@@ -21,6 +21,7 @@ import numpy as np
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
@@ -140,14 +141,19 @@ class Experiment:
         config, run, trainer = self.config, self.run, self.trainer
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
+        facts = protocol_facts(config, self.digests())
         results = {
             "model": config["model"],
             "dataset": config["dataset"],
             "protocol": config.run.protocol,
+            "protocol_id": protocol_id(facts),
+            "protocol_facts": facts,
+            "candidates": candidates_of(config),
             "seed": config.run.seed,
             "best_epoch": trainer.best_epoch,
             "valid": {key: float(value) for key, value in (valid or {}).items()},
             "test": test,
+            **self._details(),
             "n_epochs": trainer.n_epochs,
             "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
             "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
@@ -160,6 +166,16 @@ class Experiment:
             _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
         _log.info("run folder: %s", run.path)
         return {**results, "run_dir": str(run.path)}
+
+    def _details(self) -> dict[str, Any]:
+        """Look into the ranking of the last test; write ``users.csv``."""
+        from recbole_siger.analysis import analyse, users_table
+
+        ranking, train = self.trainer.ranking, self.train_data._dataset
+        if ranking is None:  # metrics of values rank nothing
+            return {"test_beyond": {}, "slices": {}}
+        self.run.write_users(users_table(ranking, list(self.config["topk"]), train))
+        return analyse(ranking, self.config, train, self.dataset)
 
     def digests(self) -> dict[str, str]:
         """Return a SHA-256 of each split's interactions, in any order, and of each feature matrix in use."""
@@ -238,6 +254,10 @@ def _load(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     from recbole.data import create_dataset, data_preparation
 
     protocol = config.run.protocol
+    if config.cold_start is not None:
+        raise UserError(
+            f"{config.origin['cold_start']}: cold_start is for general recommenders; leave it out"
+        )
     if protocol != "recbole":
         raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
     with tempfile.TemporaryDirectory() as empty:

@@ -9,6 +9,7 @@
     run.log              what was printed
     model.safetensors    the best epoch
     checkpoint.safetensors   the last epoch, while the run is unfinished
+    users.csv            test metrics of each user
     results.json         written last: a folder that has it is finished
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,9 @@ from torch import Tensor
 from recbole_siger.checkpoint import State
 from recbole_siger.errors import UserError
 from recbole_siger.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["CHECKPOINT", "RunFolder"]
 
@@ -170,6 +174,40 @@ class RunFolder:
                 file,
                 "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]),
             )
+
+    def write_users(self, frame: pd.DataFrame) -> None:
+        """Keep the test metrics of each user: ``user_id``, ``n_train``, and a column a metric and cut-off."""
+        write_text(self.file("users.csv"), frame.to_csv(index=False, lineterminator="\n"))
+
+    def read_users(self) -> pd.DataFrame:
+        """Return what :meth:`write_users` kept, every digit of it; ``user_id`` is text.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        import pandas as pd
+
+        file = self.file("users.csv")
+        if not file.is_file():
+            raise UserError(
+                f"{file}: missing; the run is unfinished, ranks nothing, or is older than this file"
+            )
+        try:
+            frame = pd.read_csv(
+                file,
+                dtype={"user_id": str},
+                keep_default_na=False,
+                na_values=[],
+                float_precision="round_trip",
+            )
+        except (ValueError, OSError) as error:
+            raise UserError(f"{file}: damaged: {str(error).splitlines()[0]}; train again") from None
+        numbers = frame.columns.drop("user_id", errors="ignore")
+        if list(frame.columns[:2]) != ["user_id", "n_train"] or not all(
+            pd.api.types.is_numeric_dtype(frame[name]) for name in numbers
+        ):
+            raise UserError(f"{file}: damaged: not a table of users and their metrics; train again")
+        return frame
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keep the results and drop the checkpoint: the run is finished."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.trainer.trainer import PretrainTrainer
 from recbole.utils import get_trainer
@@ -27,14 +26,16 @@ from recbole_siger.checkpoint import (
     unpack_optimizer,
     unpack_random,
 )
+from recbole_siger.collector import RankingCollector, count_hits
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.evaluation.ranking import hits_at_k
+from recbole_siger.evaluation.groups import ColdSet
+from recbole_siger.evaluation.metrics import Ranking
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
+__all__ = ["RunTrainer", "build_trainer"]
 
 
 def build_trainer(
@@ -57,25 +58,6 @@ def build_trainer(
     return type(f"Run{base.__name__}", (RunTrainer, base), {})(config, model, run, progress or Progress())
 
 
-class RankingCollector(Collector):
-    """RecBole's collector; for top-k metrics without its dense matrix of users by items."""
-
-    def eval_batch_collect(
-        self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
-    ) -> None:
-        """Collect one batch: ``scores`` is ``(B, n_items)``, the pairs to find are ``(P,)`` each."""
-        if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
-            super().eval_batch_collect(scores, interaction, positive_u, positive_i)
-            return
-        top = scores.topk(max(self.topk), dim=-1).indices
-        if self.register.need("rec.items"):
-            self.data_struct.update_tensor("rec.items", top)
-        if self.register.need("rec.topk"):
-            hits = hits_at_k(top, positive_u, positive_i, scores.shape[1])
-            counts = torch.bincount(positive_u, minlength=len(scores)).unsqueeze(1)
-            self.data_struct.update_tensor("rec.topk", torch.cat([hits.cpu().int(), counts.int()], dim=1))
-
-
 class RunTrainer(Trainer):
     """What every run has, whichever of RecBole's trainers lies below.
 
@@ -94,6 +76,8 @@ class RunTrainer(Trainer):
         self.n_epochs = 0
         self.seconds: list[float] = []
         self.best: tuple[State, dict[str, Any]] | None = None
+        self.ranking: Ranking | None = None
+        self._cold: ColdSet | None = None
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
@@ -275,11 +259,27 @@ class RunTrainer(Trainer):
         model_file: Any = None,
         show_progress: bool = False,
     ) -> dict[str, float]:
-        """Evaluate a loader; with ``load_best_model`` on the best validation epoch."""
+        """Evaluate a loader; with ``load_best_model`` on the best validation epoch.
+
+        :attr:`ranking` is then what was ranked. Where the loader knows who is cold, each metric of users
+        comes again as ``recall@20[cold]`` and ``recall@20[warm]``; one without a member is absent.
+        """
         if load_best_model:
             self._restore_best()
+        self._cold = getattr(eval_data, "cold", None)
         result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
-        return {key: float(value) for key, value in result.items()}
+        self.ranking = self.eval_collector.take_ranking()
+        found = {key: float(value) for key, value in result.items()}
+        if self._cold is not None and self.ranking is not None:
+            for name, part in self._cold.split(self.ranking).items():
+                found |= {f"{key}[{name}]": value for key, value in count_hits(self.evaluator, part).items()}
+        return found
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        interaction, scores, *positives = super()._full_sort_batch_eval(batched_data)
+        if self._cold is not None and self._cold.items is not None and self._cold.alone:
+            scores[:, torch.from_numpy(~self._cold.items)] = -torch.inf
+        return interaction, scores, *positives
 
     # ---- resuming
 

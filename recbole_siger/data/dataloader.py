@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.ranking import Ids, ItemLists
 
 __all__ = ["FullRankingDataLoader"]
@@ -24,11 +25,18 @@ class FullRankingDataLoader(FullSortEvalDataLoader):
         dataset: The split to evaluate.
         seen: Items of each user that are hidden from the ranking. An item to find is never hidden.
         users: Users that may be evaluated; by default all that the split has.
+        cold: Who is cold, where results are told for cold and warm ones too.
     """
 
     def __init__(
-        self, config: Config, dataset: MultimodalDataset, seen: list[ItemLists], users: Ids | None = None
+        self,
+        config: Config,
+        dataset: MultimodalDataset,
+        seen: list[ItemLists],
+        users: Ids | None = None,
+        cold: ColdSet | None = None,
     ) -> None:
+        self.cold = cold
         n_users, n_items = dataset.user_num, dataset.item_num
         pairs = dataset.train_edges.numpy()
         self.positives = ItemLists.from_pairs(pairs[0], pairs[1], n_users, n_items)

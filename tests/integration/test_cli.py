@@ -80,6 +80,7 @@ def test_a_run_leaves_its_folder_and_the_features_and_nothing_else(
         "model.safetensors",
         "results.json",
         "run.log",
+        "users.csv",
     ]
     assert done.stderr == ""
     assert "epoch    0  bpr " in done.stdout

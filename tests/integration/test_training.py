@@ -220,6 +220,7 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
         "model.safetensors",
         "results.json",
         "run.log",
+        "users.csv",
     ]
     lines = metrics_of("run")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
@@ -239,10 +240,15 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
         "model",
         "dataset",
         "protocol",
+        "protocol_id",
+        "protocol_facts",
+        "candidates",
         "seed",
         "best_epoch",
         "valid",
         "test",
+        "test_beyond",
+        "slices",
         "n_epochs",
         "seconds_per_epoch",
         "peak_memory_mib",
@@ -259,6 +265,59 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
     assert written["n_parameters"] == (24 + 32) * 8 + gates
     assert {"python", "torch", "recbole", "recbole-siger"} <= written["versions"].keys()
     assert yaml.safe_load(Path("run/config.yaml").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("protocol", ["mmrec", "recbole"])
+def test_users_average_to_the_result(protocol: str, settings: Settings) -> None:
+    """Every digit of it: RecBole rounds to 16 places here."""
+    changes = {"metrics": ["Recall", "NDCG", "MRR", "MAP", "Hit", "Precision"], "eval_batch_size": 7}
+    result = run(settings(epochs=2, metric_decimal_place=16, protocol=protocol, **changes))
+    users = RunFolder.open("run").read_users()
+    means = users.drop(columns=["user_id", "n_train"]).mean()
+    assert dict(means) == pytest.approx(result["test"], rel=1e-12)
+    assert set(users["user_id"]) == {f"u{user}" for user in range(23)}
+    assert set(users["n_train"]) == {7}
+    tokens = Path("run/ids/users.txt").read_text().split()
+    assert list(users["user_id"]) == tokens[1:]  # ascending internal id, without the padding
+
+
+def test_slices_and_the_catalogue_are_told(settings: Settings) -> None:
+    result = run(settings(epochs=2), "SIGER")
+    assert set(result["test_beyond"]) == {
+        f"{name}@{k}"
+        for name in ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage", "novelty")
+        for k in (3, 5)
+    }
+    assert set(result["slices"]) == {"item_popularity", "user_activity", "modality_coverage"}
+    assert result["slices"]["user_activity"]["low"]["n_users"] == 23  # all have seven rows
+    low = {key: value for key, value in result["slices"]["user_activity"]["low"].items() if key != "n_users"}
+    assert low == pytest.approx(result["test"], abs=1e-6)
+    assert result["slices"]["modality_coverage"]["partial"] == {"n_items": 0, "n_users": 0}
+    json.dumps(result, allow_nan=False)
+
+
+def test_catalogue_metrics_are_those_that_recbole_reports(settings: Settings) -> None:
+    names = ["Recall", "ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage"]
+    result = run(settings(epochs=2, metrics=names, metric_decimal_place=16))
+    for name in names[1:]:
+        for k in (3, 5):
+            key = f"{name.lower()}@{k}"
+            assert result["test_beyond"][key] == pytest.approx(result["test"][key], rel=1e-12), key
+
+
+def test_a_model_of_values_ranks_nobody(settings: Settings) -> None:
+    values = {"metrics": ["LogLoss"], "valid_metric": "LogLoss", "eval_args": {"mode": "uni5"}}
+    result = run(settings(epochs=1, protocol="recbole", **values))
+    assert (result["test_beyond"], result["slices"]) == ({}, {})
+    assert not Path("run/users.csv").exists()
+
+
+def test_sampled_candidates_are_told_by_user_too(settings: Settings) -> None:
+    result = run(settings(epochs=1, protocol="recbole", eval_args={"mode": "uni5"}, metric_decimal_place=16))
+    assert result["candidates"] == "uni5"
+    users = RunFolder.open("run").read_users()
+    means = users.drop(columns=["user_id", "n_train"]).mean()
+    assert {key: means[key] for key in result["test"]} == pytest.approx(result["test"], rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["SIGER", "BPR"])

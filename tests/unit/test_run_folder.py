@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -320,3 +321,31 @@ def test_metrics_are_a_line_an_epoch_and_can_be_cut(run: RunFolder) -> None:
     run.truncate_metrics(3)
     lines = run.file("metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
+
+
+# ---- users.csv
+
+
+def test_users_survive_to_the_last_digit(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    frame = pd.DataFrame(
+        {"user_id": ["007", "NA", "é,1"], "n_train": [3, 0, 5], "recall@2": [1 / 3, 0.1 + 0.2, 0]}
+    )
+    run.write_users(frame)
+    pd.testing.assert_frame_equal(run.read_users(), frame)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "missing"),
+        ("", "damaged"),
+        ("user,n\n1,2\n", "not a table of users"),
+        ("user_id,n_train,recall@2\nu,1,much\n", "not a table of users"),
+    ],
+)
+def test_a_damaged_users_file_is_told(tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "users.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"users\.csv: .*{said}"):
+        RunFolder(tmp_path).read_users()

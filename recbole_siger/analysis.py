@@ -1,0 +1,87 @@
+"""What a run's test ranking says beyond its means: each user, the catalogue, and slices."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_siger.data.features import has_feature, load_features
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.groups import by_activity, by_coverage, by_popularity, slice_items, slice_users
+from recbole_siger.evaluation.metrics import USER_METRICS, Mask, Ranking, beyond_accuracy, user_metrics
+from recbole_siger.evaluation.ranking import Ids
+
+__all__ = ["analyse", "users_table"]
+
+_log = logging.getLogger(__name__)
+
+
+def train_counts(train: Any) -> tuple[Ids, Ids]:
+    """Count the training rows of each user ``(n_users,)`` and each item ``(n_items,)``, padding included."""
+    users, items = (train.inter_feat[field].numpy() for field in (train.uid_field, train.iid_field))
+    return np.bincount(users, minlength=train.user_num), np.bincount(items, minlength=train.item_num)
+
+
+def users_table(ranking: Ranking, topk: list[int], train: Any) -> pd.DataFrame:
+    """Tabulate the metrics of each evaluated user, by internal id.
+
+    Args:
+        ranking: The test ranking.
+        topk: Cut-offs.
+        train: The training split, a RecBole dataset.
+
+    Returns:
+        Columns ``user_id`` (raw token), ``n_train`` (training rows), and every metric of
+        :data:`~recbole_siger.evaluation.metrics.USER_METRICS` at every cut-off.
+    """
+    user_counts, _ = train_counts(train)
+    tokens = train.field2id_token[train.uid_field]
+    columns = {"user_id": tokens[ranking.users], "n_train": user_counts[ranking.users]}
+    return pd.DataFrame({**columns, **user_metrics(ranking, topk)})
+
+
+def analyse(ranking: Ranking, config: Any, train: Any, dataset: Any) -> dict[str, Any]:
+    """Compute what ``results.json`` keeps under ``test_beyond`` and ``slices``.
+
+    Slices are by item popularity, user activity and modality coverage, see
+    :mod:`recbole_siger.evaluation.groups`; the last only where the features of the dataset are at hand.
+    """
+    user_counts, item_counts = train_counts(train)
+    topk = list(config["topk"])
+    names = [name.lower() for name in config["metrics"] if name.lower() in USER_METRICS]
+    slices = {
+        "item_popularity": slice_items(ranking, by_popularity(item_counts), topk, names),
+        "user_activity": slice_users(ranking, by_activity(user_counts, ranking.users), topk, names),
+    }
+    if has := _coverage(config, dataset):
+        slices["modality_coverage"] = slice_items(ranking, by_coverage(has), topk, names)
+    beyond = beyond_accuracy(
+        ranking.items, topk, item_counts, max(int((user_counts > 0).sum()), 1), config["tail_ratio"] or 0.1
+    )
+    return {"test_beyond": beyond, "slices": slices}
+
+
+def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
+    """Tell which items have a feature in each modality of the run; empty where files are not at hand."""
+    if not hasattr(dataset, "feature_files") or not config["features"]:
+        return {}
+    files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
+    if not all(file.is_file() for file in files.values()):
+        return {}
+    run = config.run
+    try:
+        return {
+            name: has_feature(
+                load_features(
+                    file, dataset.item_tokens, strict_ids=run.strict_ids, assume_order=run.assume_order
+                )
+            ).numpy()
+            for name, file in files.items()
+        }
+    except UserError as error:  # the model trained without them, so they are no reason to lose its results
+        _log.warning("no slices by modality coverage: %s", error)
+        return {}

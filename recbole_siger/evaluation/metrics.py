@@ -1,0 +1,215 @@
+"""What a ranking is worth to each user, and what it shows of the catalogue. Arrays only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_siger.evaluation.ranking import Ids
+
+__all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "user_metrics"]
+
+Mask = NDArray[np.bool_]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best items of each evaluated user, and the items that are to be found.
+
+    Attributes:
+        users: Internal ids, shape ``(U,)``, each once.
+        items: Best first, shape ``(U, K)``; 0, the padding, where no candidate was left.
+        pair_row: Row of each pair to find, shape ``(P,)``, in ``[0, U)``.
+        pair_item: Item of each pair to find, shape ``(P,)``; a pair stands once.
+    """
+
+    users: Ids
+    items: Ids
+    pair_row: Ids
+    pair_item: Ids
+
+    @cached_property
+    def n_relevant(self) -> Ids:
+        """How many items each user has to find, shape ``(U,)``."""
+        return np.bincount(self.pair_row, minlength=len(self.users)).astype(np.int64)
+
+    @cached_property
+    def hits(self) -> Mask:
+        """Which recommended items are to be found, shape ``(U, K)``."""
+        width = 1 + max(self.items.max(initial=0), self.pair_item.max(initial=0))
+        rows = np.arange(len(self.users))[:, None]
+        return np.isin(rows * width + self.items, self.pair_row * width + self.pair_item)
+
+    def restricted(self, keep: Mask) -> Ranking:
+        """Count only the pairs ``keep``, shape ``(P,)``; users without one are left out. The lists stay.
+
+        Example:
+            >>> lists, rows, items = np.array([[1, 2], [2, 1]]), np.array([0, 1]), np.array([2, 1])
+            >>> both = Ranking(np.array([4, 7]), lists, rows, items)
+            >>> one = both.restricted(both.pair_item == 1)
+            >>> one.users, one.hits
+            (array([7]), array([[False,  True]]))
+        """
+        rows, pair_row = np.unique(self.pair_row[keep], return_inverse=True)
+        return Ranking(self.users[rows], self.items[rows], pair_row, self.pair_item[keep])
+
+
+def recall(hits: Mask, n_relevant: Ids) -> Values:
+    """Share of a user's relevant items among the first k, for k = 1..K: ``(U, K)``, in [0, 1]."""
+    return np.cumsum(hits, axis=1) / n_relevant[:, None]
+
+
+def precision(hits: Mask, n_relevant: Ids) -> Values:
+    """Share of relevant items among the first k; empty places count: ``(U, K)``, in [0, 1]."""
+    return np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+
+
+def hit(hits: Mask, n_relevant: Ids) -> Values:
+    """1 where one of the first k items is relevant, else 0: ``(U, K)``."""
+    return (np.cumsum(hits, axis=1) > 0).astype(np.float64)
+
+
+def ndcg(hits: Mask, n_relevant: Ids) -> Values:
+    r"""Discounted gain over that of a perfect list: ``(U, K)``, in [0, 1].
+
+    A hit at rank r gains :math:`1/\log_2(1+r)`; the perfect list at k has ``min(k, n_relevant)`` hits.
+    """
+    ranks = np.arange(1, hits.shape[1] + 1, dtype=np.float64)
+    gains = 1.0 / np.log2(ranks + 1)
+    ideal = np.cumsum(gains)
+    place = np.minimum(np.arange(hits.shape[1]), n_relevant[:, None] - 1)
+    return np.cumsum(np.where(hits, gains, 0), axis=1) / ideal[place]
+
+
+def mrr(hits: Mask, n_relevant: Ids) -> Values:
+    """One over the rank of the first relevant item, 0 where none is among the first k: ``(U, K)``."""
+    first = hits.argmax(axis=1)[:, None]
+    found = np.cumsum(hits, axis=1) > 0
+    return np.where(found, 1 / (first + 1), 0.0)
+
+
+def average_precision(hits: Mask, n_relevant: Ids) -> Values:
+    """Precision at each relevant item, summed and divided by ``min(k, n_relevant)``: ``(U, K)``."""
+    ranks = np.arange(1, hits.shape[1] + 1)
+    summed = np.cumsum(np.cumsum(hits, axis=1) / ranks * hits, axis=1)
+    return summed / np.minimum(ranks, n_relevant[:, None])
+
+
+USER_METRICS = {
+    "recall": recall,
+    "ndcg": ndcg,
+    "hit": hit,
+    "precision": precision,
+    "mrr": mrr,
+    "map": average_precision,
+}
+"""Metrics that are a mean over users, by RecBole's names and to RecBole's definitions, bit for bit."""
+
+
+def user_metrics(
+    ranking: Ranking, topk: Sequence[int], names: Sequence[str] | None = None
+) -> dict[str, Values]:
+    """Compute each metric at each cut-off for each user.
+
+    Args:
+        ranking: Every user has at least one item to find.
+        topk: Cut-offs, in ``[1, K]``.
+        names: Keys of :data:`USER_METRICS`; by default all.
+
+    Returns:
+        ``{"recall@10": (U,), ...}``; the mean over users is RecBole's value before rounding.
+
+    Example:
+        >>> one = Ranking(np.array([1]), np.array([[5, 3]]), np.array([0, 0]), np.array([3, 4]))
+        >>> {name: value.tolist() for name, value in user_metrics(one, [1, 2], ["recall", "mrr"]).items()}
+        {'recall@1': [0.0], 'recall@2': [0.5], 'mrr@1': [0.0], 'mrr@2': [0.5]}
+    """
+    found: dict[str, Values] = {}
+    for name in names or USER_METRICS:
+        table = USER_METRICS[name](ranking.hits, ranking.n_relevant)
+        found |= {f"{name}@{k}": table[:, k - 1] for k in topk}
+    return found
+
+
+def beyond_accuracy(
+    items: Ids, topk: Sequence[int], item_counts: Ids, n_train_users: int, tail_ratio: float = 0.1
+) -> dict[str, float]:
+    r"""Measure what the lists show of the catalogue.
+
+    With :math:`n_i` the training rows of item i:
+
+    * ``itemcoverage``: distinct recommended items over all items (Ge et al., RecSys 2010).
+    * ``giniindex``: inequality of how often items are recommended, 0 where all are equally often.
+    * ``averagepopularity``: mean :math:`n_i` of a list, mean over users (Yin et al., VLDB 2012).
+    * ``tailpercentage``: share of tail items in a list, mean over users (Yin et al., VLDB 2012).
+    * ``novelty``: mean :math:`-\log_2(\max(n_i, 1) / U)` of a list, mean over users; an item without a
+      training row counts as if one user had it (Zhou et al., PNAS 2010: surprisal).
+
+    Names and definitions are RecBole's, but for ``novelty``, which RecBole lacks: "all items" counts the
+    padding, and the tail is taken from items with a training row. One difference: RecBole fills a list for
+    which there are too few candidates with hidden items and counts them; here those places stay empty.
+
+    Args:
+        items: Recommended items, best first, shape ``(U, K)``, 0 for an empty place.
+        topk: Cut-offs, in ``[1, K]``.
+        item_counts: Training rows of each item, padding included, shape ``(n_items,)``.
+        n_train_users: Users with a training row, >= 1.
+        tail_ratio: Share of the items with training rows that are the tail, least popular first, then lower
+            id; above 1, the most training rows that a tail item may have.
+
+    Returns:
+        ``{"itemcoverage@10": ..., ...}``; nothing where no list has an item.
+
+    Example:
+        >>> lists, counts = np.array([[1, 2], [1, 3]]), np.array([0, 4, 2, 0])
+        >>> found = beyond_accuracy(lists, [2], counts, n_train_users=4)
+        >>> {name.removesuffix("@2"): round(value, 3) for name, value in found.items()}
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'itemcoverage': 0.75, 'giniindex': 0.375, 'averagepopularity': 2.5, 'tailpercentage': 0.25,
+         'novelty': 0.75}
+    """
+    lists = items[(items != 0).any(axis=1)]
+    real = lists != 0
+    tail = tail_items(item_counts, tail_ratio)
+    surprisal = -np.log2(np.maximum(item_counts, 1) / n_train_users)
+    found = {}
+    for k in topk if len(lists) else ():
+        shown = np.sort(np.bincount(lists[:, :k][real[:, :k]], minlength=len(item_counts)))
+        found[f"itemcoverage@{k}"] = float((shown > 0).sum() / len(item_counts))
+        found[f"giniindex@{k}"] = _gini(shown)
+        for name, value in (
+            ("averagepopularity", item_counts),
+            ("tailpercentage", tail),
+            ("novelty", surprisal),
+        ):
+            found[f"{name}@{k}"] = _mean_of_lists(value, lists, real)[k - 1]
+    return found
+
+
+def tail_items(item_counts: Ids, tail_ratio: float) -> Mask:
+    """Mark the tail as RecBole does, see :func:`beyond_accuracy`: ``(n_items,)``."""
+    if tail_ratio > 1:
+        return (item_counts > 0) & (item_counts <= tail_ratio)
+    trained = np.flatnonzero(item_counts)
+    order = trained[np.argsort(item_counts[trained], kind="stable")]
+    tail = np.zeros(len(item_counts), dtype=bool)
+    tail[order[: max(int(len(order) * tail_ratio), 1)]] = True
+    return tail
+
+
+def _gini(ascending: Ids) -> float:
+    place = np.arange(1, len(ascending) + 1)
+    return float(np.sum((2 * place - len(ascending) - 1) * ascending) / ascending.sum() / len(ascending))
+
+
+def _mean_of_lists(value: NDArray[Any], lists: Ids, real: Mask) -> list[float]:
+    """Average a value of items over the first k places of each list, then over lists, for k = 1..K."""
+    # The padding's value is never counted; a list's empty places are its last.
+    summed = np.where(real, value[lists], 0).cumsum(axis=1)
+    return (summed / real.cumsum(axis=1)).mean(axis=0).tolist()
