@@ -16,11 +16,10 @@ from recbole_siger.config import Config, parse_value
 from recbole_siger.errors import UserError
 from recbole_siger.params import options
 from recbole_siger.registry import get_model_class
+from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_sweep, save_figure
 from recbole_siger.report.tables import FORMATS, expand_names
 
 __all__ = ["ablate_model", "sweep_option", "variants"]
-
-FIGURES = ("png", "svg", "pdf")
 
 
 def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence[str] = ()) -> int:
@@ -50,7 +49,7 @@ def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence
 
 
 def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the tables of a model's variants, ``{title: {label: options}}``; each begins with the whole model.
+    """Return the tables of a model's variants, ``{title: {label: options}}``; the whole model is first.
 
     Raises:
         UserError: If it has none.
@@ -76,7 +75,7 @@ def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
             tables[f"Modalities of {model} on {study.dataset}"] = whole | rows
     if not tables:
         raise UserError(
-            f"{model} on {study.dataset} has no variants: no option `ablation`, and no two modalities to choose from"
+            f"{model} on {study.dataset} has no variants: no option `ablation`, and no two modalities in use"
         )
     return tables
 
@@ -108,8 +107,6 @@ def sweep_option(
         raise UserError(f"--{key}={study.options[key]}: --values sets this option; leave it out")
     pictures = [path for path in paths if path.suffix.removeprefix(".") in FIGURES]
     if pictures:
-        from recbole_siger.report.figures import check_matplotlib
-
         check_matplotlib()
     entries = study.finish([(f"{key}={value}", study.specs(model, {key: value})) for value in listed])
     title = f"{model} on {study.dataset}: {key}"
@@ -120,8 +117,6 @@ def sweep_option(
 
 
 def _draw(table: Comparison, key: str, values: Sequence[Any], paths: Sequence[Any]) -> None:
-    from recbole_siger.report.figures import draw_sweep, save_figure
-
     kept = [(value, row) for value, row in zip(values, table.rows, strict=True) if not row.failure]
     if not kept:
         return

@@ -58,7 +58,9 @@ class Study:
         listed = parse_value(f"[{self.seeds}]")
         if "," in self.seeds and all(type(seed) is int for seed in listed) and len({*listed}) == len(listed):
             return listed
-        raise UserError(f"--seeds={self.seeds}: write how many, or a list of different seeds such as 2020,2021")
+        raise UserError(
+            f"--seeds={self.seeds}: write how many, or a list of different seeds such as 2020,2021"
+        )
 
     def specs(self, model: str, options: Mapping[str, Any]) -> list[RunSpec]:
         """Return one model's runs, one a seed; one in all where no seed changes the result."""
@@ -122,9 +124,7 @@ def compare_models(
     return finish_tables([compare_entries(title, entries, params)], paths)
 
 
-def _model_options(
-    names: Sequence[str], pairs: Sequence[str], file: str | None
-) -> dict[str, dict[str, Any]]:
+def _model_options(names: Sequence[str], pairs: Sequence[str], file: str | None) -> dict[str, dict[str, Any]]:
     """Return the options of each model alone."""
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for model, values in (read_yaml(Path(file)) if file else {}).items():

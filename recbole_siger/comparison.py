@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +17,19 @@ from recbole_siger.evaluation.significance import (
     holm,
     smallest_p,
 )
-from recbole_siger.params import did_you_mean
+from recbole_siger.params import build_params, did_you_mean
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["Comparison", "Entry", "Row", "TableParams", "Tested", "check_sample_size", "compare_entries"]
+__all__ = [
+    "Comparison",
+    "Entry",
+    "Row",
+    "TableParams",
+    "RowTest",
+    "check_sample_size",
+    "compare_entries",
+    "table_params",
+]
 
 SIGNIFICANT = 0.05
 
@@ -44,6 +53,16 @@ class TableParams:
     columns: tuple[str, ...] | None = None
 
 
+def table_params(values: Mapping[str, Any]) -> TableParams:
+    """Make the parameters of a table from the command line.
+
+    Raises:
+        UserError: For a value that an option does not take.
+    """
+    known = asdict(TableParams())
+    return build_params(TableParams, {**known, **values}, dict.fromkeys(values, "command line"))
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row to be: its finished runs, one a seed, and one line for each run that failed."""
@@ -54,7 +73,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Tested:
+class RowTest:
     """A paired test of the first row against this one, with p corrected for the number of rows."""
 
     result: PairedResult
@@ -93,7 +112,7 @@ class Row:
     runs: tuple[str, ...] = ()
     failure: str = ""
     mixed: bool = False
-    tests: Mapping[str, Tested] = field(default_factory=dict)
+    tests: Mapping[str, RowTest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -236,7 +255,8 @@ def _difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, A
     if all(by_seed.get(result["seed"], result["protocol_id"]) == result["protocol_id"] for result in one):
         return "splits are drawn with the seed, and the seeds are not the same"
     names = [key for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
-    return ", ".join(f"{key}: {first.get(key)!r} and {second.get(key)!r}" for key in sorted(names))
+    told = {key: f"{first.get(key)!r} and {second.get(key)!r}" for key in sorted(names)}
+    return ", ".join(f"{key}: {text}" if len(text) < 80 else f"another {key}" for key, text in told.items())
 
 
 def _columns(
@@ -276,7 +296,7 @@ def _with_tests(
     tables = {i: sample(entries[i], results[rows[i].label], columns) for i in (0, *others)}
     if params.over == "seeds":
         tables = _share_seeds(tables, rows)
-    found: dict[int, dict[str, Tested]] = {i: {} for i in others}
+    found: dict[int, dict[str, RowTest]] = {i: {} for i in others}
     for column in columns if others else ():
         pairs = []
         for i in others:
@@ -287,13 +307,11 @@ def _with_tests(
         p_values = np.array([pair.p for pair in pairs])
         corrected = holm(p_values) if params.correct == "holm" else p_values
         for i, pair, p in zip(others, pairs, corrected, strict=True):
-            found[i][column] = Tested(pair, float(p))
+            found[i][column] = RowTest(pair, float(p))
     return [replace(row, tests=found[i]) if i in found else row for i, row in enumerate(rows)]
 
 
-def _by_user(
-    entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]
-) -> pd.DataFrame:
+def _by_user(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Return each user's mean over the seeds, by raw token."""
     users = pd.concat([run.read_users() for run in entry.runs])
     missing = [name for name in columns if name not in users]
@@ -303,9 +321,7 @@ def _by_user(
     return users.groupby("user_id", sort=True)[list(columns)].mean()
 
 
-def _by_seed(
-    entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]
-) -> pd.DataFrame:
+def _by_seed(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """Return the test metrics by seed."""
     values = {result["seed"]: [result["test"][name] for name in columns] for result in results}
     return pd.DataFrame.from_dict(values, orient="index", columns=list(columns)).sort_index()

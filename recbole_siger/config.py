@@ -234,7 +234,7 @@ class Config(RecBoleConfig):
     def _defaults(name: str) -> dict[str, Any]:
         path = find_resource(f"properties/{name}")
         assert path is not None
-        return _read_yaml(path)
+        return read_yaml(path)
 
     def _set_default_parameters(self) -> None:
         # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.

@@ -28,7 +28,7 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl",)
+OPTIONAL_EXTRAS = ("ncl", "figures")
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -45,7 +45,10 @@ TESTED = {
     "pyyaml": ("6.0.3", "6.0.3"),
     "rich": ("15.0.0", "15.0.0"),
     "faiss-cpu": ("1.15.1", "1.15.1"),
+    "matplotlib": ("3.11.2", "3.11.2"),
 }
+
+_OF_EXTRAS = ("faiss-cpu", "matplotlib")
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}
 
@@ -100,7 +103,7 @@ def main(as_json: bool) -> int:
 def _distribution_findings() -> list[Finding]:
     version = _version(DISTRIBUTION)
     if version is None:
-        unranged = [Requirement(name) for name in TESTED if name not in ("python", "faiss-cpu")]
+        unranged = [Requirement(name) for name in TESTED if name not in ("python", *_OF_EXTRAS)]
         return [
             _python_finding(""),
             Finding(DISTRIBUTION, None, "", "blocker", "pip install -e ."),

@@ -1,9 +1,9 @@
 """Paired tests of two models on the same users, corrected for their number.
 
 The sample is the users. A model that ran with several seeds enters with each user's mean over its seeds, so
-that a user counts once: the seeds of one user are not independent of each other, and a test that takes them for
-separate observations finds differences that are not there. The answer is about other users of the same data;
-how much a result moves with the seed is told by the standard deviation over seeds.
+that a user counts once: the seeds of one user are not independent of each other, and a test that takes them
+for separate observations finds differences that are not there. The answer is about other users of the same
+data; how much a result moves with the seed is told by the standard deviation over seeds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_siger.comparison import Comparison, Row, Tested
+from recbole_siger.comparison import Comparison, Row, RowTest
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 
@@ -40,7 +40,9 @@ def expand_names(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     paths = [Path(name) for name in dict.fromkeys(names)]
     for path in paths:
         if path.suffix.removeprefix(".") not in suffixes:
-            raise UserError(f"--out: {str(path)!r}: the name must end in {', '.join('.' + s for s in suffixes)}")
+            raise UserError(
+                f"--out: {str(path)!r}: the name must end in {', '.join('.' + s for s in suffixes)}"
+            )
     return paths
 
 
@@ -108,7 +110,15 @@ def _improvement(comparison: Comparison, style: _Style) -> list[str] | None:
 
 def _test_header(comparison: Comparison) -> list[str]:
     first = comparison.rows[0].label
-    return [f"{first} against", _metric_name(comparison.selection), "Difference", "95 % interval", "Effect", "p", _p_name(comparison)]
+    return [
+        f"{first} against",
+        _metric_name(comparison.selection),
+        "Difference",
+        "95 % interval",
+        "Effect",
+        "p",
+        _p_name(comparison),
+    ]
 
 
 def _p_name(comparison: Comparison) -> str:
@@ -159,11 +169,15 @@ def _notes(comparison: Comparison) -> list[str]:
     sample = next((tested.result.n for row in comparison.rows for tested in row.tests.values()), None)
     if sample is not None and params.stat is not None:
         n_tests = sum(bool(row.tests) for row in comparison.rows)
-        over = f"{sample:,} users, each with the mean over its seeds" if params.over == "users" else f"{sample} seeds"
+        over = (
+            f"{sample:,} users, each with the mean over its seeds"
+            if params.over == "users"
+            else f"{sample} seeds"
+        )
         holm = f"Holm over the {n_tests} rows of one metric" if params.correct == "holm" else "no correction"
         notes.append(
-            f"Tests: {_TESTS[params.stat]}, two-sided, over {over}; {holm}; interval of the mean difference by "
-            f"bootstrap (percentile, 2,000 draws); effect: {_EFFECTS[params.stat]}."
+            f"Tests: {_TESTS[params.stat]}, two-sided, over {over}; {holm}; interval of the mean difference "
+            f"by bootstrap (percentile, 2,000 draws); effect: {_EFFECTS[params.stat]}."
         )
     if any(row.mixed for row in comparison.rows):
         ids = {row.label: ", ".join(row.protocols) for row in comparison.rows if row.mixed}
@@ -261,10 +275,10 @@ _LATEX = {
 
 
 def _latex_text(text: str) -> str:
-    """Escape what LaTeX would read as a command.
+    r"""Escape what LaTeX would read as a command.
 
     >>> print(_latex_text("ablation=mp_weight & 5 %"))
-    ablation=mp\\_weight \\& 5 \\%
+    ablation=mp\_weight \& 5 \%
     """
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
@@ -304,7 +318,7 @@ def _flat(comparison: Comparison) -> list[dict[str, object]]:
     return lines
 
 
-def _test_values(tested: Tested) -> dict[str, float]:
+def _test_values(tested: RowTest) -> dict[str, float]:
     return {**asdict(tested.result), "p_corrected": tested.p_corrected}
 
 
