@@ -139,7 +139,7 @@ def draw_curves(
         title: Which run.
     """
     with _style():
-        figure, axes = _figure(2, 1, height=3.2, sharex=True)
+        figure, axes = _figure(2, 1, height=3.6, sharex=True)
         top, bottom = axes[:, 0]
         seen = [(epoch, value) for epoch, value in zip(epochs, valid, strict=True) if value is not None]
         marker = "o" if len(seen) < 25 else None
@@ -148,9 +148,7 @@ def draw_curves(
         best = dict(seen).get(best_epoch) if best_epoch is not None else None
         if best is not None:
             top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3)
-            label = f"best: {best:.4f} at epoch {best_epoch}"
-            top.plot([], [], "*", color=COLORS[1], markersize=7, label=label)
-            top.legend(loc="lower right")
+            top.set_title(f"\u2605 best epoch {best_epoch}: {best:.4f}", loc="right", color=COLORS[1])
         for number, (name, values) in enumerate(losses.items()):
             style = {"color": COLORS[(number + 1) % len(COLORS)], "label": name.replace("_", " ")}
             bottom.plot(epochs, values, linestyle=("-", "--", ":", "-.")[number % 4], **style)
@@ -161,10 +159,15 @@ def draw_curves(
         bottom.set_xlabel("epoch")
         _whole_numbers(bottom)
         if len(losses) > 1:
-            bottom.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+            figure.legend(loc="outside lower center", ncols=2)
         if title:
             figure.suptitle(title, fontsize=8)
         return figure
+
+
+def _legend_columns(n: int) -> int:
+    """Spread a legend over as few rows of at most three as it takes."""
+    return -(-n // -(-n // 3)) if n else 1
 
 
 def draw_sweep(
@@ -203,7 +206,7 @@ def draw_sweep(
             axis.set_ylabel(metric_label(metric))
             axis.margins(y=0.25)
         axis.set_xticks(places, [str(value) for value in values])
-        axis.set_xlabel(key + (" (bars: standard deviation over seeds)" if several else ""))
+        axis.set_xlabel(key + ("\nbars: standard deviation over seeds" if several else ""))
         if title:
             figure.suptitle(title, fontsize=8)
         return figure
@@ -246,7 +249,7 @@ def draw_bars(
             )
         axis.set_xticks(range(len(groups)), list(groups))
         axis.set_ylabel(ylabel)
-        figure.legend(loc="outside upper center", ncols=min(len(series), 3), title=title or None)
+        figure.legend(loc="outside upper center", ncols=_legend_columns(len(series)), title=title or None)
         return figure
 
 

@@ -11,13 +11,12 @@ from torch import Tensor
 from recbole_siger.config import Config
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
-from recbole_siger.graph.knn import first_k_per_row, semantic_graph
-from recbole_siger.graph.normalize import sparse_matrix
+from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.params import build_params
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_histograms, save_figure
 from recbole_siger.report.tables import expand_names
 
-__all__ = ["count_overlap", "overlap_of_dataset", "report_overlap", "strongest_edges"]
+__all__ = ["count_overlap", "overlap_of_dataset", "report_overlap"]
 
 
 def report_overlap(
@@ -38,23 +37,24 @@ def report_overlap(
     if paths:
         check_matplotlib()
     config = Config("SIGER", dataset, files, command_line=dict(values))
-    k, size = config["n_co_neighbors"], config["n_semantic_neighbors"]
+    k, labels = config["n_co_neighbors"], ["semantic graph", "EISG"]
     panels = overlap_of_dataset(config)
-    labels = ["semantic graph", f"EISG, {size} strongest"]
     print(f"{dataset}: of the {k} items that co-occur most with an item, how many are neighbours of it")
-    print("items with at least one co-occurring item, by number found (%); the whole EISG holds all of them")
+    print(
+        "items with a co-occurring item, by number found (%); the EISG takes all of them in, so it has them"
+    )
     for name, series in panels.items():
         for label, counts in zip(labels, series, strict=True):
             share = torch.bincount(counts, minlength=k + 1) * 100 / max(len(counts), 1)
             cells = "  ".join(f"{n}: {value:5.1f}" for n, value in enumerate(share.tolist()))
-            print(f"{name:12} {label:22} {cells}   mean {counts.double().mean():.2f}")
+            print(f"{name:12} {label:14} {cells}   mean {counts.double().mean():.2f}")
     for path in paths:
         drawn = {name: [counts.tolist() for counts in series] for name, series in panels.items()}
         save_figure(draw_histograms(drawn, labels, k + 1, f"of the top {k} co-occurring items, found"), path)
 
 
 def overlap_of_dataset(config: Config) -> dict[str, list[Tensor]]:
-    """Count the overlap for each modality, of the semantic graph and of the strongest edges of the EISG."""
+    """Count the overlap for each modality: of the semantic graph, then of the EISG."""
     from recbole.utils import init_seed
 
     from recbole_siger.data.dataset import MultimodalDataset
@@ -76,8 +76,8 @@ def overlap_of_dataset(config: Config) -> dict[str, list[Tensor]]:
     panels = {}
     for name, features in dataset.item_features().items():
         semantic = semantic_graph(features, p.n_semantic_neighbors)
-        strongest = strongest_edges(build_eisg(co_graph, semantic, p.co_weight), p.n_semantic_neighbors)
-        panels[name] = [count_overlap(co_graph, graph) for graph in (semantic, strongest)]
+        eisg = build_eisg(co_graph, semantic, p.co_weight)
+        panels[name] = [count_overlap(co_graph, graph) for graph in (semantic, eisg)]
     return panels
 
 
@@ -105,22 +105,3 @@ def count_overlap(co_graph: Tensor, graph: Tensor) -> Tensor:
 def _codes(graph: Tensor) -> Tensor:
     row, column = graph.coalesce().indices()
     return row * len(graph) + column
-
-
-def strongest_edges(graph: Tensor, k: int) -> Tensor:
-    """Keep the ``k`` heaviest edges of each row; equal ones in the order of item ids.
-
-    Args:
-        graph: Sparse COO, shape ``(I, I)``.
-        k: >= 1.
-
-    Returns:
-        Coalesced sparse COO tensor, shape ``(I, I)``.
-
-    Example:
-        >>> strongest_edges(torch.tensor([[0.2, 0.5, 0.5]]).to_sparse(), 2).to_dense()
-        tensor([[0.0000, 0.5000, 0.5000]])
-    """
-    graph = graph.coalesce()
-    kept = first_k_per_row(graph.indices()[0], k, -graph.values())
-    return sparse_matrix(graph.indices()[:, kept], graph.values()[kept], tuple(graph.shape))

@@ -124,7 +124,7 @@ def item_vectors(
         )
     train = experiment.train_data._dataset
     counts = np.bincount(train.inter_feat[train.iid_field].numpy(), minlength=n_items)
-    return found[:n_items].cpu().numpy(), counts, f"{config['model']} on {config['dataset']}"
+    return found[:n_items].detach().cpu().numpy(), counts, f"{config['model']} on {config['dataset']}"
 
 
 # ---- the page

@@ -63,6 +63,7 @@ class _Style:
     underline: Callable[[str], str]
     escape: Callable[[str], str]
     plus_minus: str
+    dash: str
     percent: str
 
 
@@ -88,7 +89,9 @@ def _cells(comparison: Comparison, row: Row, style: _Style) -> list[str]:
         if len(comparison.ranked(column)) > 1 and row.label in place:
             text = (style.bold if row.label == place[0] else style.underline)(text)
         cells.append(text)
-    return [*cells, f"{row.n_parameters:,}", f"{row.seconds_per_epoch:.2f}", f"{row.peak_memory_mib:.0f}"]
+    # RecBole gives a model without any a parameter of size 1, so that an optimizer can be made.
+    parameters = f"{row.n_parameters:,}" if (row.n_parameters or 0) > 1 else style.dash
+    return [*cells, parameters, f"{row.seconds_per_epoch:.2f}", f"{row.peak_memory_mib:.0f}"]
 
 
 def _value(row: Row, column: str, style: _Style) -> str:
@@ -146,7 +149,7 @@ def _test_rows(comparison: Comparison, style: _Style) -> list[list[str]]:
 
 
 def _p_text(p: float) -> str:
-    return "<1e-4" if p < 1e-4 else f"{p:.4f}"
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -155,11 +158,14 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = [f"{row.label}: {row.failure}" for row in comparison.rows if row.failure]
     if all(row.failure for row in comparison.rows):
         return notes
-    facts = comparison.protocol
+    facts, n_seeds = comparison.protocol, [len(row.seeds) for row in comparison.rows if not row.failure]
+    least, most = min(n_seeds), max(n_seeds)
     notes.append(
-        f"Test of the best validation epoch under protocol {facts['protocol']} ({facts['protocol_id']}); "
-        "mean ± standard deviation over seeds. Models that draw no random number ran once. Best bold, second "
-        "underlined; s/epoch with validation, MiB at the peak."
+        f"Test of the best validation epoch under protocol {facts['protocol']} ({facts['protocol_id']})"
+        + ("; mean ± standard deviation over seeds" if most > 1 else "")
+        + ". Best bold, second underlined. Parameters: trained by gradient. s/epoch: with validation. MiB: "
+        "at the peak."
+        + (" One seed where nothing is drawn: every seed gives the same." if least == 1 < most else "")
     )
     if _has_improvement(comparison):
         notes.append(
@@ -200,6 +206,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         underline=lambda text: f"<u>{text}</u>",
         escape=lambda text: text.replace("|", "\\|"),
         plus_minus="±",
+        dash="-",
         percent="%",
     )
 
@@ -229,6 +236,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
         underline=lambda text: f"\\underline{{{text}}}",
         escape=_latex_text,
         plus_minus="$\\pm$",
+        dash="--",
         percent="\\%",
     )
 
@@ -308,13 +316,14 @@ def _flat(comparison: Comparison) -> list[dict[str, object]]:
             "model": row.label,
             "protocol_id": " ".join(row.protocols),
             "seeds": " ".join(map(str, row.seeds)),
+            "failure": row.failure,
         }
+        line |= {key: getattr(row, key) for key in ("n_parameters", "seconds_per_epoch", "peak_memory_mib")}
         for column in comparison.columns if not row.failure else ():
             line |= {column: row.mean[column], f"{column}_std": row.std[column]}
             if tested := row.tests.get(column):
                 line |= {f"{column}_{key}": value for key, value in _test_values(tested).items()}
-        line |= {key: getattr(row, key) for key in ("n_parameters", "seconds_per_epoch", "peak_memory_mib")}
-        lines.append({**line, "failure": row.failure})
+        lines.append(line)
     return lines
 
 
