@@ -90,7 +90,8 @@ def sweep_option(
         key: The option.
         values: Its values, separated by commas.
         study: Dataset, seeds and other options.
-        params: How the table is made; nothing is tested.
+        params: How the table is made; nothing is tested. Without ``columns`` the picture shows the metrics at
+            the cut-off that selects epochs.
         out: File names; a table or a figure by its suffix.
 
     Returns:
@@ -120,9 +121,11 @@ def _draw(table: Comparison, key: str, values: Sequence[Any], paths: Sequence[An
     kept = [(value, row) for value, row in zip(values, table.rows, strict=True) if not row.failure]
     if not kept:
         return
+    cut_off = table.selection.partition("@")[2]
+    shown = [name for name in table.columns if table.params.columns or name.partition("@")[2] == cut_off]
     curves: Mapping[str, Any] = {
         column: ([row.mean[column] for _, row in kept], [row.std[column] for _, row in kept])
-        for column in table.columns
+        for column in shown
     }
     for path in paths:
         save_figure(draw_sweep(key, [value for value, _ in kept], curves), path)

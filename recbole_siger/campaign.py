@@ -229,7 +229,8 @@ class _Plan:
         if code == 0 and run.file("results.json").exists():
             return run
         failure = Failure(self.spec, _reason(code, complaint))
-        report(f"{head}: failed: {failure.reason}")
+        if not processes.stopped:
+            report(f"{head}: failed: {failure.reason}")
         return failure
 
     def _unused_folder(self) -> Path:

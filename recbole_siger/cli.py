@@ -64,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; `recbole-siger resume RUN_DIR` continues a run", file=sys.stderr)
+        print(
+            "interrupted; `recbole-siger resume RUN_DIR` continues a run, and tables continue when asked again",
+            file=sys.stderr,
+        )
         return 130
 
 

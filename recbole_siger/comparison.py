@@ -160,9 +160,10 @@ def check_sample_size(n: int, params: TableParams) -> None:
     if params.stat is None or smallest_p(n, params.stat) < SIGNIFICANT:
         return
     needed = next(m for m in range(1, 99) if smallest_p(m, params.stat) < SIGNIFICANT)
-    mend = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "use a larger dataset"
+    mend = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
     raise UserError(
-        f"--stat={params.stat}: {n} {params.over} cannot give p < {SIGNIFICANT}, {needed} can; take {mend}"
+        f"--stat={params.stat}: a test over {params.over} with n={n} cannot give p < {SIGNIFICANT}; "
+        f"n={needed} can: take {mend}"
     )
 
 

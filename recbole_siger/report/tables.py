@@ -99,13 +99,12 @@ def _value(row: Row, column: str, style: _Style) -> str:
     return f"{row.mean[column]:.4f}" + ("" if std is None else f" {style.plus_minus} {std:.4f}")
 
 
-def _improvement(comparison: Comparison, style: _Style) -> list[str] | None:
+def _improvement(comparison: Comparison, style: _Style) -> list[str]:
     """Make the row that tells how far the first model is ahead of the best other one in each column."""
     first, cells = comparison.rows[0], ["Improvement", ""]
     for column in comparison.columns:
         other = comparison.strongest(column)
-        if other is None or not other.mean[column]:
-            return None
+        assert other is not None
         gain = 100 * (first.mean[column] / other.mean[column] - 1)
         cells.append(f"{gain:+.2f} {style.percent} ({style.escape(other.label)})")
     return [*cells, "", "", ""]
@@ -193,7 +192,10 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _has_improvement(comparison: Comparison) -> bool:
-    return comparison.params.stat is not None and comparison.improvement
+    """Say whether the first row can be measured by the best of the others."""
+    others = [comparison.strongest(column) for column in comparison.columns]
+    measurable = all(o is not None and o.mean[c] for o, c in zip(others, comparison.columns, strict=True))
+    return comparison.params.stat is not None and comparison.improvement and measurable
 
 
 # ---- formats
@@ -225,8 +227,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 def _body(comparison: Comparison, style: _Style) -> list[list[str]]:
     body = [_cells(comparison, row, style) for row in comparison.rows]
-    gain = _improvement(comparison, style) if _has_improvement(comparison) else None
-    return [*body, gain] if gain else body
+    return [*body, _improvement(comparison, style)] if _has_improvement(comparison) else body
 
 
 def latex(comparisons: Sequence[Comparison]) -> str:
