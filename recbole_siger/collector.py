@@ -10,6 +10,7 @@ from recbole.evaluator import Collector, DataStruct, Evaluator
 from torch import Tensor
 
 from recbole_siger.config import Config
+from recbole_siger.errors import UserError
 from recbole_siger.evaluation.metrics import USER_METRICS, Ranking
 from recbole_siger.evaluation.ranking import hits_at_k
 
@@ -31,6 +32,11 @@ class RankingCollector(Collector):
             super().eval_batch_collect(scores, interaction, positive_u, positive_i)
             return
         value, top = scores.topk(max(self.topk), dim=-1)
+        if value.isnan().any():  # torch ranks NaN above every number
+            raise UserError(
+                f"model {self.config['model']!r}: some scores are NaN, so its ranking means nothing; "
+                "look for items without a training row or a feature"
+            )
         users = interaction[self.config["USER_ID_FIELD"]]
         if len(users) != len(scores):  # sampled candidates, user after user
             users = users.unique_consecutive()

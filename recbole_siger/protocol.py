@@ -75,7 +75,8 @@ class TrainItemSampler(Sampler):
             user = train.user_tokens[int(counts.argmax())]
             raise UserError(
                 f"user {user!r} has all {len(self.train_items)} training items, so no negative can be drawn; "
-                "set --train_negatives=all, or filter with --user_inter_num_interval"
+                "set --train_negatives=all (under cold_start a lower ratio), or filter with "
+                "--user_inter_num_interval"
             )
         super().__init__(["train"], [train])
 

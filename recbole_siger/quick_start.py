@@ -25,7 +25,7 @@ from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["evaluate_run", "load_experiment", "resume_run", "run_experiment"]
+__all__ = ["evaluate_run", "load_experiment", "resume_run", "run_experiment", "scores_cold_items"]
 
 _log = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ class Experiment:
             "valid": {key: float(value) for key, value in (valid or {}).items()},
             "test": test,
             **self._details(),
+            **({"scores_cold_items": scores_cold_items(self.model)} if asks_for_cold_items(config) else {}),
             "n_epochs": trainer.n_epochs,
             "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
             "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
@@ -233,6 +234,11 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
     init_seed(config.run.seed, config["reproducibility"])
     model = config.model_class(config, train_data._dataset).to(config["device"])
     accelerate(model)
+    if asks_for_cold_items(config) and not scores_cold_items(model):
+        _log.info(
+            "%s cannot score an item without training rows: what it says of one is chance or item order",
+            config["model"],
+        )
     trainer = build_trainer(config, model, run)
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 
@@ -274,6 +280,20 @@ def _load(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
         config["checkpoint_dir"] = empty  # RecBole would unpickle a dataset that it finds there
         recbole_dataset = create_dataset(config)
         return recbole_dataset, data_preparation(config, recbole_dataset)
+
+
+def asks_for_cold_items(config: Config) -> bool:
+    """Tell whether results are told for cold items."""
+    return config.cold_start is not None and config.cold_start.kind != "user"
+
+
+def scores_cold_items(model: Any) -> bool:
+    """Tell whether a model has something to say about an item without training rows.
+
+    Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item keeps
+    an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
+    """
+    return bool(getattr(model, "scores_cold_items", False))
 
 
 def _tokens(dataset: Any) -> tuple[list[str], list[str]]:

@@ -130,6 +130,7 @@ def run_command(command: str) -> None:
         if "run_dir" not in values:
             words.append(f"--run_dir=runs/{len(list(Path('runs').glob('*')))}")
     elif words[0] in ("compare", "ablate", "sweep") and "runs" not in values:
+        words = ["--seeds=1" if word.startswith("--seeds=") else word for word in words]
         words += [f"--{key}={value}" for key, value in SMALL.items()]
     assert cli.main(words) == 0, command
 

@@ -28,6 +28,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     Attributes:
         params: The model's typed parameters.
         raw_features: ``{modality: (n_items, F_m)}``, zero where an item has none; what graphs are built from.
+        scores_cold_items: Whether features reach the score of an item without training rows.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
         loss_names: Names of the terms that the last :meth:`calculate_loss` returned.
