@@ -213,7 +213,7 @@ class _Plan:
     def complete(self, processes: _Processes, report: Report, head: str) -> RunFolder | Failure:
         """Find, resume or start the run."""
         for run in self.candidates:
-            if run.file("results.json").exists() and self._is_current(run, processes):
+            if run.file("results.json").exists() and self._is_current(run, processes, report):
                 report(f"{head}: finished before, {run.path}")
                 return run
         unfinished = [run for run in self.candidates if not run.file("results.json").exists()]
@@ -251,7 +251,7 @@ class _Plan:
     def _data_path(self) -> Path:
         return Path(self.config["feature_path"]).parent
 
-    def _is_current(self, run: RunFolder, processes: _Processes) -> bool:
+    def _is_current(self, run: RunFolder, processes: _Processes, report: Report) -> bool:
         """Say whether a finished run is of this version and of today's data."""
         try:
             made_by = run.read_results()["versions"]["recbole-siger"]
@@ -264,7 +264,7 @@ class _Plan:
         data = [file for folder in folders for file in folder.glob(f"{self.spec.dataset}.*")]
         if all(file.stat().st_mtime <= made for file in data if file.suffix in (".inter", ".npy", ".ids")):
             return True
-        # The files are newer: evaluating compares checksums of their content.
+        report(f"{run.path}: data files are newer; comparing checksums")  # which evaluating does
         words = ["evaluate", str(run.path), f"--data_path={self._data_path()}"]
         return processes.run(words, lambda line: None)[0] == 0
 
@@ -272,7 +272,8 @@ class _Plan:
 def _reason(code: int, complaint: str) -> str:
     """Tell in one line why a process ended."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    last = lines[-1].removeprefix("error: ") if lines else ""
+    told = [line for line in lines if line.startswith("error: ")] if code == 2 else []
+    last = (told or lines or [""])[-1].removeprefix("error: ")
     if code < 0:
         return f"killed by {signal.Signals(-code).name}" + (
             "; out of memory?" if -code == signal.SIGKILL else ""

@@ -70,10 +70,17 @@ class Study:
         return specs[:1] if needs_one_seed(specs[0]) else specs
 
     def finish(self, wanted: Sequence[tuple[str, Sequence[RunSpec]]]) -> list[Entry]:
-        """Finish the runs of each label, in order; progress goes to stderr."""
+        """Finish the runs of each label, in order; progress goes to stderr.
+
+        Raises:
+            UserError: If every run failed for one reason.
+        """
         specs = [spec for _, of_label in wanted for spec in of_label]
-        ended = iter(complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress))
-        entries = []
+        outcomes = complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress)
+        reasons = {outcome.reason for outcome in outcomes if isinstance(outcome, Failure)}
+        if len(reasons) == 1 and all(isinstance(outcome, Failure) for outcome in outcomes):
+            raise UserError(f"no run finished: {reasons.pop()}")  # such as a dataset that is not there
+        ended, entries = iter(outcomes), []
         for label, of_label in wanted:
             own = [next(ended) for _ in of_label]
             runs = tuple(run for run in own if isinstance(run, RunFolder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+import re
 import resource
 import sys
 import time
@@ -24,6 +25,8 @@ from recbole_siger.errors import UserError
 __all__ = ["EpochRecord", "Progress", "logging_to", "peak_memory_mib"]
 
 _log = logging.getLogger(__name__)
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -53,6 +56,9 @@ def peak_memory_mib(device: torch.device | None = None) -> float:
     """Return the most memory held so far: of the device if it is a GPU, else of this process, in MiB."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # On Linux ru_maxrss begins at the peak of the process that started this one.
+    if _STATUS.is_file() and (own := re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), flags=re.M)):
+        return int(own[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 

@@ -163,6 +163,7 @@ def test_the_environment_stays(options: dict[str, Any], monkeypatch: pytest.Monk
     ("code", "complaint", "reason"),
     [
         (2, "warning\nerror: the key is bad\n", "the key is bad"),
+        (2, "error: the key is bad\nUserWarning: at exit\n", "the key is bad"),
         (1, "Traceback\n  File\nValueError: no\n", "ValueError: no"),
         (-signal.SIGKILL, "", "killed by SIGKILL; out of memory?"),
         (-signal.SIGSEGV, "", "killed by SIGSEGV"),

@@ -274,3 +274,12 @@ def test_a_sweep_over_names_stands_side_by_side() -> None:
     assert [label.get_text() for label in axis.get_xticklabels()] == ["cosine", "id"]
     assert axis.get_xlabel() == "co_tie_break"
     assert axis.get_ylabel() == "Recall@20"
+
+
+def test_a_dataset_that_is_not_there_is_one_line_and_a_2(
+    workdir: Path, in_process: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "--models=BPR,Pop", "--dataset=nowhere", "--seeds=2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: no run finished: dataset/nowhere/nowhere.inter: no such dataset file" in err
