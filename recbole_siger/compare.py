@@ -166,7 +166,8 @@ def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str]
     entries = entries_of_runs(runs)
     if len(entries) > 1 and params.over == "seeds":
         check_sample_size(max(len(entry.runs) for entry in entries), params)
-    return finish_tables([compare_entries("Runs", entries, params)], paths)
+    title = f"{entries[0].label} and others" if len(entries) > 1 else entries[0].label
+    return finish_tables([compare_entries(title, entries, params)], paths)
 
 
 def entries_of_runs(runs: Sequence[str]) -> list[Entry]:

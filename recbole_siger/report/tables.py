@@ -163,8 +163,7 @@ def _notes(comparison: Comparison) -> list[str]:
         f"Test of the best validation epoch under protocol {facts['protocol']} ({facts['protocol_id']})"
         + ("; mean ± standard deviation over seeds" if most > 1 else "")
         + ". Best bold, second underlined. Parameters: trained by gradient. s/epoch: with validation. MiB: "
-        "at the peak."
-        + (" One seed where nothing is drawn: every seed gives the same." if least == 1 < most else "")
+        "at the peak." + (" A model that draws no random number needs one seed." if least == 1 < most else "")
     )
     if _has_improvement(comparison):
         notes.append(

@@ -270,7 +270,7 @@ def test_markdown(table: Comparison) -> None:
         f"protocol mmrec ({PROTOCOL})",
         "over 41 users, each with the mean over its seeds",
         "Holm over the 2 rows",
-        "One seed where nothing is drawn",
+        "A model that draws no random number needs one seed",
     ):
         assert part in text
     assert {line.count("|") for line in lines[2:9]} == {8}
