@@ -104,6 +104,8 @@ def sweep_option(
     listed = parse_value(f"[{values}]")
     if not isinstance(listed, list) or not listed or len({str(value) for value in listed}) != len(listed):
         raise UserError(f"--values={values}: write different values, separated by commas")
+    if key in ("model", "dataset", "seed"):
+        raise UserError(f"--key={key}: not an option to sweep; use `recbole-siger compare` or --seeds")
     if key in study.options:
         raise UserError(f"--{key}={study.options[key]}: --values sets this option; leave it out")
     pictures = [path for path in paths if path.suffix.removeprefix(".") in FIGURES]

@@ -12,10 +12,17 @@ import pandas as pd
 from recbole_siger.data.features import has_feature, load_features
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import by_activity, by_coverage, by_popularity, slice_items, slice_users
-from recbole_siger.evaluation.metrics import USER_METRICS, Mask, Ranking, beyond_accuracy, user_metrics
+from recbole_siger.evaluation.metrics import (
+    USER_METRICS,
+    Mask,
+    Ranking,
+    beyond_accuracy,
+    chance,
+    user_metrics,
+)
 from recbole_siger.evaluation.ranking import Ids
 
-__all__ = ["analyse", "users_table"]
+__all__ = ["analyse", "chance_of", "users_table"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,15 +72,25 @@ def analyse(ranking: Ranking, config: Any, train: Any, dataset: Any) -> dict[str
     return {"test_beyond": beyond, "slices": slices}
 
 
+def chance_of(ranking: Ranking, loader: Any, topk: list[int]) -> dict[str, float]:
+    """Return what a random order would get where cold and warm ones are told apart, by metric."""
+    parts = {"": ranking, **{f"[{name}]": part for name, part in loader.cold.split(ranking).items()}}
+    return {
+        f"{key}{name}": value
+        for name, part in parts.items()
+        for key, value in chance(loader.n_candidates(part.users), part.n_relevant, topk).items()
+    }
+
+
 def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
     """Tell which items have a feature in each modality of the run; empty where files are not at hand."""
     if not hasattr(dataset, "feature_files") or not config["features"]:
         return {}
-    files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
-    if not all(file.is_file() for file in files.values()):
-        return {}
     run = config.run
     try:
+        files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
+        if not all(file.is_file() for file in files.values()):
+            return {}
         return {
             name: has_feature(
                 load_features(

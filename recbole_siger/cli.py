@@ -38,6 +38,10 @@ recbole-siger COMMAND
                         `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
+  cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [--key=value ...]
+                        results for cold items or users: table and bar chart; finished runs are used again
+  audit --dataset=NAME [--run=DIR] [--json] [--key=value ...]
+                        hold a dataset, a model's graphs and a run against what an honest evaluation needs
   doctor [--json]       check this installation
 """
 
@@ -316,6 +320,36 @@ def _import_mmrec(words: Sequence[str]) -> int:
     return 0
 
 
+def _cold_start(words: Sequence[str]) -> int:
+    positional, found = _options(words)
+    values = _single(found)
+    if positional or not {"models", "dataset"} <= set(values):
+        raise UserError("command line: write `recbole-siger cold-start --models=A,B --dataset=NAME`")
+    from recbole_siger.cold_start_report import cold_start_report
+
+    cold_start_report(
+        [name for name in values.pop("models").split(",") if name],
+        values.pop("dataset"),
+        kind=values.pop("kind", None),
+        out=values.pop("out", None),
+        files=values.pop("config_files", "").split(),
+        values=values,
+    )
+    return 0
+
+
+def _audit(words: Sequence[str]) -> int:
+    positional, found = _options(words, flags=("json",))
+    values = _single(found)
+    if positional:
+        raise UserError("command line: write `recbole-siger audit --dataset=NAME [--run=DIR] [--json]`")
+    as_json = values.pop("json", "False").lower() == "true"
+    dataset, run = values.pop("dataset", None), values.pop("run", None)
+    from recbole_siger.audit import print_audit
+
+    return print_audit(dataset, run, values, as_json=as_json)
+
+
 def _doctor(words: Sequence[str]) -> int:
     if set(words) - {"--json"}:
         raise UserError("command line: write `recbole-siger doctor [--json]`")
@@ -335,6 +369,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sweep": _sweep,
     "report": _report,
     "import-mmrec": _import_mmrec,
+    "cold-start": _cold_start,
+    "audit": _audit,
     "doctor": _doctor,
 }
 

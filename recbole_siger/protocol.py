@@ -143,23 +143,27 @@ def _cold_start(
     if settings.redraws:
         splits, cold_items = _redraw(config, splits)
         return splits, ColdSet(cold_items, None, settings.candidates == "cold")
-    users, items = splits[0].train_edges.numpy()
+    axis, size = (0, splits[0].user_num) if settings.kind == "user" else (1, splits[0].item_num)
+    counts = np.bincount(splits[0].train_edges[axis].numpy(), minlength=size)
+    few = counts <= settings.max_train
+    few[0] = False
     if settings.kind == "user":
-        cold = ColdSet(None, np.bincount(users, minlength=splits[0].user_num) <= settings.max_train, False)
+        if not resolve_protocol(config).keeps_users_without_training:
+            few &= counts > 0
+        cold = ColdSet(None, few, alone=False)
     else:
-        rare = np.bincount(items, minlength=splits[0].item_num) <= settings.max_train
-        cold = ColdSet(rare, None, settings.candidates == "cold")
+        cold = ColdSet(few, None, settings.candidates == "cold")
+    asked = {"test": splits[2], **({"valid": splits[1]} if cold.alone else {})}
+    for name, split in asked.items():
+        if not cold.holds(*split.train_edges.numpy()).any():
+            source, noun = config.origin["cold_start"], settings.kind.partition("_")[0]
+            raise UserError(
+                f"{source}: cold_start: max_train={settings.max_train}: no {noun} with so few training rows "
+                f"is evaluated in {name}; raise it"
+            )
     if cold.alone:
-        splits = [
-            splits[0],
-            *(split.copy(split.inter_feat[rare[split.train_edges[1]]]) for split in splits[1:]),
-        ]
-    if not cold.holds(*splits[2].train_edges.numpy()).any():
-        source, noun = config.origin["cold_start"], settings.kind.partition("_")[0]
-        raise UserError(
-            f"{source}: cold_start: max_train={settings.max_train}: no {noun} with so few training rows "
-            "is tested; raise it"
-        )
+        kept = (split.copy(split.inter_feat[few[split.train_edges[1]]]) for split in splits[1:])
+        splits = [splits[0], *kept]
     return splits, cold
 
 

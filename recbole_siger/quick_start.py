@@ -25,7 +25,14 @@ from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["evaluate_run", "load_experiment", "resume_run", "run_experiment", "scores_cold_items"]
+__all__ = [
+    "config_of_run",
+    "evaluate_run",
+    "load_experiment",
+    "resume_run",
+    "run_experiment",
+    "scores_cold_items",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +92,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
     with logging_to(run.file("run.log")):
-        experiment = build_experiment(_config_of(run, data_path), run)
+        experiment = build_experiment(config_of_run(run, data_path), run)
         run.check_ids(*_tokens(experiment.dataset))
         run.check_digests(experiment.digests())
         if run.file(CHECKPOINT).exists():
@@ -120,14 +127,14 @@ def load_experiment(run_dir: str | Path, data_path: str | Path | None = None) ->
         UserError: As :func:`evaluate_run`.
     """
     run = RunFolder.open(run_dir)
-    experiment = build_experiment(_config_of(run, data_path, prepare=None), run)
+    experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
     run.check_ids(*_tokens(experiment.dataset))
     run.check_digests(experiment.digests())
     experiment.trainer.load_model(run)
     return experiment
 
 
-def _config_of(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
+def config_of_run(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
     """Return the configuration that a run folder keeps."""
     moved = {} if data_path is None else {"data_path": str(data_path)}
     return Config(config_dict={**run.read_config(), **moved, **changes})
@@ -178,21 +185,28 @@ class Experiment:
         _log.info("run folder: %s", run.path)
         return {**results, "run_dir": str(run.path)}
 
+    def loaders(self) -> tuple[Any, Any, Any]:
+        """Return the loaders of training, validation and test."""
+        return self.train_data, self.valid_data, self.test_data
+
     def _details(self) -> dict[str, Any]:
         """Look into the ranking of the last test; write ``users.csv``."""
-        from recbole_siger.analysis import analyse, users_table
+        from recbole_siger.analysis import analyse, chance_of, users_table
 
         ranking, train = self.trainer.ranking, self.train_data._dataset
         if ranking is None:  # metrics of values rank nothing
             return {"test_beyond": {}, "slices": {}}
-        self.run.write_users(users_table(ranking, list(self.config["topk"]), train))
-        return analyse(ranking, self.config, train, self.dataset)
+        topk = list(self.config["topk"])
+        self.run.write_users(users_table(ranking, topk, train))
+        details = analyse(ranking, self.config, train, self.dataset)
+        if self.config.cold_start is not None:
+            details["chance"] = chance_of(ranking, self.test_data, topk)
+        return details
 
     def digests(self) -> dict[str, str]:
         """Return a SHA-256 of each split's interactions, in any order, and of each feature matrix in use."""
         parts = {}
-        loaders = {"train": self.train_data, "valid": self.valid_data, "test": self.test_data}
-        for name, loader in loaders.items():
+        for name, loader in zip(("train", "valid", "test"), self.loaders(), strict=True):
             split = loader._dataset
             users, items = (split.inter_feat[field].numpy() for field in (split.uid_field, split.iid_field))
             parts[name] = np.sort(users * split.item_num + items)
@@ -202,10 +216,14 @@ class Experiment:
 
     def test(self) -> dict[str, float]:
         """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
+        return self.evaluate(self.test_data)
+
+    def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
+        """Evaluate the best epoch on a loader, by default with the run's seed."""
         from recbole.utils import init_seed
 
-        init_seed(self.config.run.seed, self.config["reproducibility"])
-        return self.trainer.evaluate(self.test_data)
+        init_seed(self.config.run.seed if seed is None else seed, self.config["reproducibility"])
+        return self.trainer.evaluate(loader)
 
 
 def build_experiment(config: Config, run: RunFolder) -> Experiment:
@@ -290,8 +308,8 @@ def asks_for_cold_items(config: Config) -> bool:
 def scores_cold_items(model: Any) -> bool:
     """Tell whether a model has something to say about an item without training rows.
 
-    Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item keeps
-    an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
+    Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item
+    keeps an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
     """
     return bool(getattr(model, "scores_cold_items", False))
 

@@ -232,17 +232,17 @@ class RunFolder:
         """Return what :meth:`write_results` kept.
 
         Raises:
-            UserError: If the run is not finished or the file is damaged.
+            UserError: If the run is unfinished, or the file is damaged.
         """
         file = self.file("results.json")
+        if not file.is_file():
+            raise UserError(
+                f"{file}: missing; the run is unfinished, `recbole-siger resume {self.path}` first"
+            )
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path}: not finished (no results.json); `recbole-siger resume {self.path}`"
-            ) from None
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{file}: damaged: {error}; train again") from None
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{file}: damaged; train again") from None
 
     # ---- tensors
 

@@ -48,6 +48,7 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
 }
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {"check"}
+CLI_OPTIONS |= {"kind", "models", "out", "run"}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -118,6 +119,8 @@ def run_command(command: str) -> None:
         write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
     elif words[0] == "resume":
         (Path(words[1]) / "results.json").unlink()  # as if interrupted
+    elif words[0] == "cold-start":
+        words += [f"--{key}={value}" for key, value in SMALL.items()]
     elif words[0] == "run" and "dry_run" not in values:
         dataset = Path("dataset") / values["dataset"]
         if dataset.name == "shop" and not dataset.exists():

@@ -54,6 +54,14 @@ class FullRankingDataLoader(FullSortEvalDataLoader):
         # RecBole's constructor would build a Python set for every user; its parent does the rest.
         AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
 
+    def n_candidates(self, users: Ids) -> Ids:
+        """Count the items that are ranked for each of ``users``, ``(U,)``."""
+        rows, hidden = self.history.of(users)
+        if self.cold is None or self.cold.items is None or not self.cold.alone:
+            return self._dataset.item_num - 1 - np.bincount(rows, minlength=len(users))
+        rows = rows[self.cold.items[hidden]]
+        return int(self.cold.items[1:].sum()) - np.bincount(rows, minlength=len(users))
+
     def _init_batch_size_and_step(self) -> None:
         self.step = self.config["eval_batch_size"]
         self.set_batch_size(self.step)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recbole_siger.evaluation.ranking import Ids
 
-__all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "user_metrics"]
+__all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "chance", "user_metrics"]
 
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
@@ -134,6 +134,33 @@ def user_metrics(
     for name in names or USER_METRICS:
         table = USER_METRICS[name](ranking.hits, ranking.n_relevant)
         found |= {f"{name}@{k}": table[:, k - 1] for k in topk}
+    return found
+
+
+def chance(n_candidates: Ids, n_relevant: Ids, topk: Sequence[int]) -> dict[str, float]:
+    r"""Return what a random order of the candidates is worth on average.
+
+    With R of n candidates relevant, each place holds a relevant item with probability :math:`R/n`, so
+    :math:`E[\text{recall@}k] = k/n` and :math:`E[\text{DCG@}k] = (R/n) \sum_{r \le k} 1/\log_2(1+r)`.
+
+    Args:
+        n_candidates: Items that are ranked for each user, relevant ones included, >= 1, shape ``(U,)``.
+        n_relevant: Relevant items of each user, >= 1, shape ``(U,)``.
+        topk: Cut-offs.
+
+    Returns:
+        ``recall@k`` and ``ndcg@k``, means over users.
+
+    Example:
+        >>> chance(np.array([4, 4]), np.array([1, 2]), [2])["recall@2"]
+        0.5
+    """
+    gains, found = np.cumsum(1 / np.log2(np.arange(2, max(topk) + 2))), {}
+    for k in topk:
+        shown = np.minimum(k, n_candidates)
+        dcg = n_relevant / n_candidates * gains[shown - 1]
+        found[f"recall@{k}"] = float((shown / n_candidates).mean())
+        found[f"ndcg@{k}"] = float((dcg / gains[np.minimum(k, n_relevant) - 1]).mean())
     return found
 
 

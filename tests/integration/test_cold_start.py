@@ -100,6 +100,9 @@ def test_lattices_rules_hold_under_either_protocol(protocol: str, small: Setting
         seen |= {(batch["user_id"][r].item(), i) for r, i in zip(row.tolist(), item.tolist(), strict=True)}
     assert seen == {pair for pair in trained if pair[0] in users}
     assert set(experiment.test_data.uid_list.tolist()) == users
+    ids = experiment.test_data.uid_list.numpy()
+    n_seen = [sum(pair[0] == user for pair in trained) for user in ids.tolist()]
+    assert experiment.test_data.n_candidates(ids).tolist() == [N_ITEMS - n for n in n_seen]
 
 
 @pytest.mark.parametrize("protocol", ["mmrec", "recbole"])
@@ -178,8 +181,13 @@ def test_only_cold_items_are_candidates_where_said(kind: dict[str, Any], small: 
     experiment = build(small(cold_start=kind))
     experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
     shown = set(experiment.trainer.ranking.items.ravel().tolist())
-    assert shown - {0} <= set(np.flatnonzero(experiment.test_data.cold.items).tolist())
+    cold = set(np.flatnonzero(experiment.test_data.cold.items).tolist())
+    assert shown - {0} <= cold
     assert shown - {0}
+    trained = pairs_of(experiment.train_data)
+    users = experiment.test_data.uid_list
+    expected = [len(cold - {item for u, item in trained if u == user}) for user in users.tolist()]
+    assert experiment.test_data.n_candidates(users.numpy()).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -188,9 +196,12 @@ def test_only_cold_items_are_candidates_where_said(kind: dict[str, Any], small: 
         ({"cold_start": {"kind": "item", "ratio": 0.05}}, "1 of 31 items would be cold"),
         (
             {"cold_start": {"kind": "item_few_shot", "max_train": 0}},
-            "no item with so few training rows is tested",
+            "no item with so few training rows is evaluated in test",
         ),
-        ({"cold_start": {"kind": "user", "max_train": 6}}, "no user with so few training rows is tested"),
+        (
+            {"cold_start": {"kind": "user", "max_train": 6}},
+            "no user with so few training rows is evaluated in test",
+        ),
         (
             {"cold_start": {"kind": "item"}, "protocol": "recbole", "eval_args": {"mode": "uni5"}},
             "cold_start ranks all items; use `full`",

@@ -123,6 +123,10 @@ def test_a_failed_model_is_a_row_and_a_1(
             ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,2", "--epochs=3"],
             "--epochs=3: --values sets this option; leave it out",
         ),
+        (
+            ["sweep", "--model=BPR", "--dataset=toy", "--key=seed", "--values=1,2"],
+            "--key=seed: not an option",
+        ),
         (["report"], "command line: write `recbole-siger report RUN_DIR"),
         (["report", "nowhere"], "nowhere: not a run folder"),
         (["report", "nowhere", "--out=a.pdf"], "--out: 'a.pdf': the name must end in .html"),

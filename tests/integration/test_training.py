@@ -544,3 +544,12 @@ def test_data_that_changed_are_told(part: str, settings: Settings, tmp_path: Pat
         np.save(folder / "toy.image.npy", np.load(folder / "toy.image.npy")[::-1])
     with pytest.raises(UserError, match=f"^run/digests.json: other data now than in training: {part};"):
         evaluate_run("run")
+
+
+def test_features_that_a_model_does_not_need_cost_no_results(settings: Settings, tmp_path: Path) -> None:
+    values = settings(epochs=1)
+    file = Path(values["data_path"], "toy", "toy.text.npy")
+    file.write_bytes(file.read_bytes()[:-9])
+    result = run(values)
+    assert set(result["slices"]) == {"item_popularity", "user_activity"}
+    assert "no slices by modality coverage" in Path("run/run.log").read_text()

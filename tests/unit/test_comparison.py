@@ -370,7 +370,7 @@ def test_runs_are_compared_without_starting_any(
     [
         (["--runs", "nowhere"], "nowhere: not a run folder"),
         (["--runs", "a1", "copy"], "copy: has configuration and seed of a1; leave one of them out"),
-        (["--runs", "unfinished"], "unfinished: not finished (no results.json)"),
+        (["--runs", "unfinished"], "unfinished/results.json: missing; the run is unfinished"),
         (["--runs", "a1", "a2", "--over=seeds"], None),
         (["--runs", "a1", "a2", "c", "--over=seeds"], "seeds with n=2 cannot give p < 0.05; n=6 can"),
         (["--runs", "a1", "--epochs=3"], "--epochs starts runs, --runs does not; keep one"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_siger.evaluation.metrics import USER_METRICS, Ranking, beyond_accuracy, user_metrics
+from recbole_siger.evaluation.metrics import USER_METRICS, Ranking, beyond_accuracy, chance, user_metrics
 
 N_USERS, N_ITEMS, K = 37, 29, 11
 TOPK = [1, 3, 11]
@@ -181,3 +182,17 @@ def test_beyond_accuracy_agrees_with_loops_where_lists_are_short() -> None:
 
 def test_nothing_recommended_is_nothing_measured() -> None:
     assert beyond_accuracy(np.zeros((3, 2), dtype=np.int64), [2], make_counts(), 5) == {}
+
+
+def test_chance_is_the_mean_over_random_orders() -> None:
+    """Every order of five candidates, two of them relevant: 120 of them."""
+    orders = np.array(list(permutations(range(1, 6))))
+    rows = np.arange(len(orders)).repeat(2)
+    ranking = Ranking(np.arange(len(orders)), orders, rows, np.tile([2, 4], len(orders)))
+    found = chance(np.array([5]), np.array([2]), [1, 3, 5])
+    for key, values in user_metrics(ranking, [1, 3, 5], ["recall", "ndcg"]).items():
+        assert found[key] == pytest.approx(values.mean(), rel=1e-12), key
+
+
+def test_chance_with_fewer_candidates_than_places_finds_all() -> None:
+    assert chance(np.array([2]), np.array([2]), [3]) == {"recall@3": 1.0, "ndcg@3": pytest.approx(1.0)}

@@ -1,0 +1,304 @@
+"""An honest dataset and run pass the audit; each planted fault fails it and is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction, cat_interactions
+from torch import Tensor
+
+from recbole_siger import audit as audit_module
+from recbole_siger import cli
+from recbole_siger.audit import audit
+from recbole_siger.audit_graphs import Finding
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.model.general_recommender import siger
+from recbole_siger.quick_start import run_experiment
+from tests.toy import random_features, random_splits, write_dataset
+
+Settings = Callable[..., dict[str, Any]]
+
+
+def audit_toy(folder: Path, **values: str) -> list[Finding]:
+    small = {"gpu_id": "", "topk": "[3, 5]", "valid_metric": "Recall@5", "n_semantic_neighbors": "3"}
+    return audit("toy", values={"data_path": str(folder), **small, **values})
+
+
+def write(folder: Path, splits: dict[str, Any] | None = None, features: Any = None) -> Path:
+    write_dataset(
+        folder, "toy", splits or random_splits(), features or random_features({"image": 5, "text": 11})
+    )
+    return folder
+
+
+def failures(findings: list[Finding]) -> list[str]:
+    return [f"{finding.check}: {finding.text}" for finding in findings if finding.verdict == "FAIL"]
+
+
+# ---- data
+
+
+def test_an_honest_dataset_passes(tmp_path: Path, workdir: Path) -> None:
+    findings = audit_toy(write(tmp_path / "data"))
+    assert not failures(findings)
+    told = {(finding.verdict, finding.check) for finding in findings}
+    passed = {("PASS", "parts"), ("PASS", "features"), ("PASS", "graphs")}
+    assert told == passed | {("INFO", "cold"), ("INFO", "time"), ("INFO", "features")}
+    graphs = [finding.text.partition(":")[0] for finding in findings if finding.check == "graphs"]
+    assert graphs == [
+        f"SIGER.{name}" for name in ("train_edges", "norm_adj", "user_items", "eisg.image", "eisg.text")
+    ]
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "valid"), ("train", "test"), ("valid", "test")])
+def test_a_pair_in_two_parts_is_named(first: str, second: str, tmp_path: Path, workdir: Path) -> None:
+    splits = random_splits()
+    pair = splits[first][0]
+    splits[second].append(pair)
+    said = failures(audit_toy(write(tmp_path / "data", splits)))
+    expected = f"1 pairs are in {first} and in {second}, such as user {pair[0]!r}, item {pair[1]!r}"
+    assert said == [f"parts: {expected}"]
+
+
+def test_what_has_no_training_row_is_counted(tmp_path: Path, workdir: Path) -> None:
+    splits = random_splits()
+    splits["train"] = [pair for pair in splits["train"] if pair[0] != "u4" and pair[1] != "i3"]
+    told = {
+        finding.text for finding in audit_toy(write(tmp_path / "data", splits)) if finding.check == "cold"
+    }
+    tested = {item for _, item in splits["test"]}
+    assert "1 of 23 users of test have no training row" in told
+    assert f"{int('i3' in tested)} of {len(tested)} items of test have no training row" in told
+
+
+def test_repeated_rows_and_features_are_told(tmp_path: Path, workdir: Path) -> None:
+    features = random_features({"image": 5, "text": 11})
+    features["image"][0][[4, 9, 11]] = features["image"][0][0]
+    features["text"][0][2] = 0
+    splits = random_splits()
+    splits["train"] += splits["train"][:3]
+    findings = audit_toy(write(tmp_path / "data", splits, features))
+    told = [finding.text for finding in findings if finding.verdict == "INFO"]
+    assert "image: 3 of 31 rows repeat an earlier one; the commonest stands 4 times" in told
+    assert "30 items have all of image, text, 1 some, 0 none" in told
+    assert "3 rows of train repeat an earlier row of it" in told
+    assert not failures(findings)
+
+
+def test_features_that_tell_nothing_apart_fail(tmp_path: Path, workdir: Path) -> None:
+    features = random_features({"image": 5})
+    features["image"][0][:] = 2.0
+    said = failures(audit_toy(write(tmp_path / "data", None, features)))
+    assert said == ["features: image: all 31 rows are the same"]
+
+
+def test_test_rows_before_training_are_counted(tmp_path: Path, workdir: Path) -> None:
+    folder = tmp_path / "data" / "toy"
+    folder.mkdir(parents=True)
+    times = {"train": [5, 1], "valid": [6, 2], "test": [3, 4]}  # ann trained until 5, bob until 1
+    for part, (ann, bob) in times.items():
+        item = {"train": "a", "valid": "b", "test": "c"}[part]
+        rows = f"ann\t{item}\t{ann}\nbob\t{item}\t{bob}\nbob\td{part}\t0\n"
+        (folder / f"toy.{part}.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+    facts = [
+        "benchmark_filename: [train, valid, test]",
+        "load_col:",
+        "  inter: [user_id, item_id, timestamp]",
+    ]
+    (folder / "toy.yaml").write_text("\n".join([*facts, ""]))
+    options = {"gpu_id": "", "topk": "[2]", "valid_metric": "Recall@2", "model": "BPR"}
+    findings = audit("toy", values={"data_path": str(tmp_path / "data"), **options})
+    told = [finding.text for finding in findings if finding.check == "time"]
+    # Of ann 3 < 5, of bob 4 > 1 and 0 < 1.
+    assert told == ["66.7% of the test rows are older than their user's last training row"]
+
+
+# ---- graphs
+
+
+def plant(edges: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    return torch.cat((edges, torch.stack((users, items))), dim=1)
+
+
+@pytest.mark.parametrize("model", ["SIGER", "LightGCN"])
+def test_a_test_pair_among_the_edges_is_named(
+    model: str, tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is given one test pair with its training rows."""
+    folder, splits = write(tmp_path / "data"), random_splits()
+    user, item = splits["test"][5]
+    honest = audit_module.build_experiment
+
+    def leaky(config: Any, run: Any) -> Any:
+        experiment = honest(config, run)
+        train = experiment.train_data._dataset
+        u, i = train.user_tokens.index(user), train.item_tokens.index(item)
+        pair = Interaction({"user_id": torch.tensor([u]), "item_id": torch.tensor([i])})
+        experiment.model = config.model_class(config, train.copy(cat_interactions([train.inter_feat, pair])))
+        return experiment
+
+    monkeypatch.setattr(audit_module, "build_experiment", leaky)
+    said = failures(audit_toy(folder, model=model) if model == "SIGER" else audit_plain(folder, model))
+    named = f"such as user {user!r}, item {item!r}, which is in test"
+    expected = {
+        "SIGER": ["train_edges", "norm_adj", "user_items"],
+        "LightGCN": ["interaction_matrix", "norm_adj_matrix"],
+    }
+    traced = [text for text in said if "user-item" in text or "no training rows" in text]
+    assert {text.split(":")[1].strip() for text in traced} == {f"{model}.{name}" for name in expected[model]}
+    assert all(f"1 edges are no training rows, {named}" in text for text in traced)
+
+
+def audit_plain(folder: Path, model: str) -> list[Finding]:
+    values = {
+        "data_path": str(folder),
+        "gpu_id": "",
+        "topk": "[3, 5]",
+        "valid_metric": "Recall@5",
+        "model": model,
+    }
+    return audit("toy", values=values)
+
+
+def test_a_test_pair_behind_an_item_graph_is_named(
+    tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user-item graphs are clean; co-occurrence alone has seen a test pair."""
+    folder, splits = write(tmp_path / "data"), random_splits()
+    user, item = splits["test"][5]
+    honest, seen = siger.co_occurrence_graph, {}
+    spy = MultimodalDataset.build
+
+    def build(self: MultimodalDataset) -> Any:
+        seen["u"], seen["i"] = self.user_tokens.index(user), self.item_tokens.index(item)
+        return spy(self)
+
+    def leaky(edges: Tensor, *sizes: Any, **options: Any) -> Tensor:
+        return honest(plant(edges, torch.tensor([seen["u"]]), torch.tensor([seen["i"]])), *sizes, **options)
+
+    monkeypatch.setattr(MultimodalDataset, "build", build)
+    monkeypatch.setattr(siger, "co_occurrence_graph", leaky)
+    said = failures(audit_toy(folder, n_co_neighbors="30"))
+    assert {text.split(":")[1].strip() for text in said} == {"SIGER.eisg.image", "SIGER.eisg.text"}
+    for text in said:
+        assert "edges come from evaluation rows, such as" in text
+        assert f"user {user!r}, item {item!r}, which is in test" in text
+
+
+# ---- a run
+
+
+@pytest.fixture
+def run_dir(settings: Settings) -> Path:
+    run_experiment("BPR", "toy", config_dict=settings(epochs=6, learning_rate=0.05, run_dir="run"))
+    return Path("run")
+
+
+def doctor(run_dir: Path, **changes: Any) -> None:
+    file = run_dir / "results.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def lines_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_honest_run_passes(run_dir: Path) -> None:
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    findings = audit(None, run_dir)
+    assert not failures(findings)
+    assert {"parts", "run", "selection", "weights", "users"} <= {
+        finding.check for finding in findings if finding.verdict == "PASS"
+    }
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_choosing_by_test_is_found(run_dir: Path) -> None:
+    """Another epoch stands in the results than validation chose."""
+    lines = lines_of(run_dir)
+    best = json.loads((run_dir / "results.json").read_text())["best_epoch"]
+    other = next(
+        line["epoch"] for line in lines if line["valid"]["recall@5"] < lines[best]["valid"]["recall@5"]
+    )
+    doctor(run_dir, best_epoch=other, valid=lines[other]["valid"])
+    said = failures(audit("toy", run_dir))
+    score, chosen = lines[other]["valid"]["recall@5"], lines[best]["valid"]["recall@5"]
+    assert said[0] == (
+        f"selection: results.json: best_epoch is {other} ({score}), "
+        f"but validation recall@5 was best in epoch {best} ({chosen})"
+    )
+
+
+def test_weights_of_another_epoch_are_found(run_dir: Path) -> None:
+    """Results tell the chosen epoch, the test metrics another one's."""
+    test = json.loads((run_dir / "results.json").read_text())["test"]
+    doctor(run_dir, test={**test, "recall@5": test["recall@5"] + 0.01})
+    checks = [text.split(":")[0] for text in failures(audit(None, run_dir))]
+    assert checks == ["weights", "users"]
+
+
+def test_looking_at_test_while_training_is_found(run_dir: Path) -> None:
+    lines = lines_of(run_dir)
+    lines[2]["test"] = {"recall@5": 0.5}
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert failures(audit(None, run_dir)) == ["selection: metrics.jsonl: test was looked at in epoch 2"]
+
+
+def test_other_data_than_in_training_are_found(run_dir: Path, tmp_path: Path) -> None:
+    splits = random_splits()
+    splits["test"][0], splits["valid"][0] = splits["valid"][0], splits["test"][0]
+    write(tmp_path / "other", splits)
+    said = failures(audit(None, run_dir, {"data_path": str(tmp_path / "other")}))
+    assert any("other data now than in training: test, valid" in text for text in said)
+    assert any("protocol_id is" in text for text in said)
+
+
+def test_a_run_without_validation_has_nothing_to_choose(settings: Settings) -> None:
+    run_experiment("BPR", "toy", config_dict=settings(epochs=2, eval_step=0, saved=False, run_dir="blind"))
+    findings = audit(None, "blind")
+    assert Finding("INFO", "selection", "no validation was made; the last epoch was tested") in findings
+    assert any(finding.check == "weights" and finding.verdict == "INFO" for finding in findings)
+
+
+# ---- the command
+
+
+def test_the_command_prints_and_returns_1_for_a_fail(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["audit", f"--run={run_dir}"]) == 0
+    assert "PASS  selection: " in capsys.readouterr().out
+    doctor(run_dir, protocol_id="0" * 16)
+    assert cli.main(["audit", f"--run={run_dir}", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    failed = [entry for entry in found if entry["verdict"] == "FAIL"]
+    assert [entry["check"] for entry in failed] == ["run"]
+    assert "protocol_id is 0000000000000000" in failed[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name the dataset"),
+        (["--run=nowhere"], "nowhere: not a run folder"),
+        (["--run=run", "--dataset=other"], "is a run on 'toy', not on 'other'"),
+        (["--run=run", "--topk=3"], "--topk is not for a run"),
+        (["--run=open"], "unfinished"),
+        (["here"], "write `recbole-siger audit"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], said: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("open").mkdir()
+    (Path("open") / "config.yaml").write_text((run_dir / "config.yaml").read_text())
+    assert cli.main(["audit", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

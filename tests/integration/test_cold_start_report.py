@@ -1,0 +1,128 @@
+"""The command `cold-start`: runs, table and bars."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_siger import cli
+
+Settings = Callable[..., dict[str, Any]]
+SMALL = ["--train_batch_size=64", "--topk=[3, 5]", "--valid_metric=Recall@5", "--gpu_id=", "--epochs=2"]
+
+
+@pytest.fixture
+def words(settings: Settings) -> list[str]:
+    return ["cold-start", "--dataset=toy", f"--data_path={settings()['data_path']}", *SMALL]
+
+
+def rows_of(folder: str) -> dict[str, dict[str, str]]:
+    with Path(folder, "cold_start.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["model"]: row for row in csv.DictReader(stream)}
+
+
+def test_table_and_bars(words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--models=SIGER,BPR", "--out=cold"]) == 0
+    assert sorted(path.name for path in Path("cold").iterdir()) == [
+        "BPR",
+        "SIGER",
+        "cold_start.csv",
+        "cold_start.md",
+        "cold_start.png",
+        "cold_start.svg",
+    ]
+    rows = rows_of("cold")
+    assert {model: row["scores_cold_items"] for model, row in rows.items()} == {"SIGER": "yes", "BPR": "no"}
+    page = Path("cold/cold_start.md").read_text()
+    for model, row in rows.items():
+        kept = json.loads(Path("cold", model, "results.json").read_text())
+        assert float(row["recall@5[cold]"]) == kept["test"]["recall@5[cold]"] == kept["test"]["recall@5"]
+        assert row["protocol_id"] == kept["protocol_id"]
+        assert f"| {model} | {row['scores_cold_items']} | {kept['test']['recall@5']:.4f} |" in page
+    assert f"| chance | | {kept['chance']['recall@5']:.4f} |" in page
+    assert "kind item, ratio 0.2, seed 123; candidates: all; seeds: 2020" in page
+    assert Path("cold/cold_start.png").read_bytes().startswith(b"\x89PNG")
+    ElementTree.parse("cold/cold_start.svg")  # as we wrote it ourselves
+    assert page in capsys.readouterr().out
+
+
+def test_finished_runs_are_used_again_and_unfinished_ones_continued(
+    words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, "--models=BPR,Pop", "--out=cold"]) == 0
+    before = Path("cold/BPR/results.json").read_bytes()
+    Path("cold/Pop/results.json").unlink()
+    capsys.readouterr()
+    assert cli.main([*words, "--models=BPR,Pop", "--out=cold"]) == 0
+    told = capsys.readouterr().out
+    assert "cold/BPR: used again" in told
+    assert "cold/Pop: used again" not in told
+    assert Path("cold/BPR/results.json").read_bytes() == before
+    assert Path("cold/Pop/results.json").is_file()
+
+
+def test_runs_with_other_options_are_not_mixed(
+    words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, "--models=Pop", "--out=cold"]) == 0
+    assert cli.main([*words, "--models=Pop", "--out=cold", "--seed=5"]) == 2
+    assert "cold/Pop: holds a run with seed=2020, not 5; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("item_few_shot", 3), ("user", 2)])
+def test_other_kinds(kind: str, groups: int, words: list[str], workdir: Path) -> None:
+    cold = f"--cold_start={{kind: {kind}, max_train: {4 if kind == 'item_few_shot' else 7}}}"
+    assert cli.main([*words, "--models=Pop", cold]) == 0
+    row = rows_of(f"runs/toy/cold-start-{kind}")["Pop"]
+    assert sum(name.startswith("recall@5") for name in row) == groups  # all users of the toy have seven rows
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--models="], "name each model once, and at least one"),
+        (["--models=BPR,BPR"], "name each model once"),
+        (["--models=BPR,SIGR"], "Unknown model 'SIGR'"),
+        (
+            ["--models=BPR", "--kind=item", "--cold_start={kind: user}"],
+            "--kind and --cold_start say the same",
+        ),
+        (["--models=BPR", "--kind=things"], "kind='things': expected one of"),
+        (["--models=BPR", "--run_dir=x"], "use --out"),
+        ([], "write `recbole-siger cold-start"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    more: list[str], said: str, words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, *more]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(workdir.iterdir()) == []
+
+
+def test_without_matplotlib_there_is_a_table_and_a_hint(
+    words: list[str], workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return honest(name, *rest)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert cli.main([*words, "--models=Pop", "--out=cold"]) == 0
+    assert "pip install 'recbole-siger[figures]'" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("cold").iterdir()) == ["Pop", "cold_start.csv", "cold_start.md"]
