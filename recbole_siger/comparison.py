@@ -43,7 +43,8 @@ class TableParams:
         correct: Correction over all rows tested on one metric.
         over: What is paired: users, each with the mean over its seeds, or seeds.
         allow_mixed: Whether runs of other protocols may stand in the table, marked and untested.
-        columns: Metrics shown and tested; by default Recall and NDCG at every cut-off.
+        columns: Metrics shown, by default Recall and NDCG at every cut-off. One without a value a user, such
+            as ``recall@20[cold]``, is not tested over users.
     """
 
     stat: Literal["wilcoxon", "t-test"] | None = "wilcoxon"
@@ -266,8 +267,8 @@ def _columns(
     tests = [result["test"] for of_entry in results.values() for result in of_entry]
     shared = [name for name in tests[0] if all(name in test for test in tests)]
     if asked is None:
-        chosen = [name for name in shared if name.split("@")[0] in ("recall", "ndcg")] or shared[:1]
-        return tuple(chosen)
+        whole = [name for name in shared if "[" not in name]  # not of cold or warm items alone
+        return tuple([name for name in whole if name.split("@")[0] in ("recall", "ndcg")] or whole[:1])
     for name in asked:
         if name.lower() not in shared:
             hint = did_you_mean(name, shared) or f"; there are {', '.join(shared)}"
@@ -298,7 +299,7 @@ def _with_tests(
     if params.over == "seeds":
         tables = _share_seeds(tables, rows)
     found: dict[int, dict[str, RowTest]] = {i: {} for i in others}
-    for column in columns if others else ():
+    for column in tables[0] if others else ():
         pairs = []
         for i in others:
             _check_same(tables[0], tables[i], rows[0].label, rows[i].label, params)
@@ -313,13 +314,9 @@ def _with_tests(
 
 
 def _by_user(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return each user's mean over the seeds, by raw token."""
+    """Return each user's mean over the seeds, by raw token, of the metrics that have a value a user."""
     users = pd.concat([run.read_users() for run in entry.runs])
-    missing = [name for name in columns if name not in users]
-    if missing:
-        known = ", ".join(name for name in users if "@" in name)
-        raise UserError(f"--columns: {missing[0]!r} has no value a user, so it cannot be tested ({known})")
-    return users.groupby("user_id", sort=True)[list(columns)].mean()
+    return users.groupby("user_id", sort=True)[[name for name in columns if name in users]].mean()
 
 
 def _by_seed(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

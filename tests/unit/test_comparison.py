@@ -215,7 +215,6 @@ def test_splits_drawn_with_the_seed(tmp_path: Path) -> None:
         ({"dataset": "other"}, {}, "runs on different datasets (other, toy) do not share a table"),
         ({"users": [f"x{i}" for i in range(N_USERS)]}, {}, "were evaluated on other users"),
         ({}, {"columns": ("recal@5",)}, "'recal@5' is not a metric of every run; did you mean `recall@5`?"),
-        ({}, {"columns": ("hit@5",)}, "'hit@5' has no value a user, so it cannot be tested"),
     ],
 )
 def test_refusals(tmp_path: Path, changes: dict[str, Any], params: dict[str, Any], message: str) -> None:
@@ -223,6 +222,18 @@ def test_refusals(tmp_path: Path, changes: dict[str, Any], params: dict[str, Any
     with pytest.raises(UserError) as caught:
         compare_entries("", [Entry("BPR", (one,)), Entry("Pop", (two,))], TableParams(**params))
     assert message in str(caught.value)
+
+
+def test_a_metric_without_values_a_user_is_shown_and_not_tested(tmp_path: Path) -> None:
+    test = {"recall@5": 0.25, "recall@5[cold]": 0.125, "hit@5": 0.5}
+    runs = [Entry(name, (write_run(tmp_path / name, name, test=test),)) for name in ("BPR", "Pop")]
+    assert compare_entries("", runs, TableParams()).columns == ("recall@5",)
+    asked = TableParams(columns=("recall@5[cold]", "recall@5"))
+    table = compare_entries("", runs, asked)
+    assert table.rows[1].mean["recall@5[cold]"] == 0.125
+    assert list(table.rows[1].tests) == ["recall@5"]
+    assert table.selection == "recall@5"
+    assert "R@5[cold]" in markdown([table])
 
 
 def test_a_failed_first_row_leaves_the_others(entries: list[Entry]) -> None:
