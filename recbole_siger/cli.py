@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_siger.errors import UserError
 
@@ -21,6 +22,20 @@ recbole-siger COMMAND
   config MODEL [--dataset=NAME]
                         every option of a model: default, range and meaning
   models                every model name
+  compare --models=SIGER,LightGCN,EASE --dataset=ml-100k [--seeds=5] [--key=value ...]
+                        table of models, the first tested against the others; starts missing runs
+                        --stat=wilcoxon|t-test --correct=holm|none --over=users|seeds --columns=recall@20
+                        --set=MODEL.key=value and --model_config=FILE for one model, --jobs, --runs_dir,
+                        --allow_mixed, --out table.md table.tex table.csv table.json
+  compare --runs RUN_DIR RUN_DIR ...
+                        the same of runs that exist
+  ablate --model=SIGER --dataset=ml-100k [--seeds=3] [as compare]
+                        tables of a model's component and modality variants
+  sweep --model=SIGER --dataset=ml-100k --key=n_co_neighbors --values=2,3,5 [--seeds=3] [as compare]
+                        one option over several values; --out takes pictures too (.png, .svg, .pdf)
+  report RUN_DIR ... [--out=report.html] [--vectors]
+                        one offline page of runs; `report curves RUN_DIR`, `report vectors RUN_DIR` and
+                        `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
   cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [--key=value ...]
@@ -53,12 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; `recbole-siger resume RUN_DIR` continues a run", file=sys.stderr)
+        print(
+            "interrupted; `recbole-siger resume RUN_DIR` continues a run, the command itself a table",
+            file=sys.stderr,
+        )
         return 130
 
 
-def _options(words: Sequence[str], flags: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
-    """Split words into positional ones and ``(key, value)`` of ``--key=value``, ``--key value`` or a flag."""
+def _options(
+    words: Sequence[str], flags: Sequence[str] = (), lists: Sequence[str] = ()
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Split words into positional ones and ``(key, value)`` of ``--key=value``, ``--key value`` or a flag.
+
+    A key of ``lists`` takes the words up to the next key, as a shell leaves ``--out t.{md,tex}``.
+    """
     short = {"-m": "--model", "-d": "--dataset"}
     positional: list[str] = []
     found: list[tuple[str, str]] = []
@@ -79,6 +102,8 @@ def _options(words: Sequence[str], flags: Sequence[str] = ()) -> tuple[list[str]
                 raise UserError(f"command line: --{name} has no value; write --{name}=VALUE")
             value = rest.pop(0)
         found.append((name, value))
+        while name in lists and rest and not rest[0].startswith("-"):
+            found.append((name, rest.pop(0)))
     return positional, found
 
 
@@ -155,6 +180,118 @@ def _models(words: Sequence[str]) -> int:
     return 0
 
 
+def _table_options(
+    words: Sequence[str],
+) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
+    """Return options given once, lists, and what makes a ``TableParams``."""
+    positional, found = _options(words, flags=("allow_mixed",), lists=("out", "runs"))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    lists = {name: [value for key, value in found if key == name] for name in ("out", "runs", "set")}
+    values = _single([entry for entry in found if entry[0] not in lists])
+    table: dict[str, Any] = {key: values.pop(key) for key in ("stat", "correct", "over") if key in values}
+    table["allow_mixed"] = values.pop("allow_mixed", "False").lower() in ("true", "1", "yes")
+    if "columns" in values:
+        table["columns"] = values.pop("columns").split(",")
+    return values, lists, table
+
+
+def _study(values: dict[str, str]) -> Any:
+    """Take what all runs of a table have in common; what is left are options of every run."""
+    from recbole_siger.compare import Study
+
+    dataset = values.pop("dataset", None)
+    if not dataset:
+        raise UserError("command line: --dataset=NAME is missing")
+    named = {key: values.pop(key) for key in ("seeds", "runs_dir") if key in values}
+    files = tuple(values.pop("config_files", "").split())
+    jobs = values.pop("jobs", "1")
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
+    return Study(dataset, options=values, files=files, jobs=int(jobs), **named)
+
+
+def _needed(values: dict[str, str], command: str, *keys: str) -> list[str]:
+    missing = [key for key in keys if not values.get(key)]
+    if missing:
+        raise UserError(f"command line: {command} needs --{missing[0]}; see `recbole-siger --help`")
+    return [values.pop(key) for key in keys]
+
+
+def _compare(words: Sequence[str]) -> int:
+    values, lists, table = _table_options(words)
+    from recbole_siger.compare import compare_models, compare_runs
+    from recbole_siger.comparison import table_params
+
+    params = table_params(table)
+    if lists["runs"]:
+        if values or lists["set"]:
+            raise UserError(
+                f"command line: --{next(iter(values), 'set')} starts runs, --runs does not; keep one"
+            )
+        return compare_runs(lists["runs"], params, out=lists["out"])
+    (models,) = _needed(values, "compare", "models")
+    file = values.pop("model_config", None)
+    study = _study(values)
+    return compare_models(
+        models, study, params, model_options=lists["set"], model_file=file, out=lists["out"]
+    )
+
+
+def _ablate(words: Sequence[str]) -> int:
+    values, lists, table = _table_options(words)
+    _refuse(lists, "ablate", "runs", "set")
+    from recbole_siger.ablate import ablate_model
+    from recbole_siger.comparison import table_params
+
+    (model,) = _needed(values, "ablate", "model")
+    return ablate_model(model, _study(values), table_params(table), out=lists["out"])
+
+
+def _sweep(words: Sequence[str]) -> int:
+    values, lists, table = _table_options(words)
+    _refuse(lists, "sweep", "runs", "set")
+    from recbole_siger.ablate import sweep_option
+    from recbole_siger.comparison import table_params
+
+    model, key, listed = _needed(values, "sweep", "model", "key", "values")
+    return sweep_option(model, key, listed, _study(values), table_params(table), out=lists["out"])
+
+
+def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
+    for name in names:
+        if lists[name]:
+            raise UserError(f"command line: {command} takes no --{name}")
+
+
+def _report(words: Sequence[str]) -> int:
+    positional, found = _options(words, flags=("vectors",), lists=("out",))
+    out = [value for key, value in found if key == "out"]
+    values = _single([entry for entry in found if entry[0] != "out"])
+    kind, rest = (positional[0], positional[1:]) if positional else ("", [])
+    usage = "`recbole-siger report RUN_DIR ... [--out=report.html]`; see `recbole-siger --help`"
+    from recbole_siger.report import overlap, runs
+
+    if kind == "overlap" and not rest:
+        (dataset,) = _needed(values, "report overlap", "dataset")
+        files = values.pop("config_files", "").split()
+        overlap.report_overlap(dataset, values, files, out)
+    elif kind in ("curves", "vectors"):
+        if len(rest) != 1 or not out or set(values) - ({"data_path"} if kind == "vectors" else set()):
+            raise UserError(f"command line: write `recbole-siger report {kind} RUN_DIR --out=NAME.pdf`")
+        if kind == "curves":
+            runs.report_curves(rest[0], out)
+        else:
+            runs.report_vectors(rest[0], out, values.get("data_path"))
+    elif not positional or len(out) > 1 or set(values) - {"vectors", "data_path"}:
+        raise UserError(f"command line: write {usage}")
+    else:
+        vectors = values.get("vectors", "False").lower() == "true"
+        page = out[0] if out else "report.html"
+        runs.report_page(positional, page, vectors=vectors, data_path=values.get("data_path"))
+    return 0
+
+
 def _import_mmrec(words: Sequence[str]) -> int:
     positional, found = _options(words, flags=("overwrite",))
     features = {}
@@ -227,6 +364,10 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "config": _config,
     "models": _models,
+    "compare": _compare,
+    "ablate": _ablate,
+    "sweep": _sweep,
+    "report": _report,
     "import-mmrec": _import_mmrec,
     "cold-start": _cold_start,
     "audit": _audit,

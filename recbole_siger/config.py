@@ -22,7 +22,7 @@ compat.apply()
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
 from recbole.utils import argument_list  # noqa: E402
 
-__all__ = ["UNUSED_KEYS", "Config", "RunParams", "params_from_config", "parse_value"]
+__all__ = ["UNUSED_KEYS", "Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 
 P = TypeVar("P")
 
@@ -94,7 +94,8 @@ def parse_value(text: Any) -> Any:
         return text
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raise a UserError with file and line for anything else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except FileNotFoundError:
@@ -168,7 +169,7 @@ class Config(RecBoleConfig):
     def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for file in file_list or ():
-            values = _read_yaml(Path(file))
+            values = read_yaml(Path(file))
             self._external.append((str(file), values))
             merged.update(values)
         return merged
@@ -197,7 +198,7 @@ class Config(RecBoleConfig):
         path = Path(file)
         if path.name == "sample.yaml":  # RecBole's defaults for any dataset follow those of the model
             self._add_layer(f"model/{self.model}.yaml")
-        values = _read_yaml(path)
+        values = read_yaml(path)
         self._push("recbole/properties/" + path.as_posix().rsplit("/properties/", 1)[-1], values)
         if path.name == "overall.yaml":
             self._add_layer("overall.yaml")
@@ -210,7 +211,7 @@ class Config(RecBoleConfig):
         values = {**self.internal_config_dict, **self.external_config_dict}
         facts = Path(str(values.get("data_path"))) / dataset / f"{dataset}.yaml"
         if facts.is_file():
-            self._check(str(facts), layer := _read_yaml(facts))
+            self._check(str(facts), layer := read_yaml(facts))
             self._push(str(facts), layer)
         self._add_layer(f"dataset/{dataset}.yaml", checked=True)
         for source, given in self._external:
@@ -224,7 +225,7 @@ class Config(RecBoleConfig):
     def _add_layer(self, relative: str, checked: bool = False) -> None:
         path = find_resource(f"properties/{relative}")
         if path is not None:
-            values = _read_yaml(path)
+            values = read_yaml(path)
             if checked:
                 self._check(f"properties/{relative}", values)
             self._push(f"properties/{relative}", values)
@@ -233,7 +234,7 @@ class Config(RecBoleConfig):
     def _defaults(name: str) -> dict[str, Any]:
         path = find_resource(f"properties/{name}")
         assert path is not None
-        return _read_yaml(path)
+        return read_yaml(path)
 
     def _set_default_parameters(self) -> None:
         # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.

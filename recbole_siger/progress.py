@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
+import re
 import resource
 import sys
 import time
@@ -18,9 +20,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from recbole_siger.errors import UserError
+
 __all__ = ["EpochRecord", "Progress", "logging_to", "peak_memory_mib"]
 
 _log = logging.getLogger(__name__)
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -50,6 +56,9 @@ def peak_memory_mib(device: torch.device | None = None) -> float:
     """Return the most memory held so far: of the device if it is a GPU, else of this process, in MiB."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # On Linux ru_maxrss begins at the peak of the process that started this one.
+    if _STATUS.is_file() and (own := re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), flags=re.M)):
+        return int(own[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
@@ -89,13 +98,25 @@ class Progress:
 
 @contextmanager
 def logging_to(file: Path | None) -> Iterator[None]:
-    """Send this package's log to the terminal, and with RecBole's to ``file``."""
+    """Send this package's log to the terminal, and with RecBole's to ``file``.
+
+    Raises:
+        UserError: If another process is logging to ``file``: it is at the same run.
+    """
     ours, root = logging.getLogger("recbole_siger"), logging.getLogger()
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[tuple[logging.Logger, logging.Handler]] = [(ours, screen)]
     if file is not None:
         kept = logging.FileHandler(file, encoding="utf-8")
+        assert kept.stream is not None
+        try:
+            fcntl.flock(kept.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when a process ends
+        except BlockingIOError:
+            kept.close()
+            raise UserError(f"{file.parent}: another process is at this run; wait until it ends") from None
+        except OSError:
+            pass  # a file system without locks
         kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append((root, kept))
     level = ours.level

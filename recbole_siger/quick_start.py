@@ -25,7 +25,14 @@ from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["config_of_run", "evaluate_run", "resume_run", "run_experiment", "scores_cold_items"]
+__all__ = [
+    "config_of_run",
+    "evaluate_run",
+    "load_experiment",
+    "resume_run",
+    "run_experiment",
+    "scores_cold_items",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -107,14 +114,24 @@ def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> di
     Raises:
         UserError: If a file is missing, damaged or foreign, or the dataset is another one now.
     """
-    run = RunFolder.open(run_dir)
     with logging_to(None):
-        experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
-        run.check_ids(*_tokens(experiment.dataset))
-        run.check_digests(experiment.digests())
-        experiment.trainer.load_model(run)
+        experiment = load_experiment(run_dir, data_path)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
         return experiment.test()
+
+
+def load_experiment(run_dir: str | Path, data_path: str | Path | None = None) -> Experiment:
+    """Rebuild a run with its best epoch in the model; nothing is written.
+
+    Raises:
+        UserError: As :func:`evaluate_run`.
+    """
+    run = RunFolder.open(run_dir)
+    experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
+    run.check_ids(*_tokens(experiment.dataset))
+    run.check_digests(experiment.digests())
+    experiment.trainer.load_model(run)
+    return experiment
 
 
 def config_of_run(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:

@@ -175,6 +175,20 @@ class RunFolder:
                 "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]),
             )
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``, one an epoch.
+
+        Raises:
+            UserError: If there is none or the file is damaged.
+        """
+        file = self.file("metrics.jsonl")
+        try:
+            return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing; the run has not finished an epoch") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{file}: damaged: {error}; train again") from None
+
     def write_users(self, frame: pd.DataFrame) -> None:
         """Keep the test metrics of each user: ``user_id``, ``n_train``, and a column a metric and cut-off."""
         write_text(self.file("users.csv"), frame.to_csv(index=False, lineterminator="\n"))

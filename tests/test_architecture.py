@@ -111,6 +111,11 @@ for name in [*MODELS, "LightGCN"]:
     assert "ray" not in loaded
 
 
+def test_tables_need_no_matplotlib_until_a_picture_is_asked_for() -> None:
+    code = "import recbole_siger.cli, recbole_siger.compare, recbole_siger.ablate, recbole_siger.report.runs"
+    assert "matplotlib" not in loaded_by(f"{code}\nimport recbole_siger.report.overlap")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_read_in_one_sitting(name: str) -> None:
     n_lines = len((ROOT / name).read_text(encoding="utf-8").splitlines())

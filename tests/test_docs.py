@@ -42,7 +42,10 @@ ELSEWHERE = {
     "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
 }
 # Options of the command line itself; all others are keys of the configuration.
-CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"}
+CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"} | {
+    *("models", "seeds", "set", "model_config", "stat", "correct", "over", "columns", "out", "allow_mixed"),
+    *("runs", "runs_dir", "jobs", "key", "values", "vectors"),
+}
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {"check"}
 CLI_OPTIONS |= {"kind", "models", "out", "run"}
@@ -128,6 +131,9 @@ def run_command(command: str) -> None:
             words.append("--dry_run")  # no data to be had; the configuration is still checked
         if "run_dir" not in values:
             words.append(f"--run_dir=runs/{len(list(Path('runs').glob('*')))}")
+    elif words[0] in ("compare", "ablate", "sweep") and "runs" not in values:
+        words = ["--seeds=1" if word.startswith("--seeds=") else word for word in words]
+        words += [f"--{key}={value}" for key, value in SMALL.items()]
     assert cli.main(words) == 0, command
 
 
@@ -139,6 +145,7 @@ def known_keys() -> set[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != GUIDE])
+@pytest.mark.usefixtures("in_process")
 def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command in commands(page):

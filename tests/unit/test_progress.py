@@ -97,7 +97,18 @@ def test_peak_memory_is_in_mib(platform: str, unit: int, monkeypatch: pytest.Mon
     usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=300 * unit))
     monkeypatch.setattr(module, "resource", usage)
     monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(module, "_STATUS", Path("nowhere"))
     assert peak_memory_mib() == peak_memory_mib(torch.device("cpu")) == 300.0
+
+
+def test_peak_memory_is_not_that_of_the_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Linux hands a process the peak of its parent as ru_maxrss; what the kernel calls VmHWM is its own."""
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  999 kB\nVmHWM:\t    5120 kB\nVmRSS:\t 1 kB\n")
+    monkeypatch.setattr(module, "_STATUS", status)
+    assert peak_memory_mib() == 5.0
+    status.write_text("no such line\n")
+    assert peak_memory_mib() > 5.0
 
 
 def test_peak_memory_of_a_gpu_is_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

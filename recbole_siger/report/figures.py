@@ -1,0 +1,326 @@
+"""Pictures from plain numbers, at the width of a paper's column.
+
+Colours are Okabe and Ito's, which people with any colour vision tell apart; markers and hatches differ too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FIGURES",
+    "check_matplotlib",
+    "draw_bars",
+    "draw_curves",
+    "draw_histograms",
+    "draw_points",
+    "draw_sweep",
+    "save_figure",
+    "svg_bytes",
+]
+
+FIGURES = ("png", "svg", "pdf")
+
+WIDTH = 3.3  # inches, one column
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X"
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "--", "oo")
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.5,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "recbole-siger",  # the same picture, the same file
+    "svg.fonttype": "path",  # the same on every machine
+    "pdf.fonttype": 42,  # text that can be searched, as publishers ask
+}
+
+
+def check_matplotlib() -> None:
+    """Raise a UserError with the mend where matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise UserError("figures need matplotlib; pip install 'recbole-siger[figures]'")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    check_matplotlib()
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def _figure(n_rows: int = 1, n_columns: int = 1, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure without pyplot, so that no window system and no global state is touched."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the suffix, ``.png``, ``.svg`` or ``.pdf``, without a date in it.
+
+    Raises:
+        UserError: For another suffix.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in FIGURES:
+        raise UserError(
+            f"--out: {str(path)!r}: the name must end in {', '.join('.' + one for one in FIGURES)}"
+        )
+    dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    with _style(), atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, metadata=dateless)
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """Return a figure as the bytes of an SVG file."""
+    stream = io.BytesIO()
+    with _style():
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def metric_label(name: str) -> str:
+    """Name a metric as papers do.
+
+    >>> metric_label("ndcg@20"), metric_label("recall@10")
+    ('NDCG@20', 'Recall@10')
+    """
+    base, at, k = name.partition("@")
+    return (base.upper() if base in ("ndcg", "mrr", "map", "auc") else base.capitalize()) + at + k
+
+
+def draw_curves(
+    epochs: Sequence[int],
+    losses: Mapping[str, Sequence[float]],
+    metric: str,
+    valid: Sequence[float | None],
+    best_epoch: int | None,
+    title: str = "",
+) -> Figure:
+    """Draw the validation metric over the loss terms, epoch by epoch, the best epoch marked.
+
+    Args:
+        epochs: Numbers of the epochs, ``n`` of them.
+        losses: Mean of each loss term an epoch, ``n`` values each.
+        metric: Name of the validation metric.
+        valid: Its values, None where an epoch was not validated.
+        best_epoch: The epoch that was tested.
+        title: Which run.
+    """
+    with _style():
+        figure, axes = _figure(2, 1, height=3.6, sharex=True)
+        top, bottom = axes[:, 0]
+        seen = [(epoch, value) for epoch, value in zip(epochs, valid, strict=True) if value is not None]
+        marker = "o" if len(seen) < 25 else None
+        top.plot([e for e, _ in seen], [v for _, v in seen], color=COLORS[0], marker=marker, markersize=3)
+        top.set_ylabel(f"validation {metric_label(metric)}")
+        best = dict(seen).get(best_epoch) if best_epoch is not None else None
+        if best is not None:
+            top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3)
+            top.set_title(f"\u2605 best epoch {best_epoch}: {best:.4f}", loc="right", color=COLORS[1])
+        for number, (name, values) in enumerate(losses.items()):
+            style = {"color": COLORS[(number + 1) % len(COLORS)], "label": name.replace("_", " ")}
+            bottom.plot(epochs, values, linestyle=("-", "--", ":", "-.")[number % 4], **style)
+        positive = all(value > 0 for values in losses.values() for value in values)
+        if positive and len(losses) > 1:
+            bottom.set_yscale("log")
+        bottom.set_ylabel("training loss" + (" (log)" if positive and len(losses) > 1 else ""))
+        bottom.set_xlabel("epoch")
+        _whole_numbers(bottom)
+        if len(losses) > 1:
+            figure.legend(loc="outside lower center", ncols=2)
+        if title:
+            figure.suptitle(title, fontsize=8)
+        return figure
+
+
+def _legend_columns(n: int) -> int:
+    """Spread a legend over as few rows of at most three as it takes."""
+    return -(-n // -(-n // 3)) if n else 1
+
+
+def draw_sweep(
+    key: str,
+    values: Sequence[Any],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    title: str = "",
+) -> Figure:
+    """Draw metrics against the values of one option, with the standard deviation over seeds as error bars.
+
+    Args:
+        key: The option.
+        values: Its values; other than numbers stand side by side.
+        curves: ``{metric: (means, deviations)}``, a panel each; None for a single seed.
+        title: Above the picture.
+    """
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = list(values) if numbers else list(range(len(values)))
+    with _style():
+        height = 1.1 + 1.1 * len(curves)
+        figure, axes = _figure(len(curves), 1, height=height, sharex=True)
+        several = False
+        for number, (axis, (metric, (means, deviations))) in enumerate(
+            zip(axes[:, 0], curves.items(), strict=True)
+        ):
+            spread = [deviation or 0.0 for deviation in deviations]
+            several = several or any(spread)
+            axis.errorbar(
+                places,
+                means,
+                yerr=spread if any(spread) else None,
+                color=COLORS[number % len(COLORS)],
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=2,
+            )
+            axis.set_ylabel(metric_label(metric))
+            axis.margins(y=0.25)
+        axis.set_xticks(places, [str(value) for value in values])
+        axis.set_xlabel(key + ("\nbars: standard deviation over seeds" if several else ""))
+        if title:
+            figure.suptitle(title, fontsize=8)
+        return figure
+
+
+def draw_bars(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    ylabel: str,
+    deviations: Mapping[str, Sequence[float | None]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw grouped bars, such as models (series) on cold items by metric (groups).
+
+    Args:
+        groups: Names under the axis, ``n`` of them.
+        series: ``{label: n heights}``; None leaves a gap.
+        ylabel: What the heights are.
+        deviations: ``{label: n standard deviations over seeds}``, as error bars.
+        title: Above the picture.
+    """
+    with _style():
+        figure, axes = _figure(height=2.3)
+        axis = axes[0, 0]
+        width = 0.8 / max(len(series), 1)
+        for number, (label, heights) in enumerate(series.items()):
+            offset = (number - (len(series) - 1) / 2) * width
+            spread = [deviation or 0.0 for deviation in (deviations or {}).get(label, [])]
+            axis.bar(
+                [place + offset for place in range(len(groups))],
+                [np.nan if height is None else height for height in heights],
+                width,
+                label=label,
+                color=COLORS[number % len(COLORS)],
+                hatch=HATCHES[number % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0.4,
+                yerr=spread if any(spread) else None,
+                error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "black"},
+            )
+        axis.set_xticks(range(len(groups)), list(groups))
+        axis.set_ylabel(ylabel)
+        figure.legend(loc="outside upper center", ncols=_legend_columns(len(series)), title=title or None)
+        return figure
+
+
+def draw_histograms(
+    panels: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str], n_bins: int, xlabel: str
+) -> Figure:
+    """Draw shares of items by a small count, one panel a name, one series a label.
+
+    Args:
+        panels: ``{name: [counts of each label]}``, counts in 0 ... ``n_bins - 1``.
+        labels: Of the series.
+        n_bins: Bins.
+        xlabel: What is counted.
+    """
+    with _style():
+        figure, axes = _figure(len(panels), 1, height=0.9 + 1.15 * len(panels), sharex=True, sharey=True)
+        width = 0.8 / len(labels)
+        for axis, (name, series) in zip(axes[:, 0], panels.items(), strict=True):
+            for number, (label, counts) in enumerate(zip(labels, series, strict=True)):
+                share = 100 * np.bincount(np.asarray(counts), minlength=n_bins) / max(len(counts), 1)
+                offset = (number - (len(labels) - 1) / 2) * width
+                axis.bar(
+                    np.arange(n_bins) + offset,
+                    share,
+                    width,
+                    label=label,
+                    color=COLORS[number],
+                    hatch=HATCHES[number],
+                    edgecolor="white",
+                    linewidth=0.4,
+                )
+            axis.set_title(name, loc="right", pad=2)
+            axis.set_ylabel("items (%)")
+        axis.set_xticks(range(n_bins))
+        axis.set_xlabel(xlabel)
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=2)
+        return figure
+
+
+def draw_points(
+    points: np.ndarray[Any, Any], values: np.ndarray[Any, Any], label: str, title: str = ""
+) -> Figure:
+    """Draw points in the plane, shaded by a value of each, such as items by popularity.
+
+    Args:
+        points: Shape ``(n, 2)``; the axes have no unit.
+        values: Shape ``(n,)``, > 0, on a logarithmic scale.
+        label: What the values are.
+        title: Above the picture.
+    """
+    with _style():
+        from matplotlib.colors import LogNorm
+
+        figure, axes = _figure(height=2.8)
+        axis: Axes = axes[0, 0]
+        shown = axis.scatter(
+            points[:, 0], points[:, 1], c=values, s=3, linewidths=0, cmap="viridis_r", norm=LogNorm()
+        )
+        figure.colorbar(shown, ax=axis, label=label, shrink=0.8)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in ("left", "bottom"):
+            axis.spines[side].set_visible(False)
+        axis.set_aspect("equal", adjustable="datalim")
+        if title:
+            figure.suptitle(title, fontsize=8)
+        return figure
+
+
+def _whole_numbers(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

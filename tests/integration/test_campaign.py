@@ -1,0 +1,208 @@
+"""A campaign re-uses, resumes and starts runs; what goes wrong is told and ends nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_siger import campaign
+from recbole_siger.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.run_folder import RunFolder
+from tests.integration.conftest import Settings
+
+
+@pytest.fixture
+def options(settings: Settings) -> dict[str, Any]:
+    """Options of a quick run on the toy data."""
+    values = settings(epochs=2)
+    del values["seed"]
+    return values
+
+
+def silent(_: str) -> None:
+    return
+
+
+def finished(outcome: RunFolder | Failure) -> RunFolder:
+    assert isinstance(outcome, RunFolder), outcome
+    return outcome
+
+
+def test_missing_runs_are_started_and_finished_ones_used_again(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    specs = [
+        RunSpec("BPR", "toy", 3, options),
+        RunSpec("BPR", "toy", 5, options),
+        RunSpec("BPR", "toy", 3, options),
+    ]
+    lines: list[str] = []
+    first = [finished(outcome).path for outcome in complete_runs(specs, report=lines.append)]
+    assert [words[0] for words in in_process] == ["run", "run"]
+    assert first[0] == first[2] != first[1]
+    assert first[0].parent == Path("runs/toy")
+    assert any(line.startswith("[1/2] BPR seed 3: runs/toy/BPR-") for line in lines)
+    assert any(line.startswith("BPR seed 5 | epoch    1") for line in lines)
+    seeds = [json.loads((path / "results.json").read_text())["seed"] for path in first]
+    assert seeds == [3, 5, 3]
+
+    elsewhere = first[1].rename("runs/toy/of-another-name")
+    again = [finished(outcome).path for outcome in complete_runs(specs, report=silent)]
+    assert again == [first[0], elsewhere, first[0]]
+    assert len(in_process) == 2
+
+
+def test_a_folder_keeps_the_configuration_that_was_planned(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    """Values survive the way through the command line, whatever their type."""
+    options = {**options, "topk": [3, 5], "learning_rate": 1e-05, "modalities": ["text"], "prepare": None}
+    (outcome,) = complete_runs([RunSpec("SIGER", "toy", 3, options)], report=silent)
+    kept = finished(outcome).read_config()
+    config = Config("SIGER", "toy", config_dict={**options, "seed": 3})
+    assert config_hash(kept) == config_hash(config.effective())
+    assert (kept["learning_rate"], kept["modalities"], kept["prepare"]) == (1e-05, ["text"], None)
+
+
+def test_what_changes_no_result_is_not_hashed() -> None:
+    values = {"seed": 1, "lr": 0.1}
+    assert config_hash(values) == config_hash({"saved": False, "data_path": "/a", **values})
+    assert config_hash(values) != config_hash({**values, "lr": 0.2})
+    assert config_hash(values) != config_hash({**values, "seed": 2})
+    assert config_hash(values, without=["seed"]) == config_hash({**values, "seed": 2}, without=["seed"])
+
+
+def test_an_unfinished_run_is_resumed(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    (outcome,) = complete_runs([spec], report=silent)
+    run = finished(outcome)
+    results = json.loads(run.file("results.json").read_text())
+    run.file("results.json").unlink()
+    (again,) = complete_runs([spec], report=silent)
+    assert finished(again).path == run.path
+    assert [words[0] for words in in_process] == ["run", "resume"]
+    assert json.loads(run.file("results.json").read_text())["test"] == results["test"]
+
+
+def test_a_failed_run_says_why_and_the_others_go_on(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    specs = [
+        RunSpec("SIGER", "toy", 3, {**options, "modalities": ["smell"]}),
+        RunSpec("BPR", "toy", 3, options),
+    ]
+    bad, good = complete_runs(specs, report=silent)
+    assert isinstance(bad, Failure)
+    assert bad.spec is specs[0]
+    assert bad.reason.startswith("command line: modalities: 'smell' is not a feature of 'toy'")
+    assert finished(good).file("results.json").exists()
+
+
+def test_a_bad_option_is_told_before_anything_starts(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    specs = [RunSpec("BPR", "toy", 3, options), RunSpec("BPR", "toy", 3, {**options, "epoch": 3})]
+    with pytest.raises(UserError, match="unknown key `epoch`; did you mean `epochs`"):
+        complete_runs(specs, report=silent)
+    with pytest.raises(UserError, match="jobs=0"):
+        complete_runs(specs[:1], jobs=0)
+    assert in_process == []
+
+
+def test_newer_data_are_compared_before_a_run_is_used_again(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    first = finished(complete_runs([spec], report=silent)[0]).path
+    train = Path(options["data_path"]) / "toy" / "toy.train.inter"
+    later = time.time() + 60
+    os.utime(train, (later, later))
+    assert finished(complete_runs([spec], report=silent)[0]).path == first
+    assert [words[0] for words in in_process] == ["run", "evaluate"]
+    rows = train.read_text().splitlines()
+    train.write_text("\n".join(rows[:-1]) + "\n")
+    os.utime(train, (later, later))
+    assert finished(complete_runs([spec], report=silent)[0]).path == first.with_name(f"{first.name}-2")
+
+
+def test_a_run_of_another_version_is_not_used(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    run = finished(complete_runs([spec], report=silent)[0])
+    results = json.loads(run.file("results.json").read_text())
+    results["versions"]["recbole-siger"] = "0.0.1"
+    run.file("results.json").write_text(json.dumps(results))
+    assert finished(complete_runs([spec], report=silent)[0]).path != run.path
+
+
+def test_only_models_without_draws_on_a_given_split_need_one_seed(options: dict[str, Any]) -> None:
+    del options["embedding_size"]
+    assert needs_one_seed(RunSpec("EASE", "toy", 3, options))
+    assert not needs_one_seed(RunSpec("BPR", "toy", 3, options))
+    assert not needs_one_seed(RunSpec("Random", "toy", 3, options))
+    assert not needs_one_seed(RunSpec("EASE", "ml-100k", 3))  # its split is drawn with the seed
+
+
+def test_the_environment_stays(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    needs_one_seed(RunSpec("BPR", "toy", 3, {**options, "gpu_id": "1"}))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint", "reason"),
+    [
+        (2, "warning\nerror: the key is bad\n", "the key is bad"),
+        (2, "error: the key is bad\nUserWarning: at exit\n", "the key is bad"),
+        (1, "Traceback\n  File\nValueError: no\n", "ValueError: no"),
+        (-signal.SIGKILL, "", "killed by SIGKILL; out of memory?"),
+        (-signal.SIGSEGV, "", "killed by SIGSEGV"),
+        (3, "", "ended with exit code 3"),
+    ],
+)
+def test_reasons(code: int, complaint: str, reason: str) -> None:
+    assert campaign._reason(code, complaint) == reason
+
+
+def test_a_run_that_another_process_is_at_fails(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    run = finished(complete_runs([spec], report=silent)[0])
+    run.file("results.json").unlink()
+    with run.file("run.log").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (outcome,) = complete_runs([spec], report=silent)
+    assert isinstance(outcome, Failure)
+    assert outcome.reason.endswith("another process is at this run; wait until it ends")
+
+
+def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
+    options: dict[str, Any],
+) -> None:
+    """Real processes: the run is stopped with its campaign."""
+    options = {**options, "epochs": 10_000, "stopping_step": 10_000, "checkpoint_interval": 0}
+    code = (
+        "from recbole_siger.campaign import RunSpec, complete_runs\n"
+        f"complete_runs([RunSpec('BPR', 'toy', 3, {options!r})], report=lambda line: print(line, flush=True))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("epoch    1" in line for line in process.stdout)
+        process.terminate()
+        complaint = process.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in complaint
+    (folder,) = Path("runs/toy").iterdir()
+    with (folder / "run.log").open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at the run any more
+    assert not (folder / "results.json").exists()
+    assert (folder / "checkpoint.safetensors").exists()
