@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from recbole.data.dataloader import TrainDataLoader
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.sampler import Sampler
 
 from recbole_siger.config import Config
-from recbole_siger.data.dataloader import FullRankingDataLoader
+from recbole_siger.data.dataloader import FullRankingDataLoader, TrainLoader
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import ItemLists
 
@@ -44,25 +44,6 @@ PROTOCOLS = {
 }
 
 
-class TrainItemSampler(Sampler):
-    """RecBole's uniform sampler, over the items that occur in training only."""
-
-    def __init__(self, train: MultimodalDataset) -> None:
-        edges = train.train_edges.numpy()
-        self.train_items = np.unique(edges[1])
-        counts = np.bincount(np.unique(edges, axis=1)[0])
-        if len(counts) and counts.max() >= len(self.train_items):
-            user = train.user_tokens[int(counts.argmax())]
-            raise UserError(
-                f"user {user!r} has all {len(self.train_items)} training items, so no negative can be drawn; "
-                "set --train_negatives=all, or filter with --user_inter_num_interval"
-            )
-        super().__init__(["train"], [train])
-
-    def _uni_sampling(self, sample_num: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return self.train_items[np.random.randint(0, len(self.train_items), sample_num)]  # noqa: NPY002  # RecBole's stream
-
-
 def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: MultimodalDataset) -> Any:
     """Make the sampler of training negatives; it sees the training split alone, popularity included."""
     where = config.run.train_negatives or PROTOCOLS[config.run.protocol].train_negatives
@@ -73,9 +54,8 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
     try:
         if distribution == "none" or config["repeatable"]:
             return create_samplers(config, dataset, splits)[0]
-        if distribution == "uniform" and where == "train_items":
-            return TrainItemSampler(splits[0]).set_phase("train")
-        return Sampler(["train"], splits[:1], distribution, alpha).set_phase("train")
+        train_items = distribution == "uniform" and where == "train_items"
+        return NegativeSampler(splits[0], distribution, alpha, train_items=train_items)
     except ValueError as error:
         raise UserError(f"dataset {config['dataset']!r}: {error}") from None
 
@@ -90,7 +70,8 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
         raise UserError(
             f"{where}: eval_args={config['eval_args']}: {error or 'cannot be split so'}"
         ) from None
-    train = get_dataloader(config, "train")(
+    loader = get_dataloader(config, "train")
+    train = (TrainLoader if loader is TrainDataLoader else loader)(
         config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
     )
     if set(config["eval_args"]["mode"].values()) != {"full"}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.trainer.trainer import PretrainTrainer
 from recbole.utils import get_trainer
@@ -29,12 +27,13 @@ from recbole_siger.checkpoint import (
 )
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.evaluation.ranking import hits_at_k
+from recbole_siger.evaluator import RankingCollector, RankingEvaluator
+from recbole_siger.loss_watch import LossWatch
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
-__all__ = ["RankingCollector", "RunTrainer", "build_trainer"]
+__all__ = ["RunTrainer", "build_trainer"]
 
 
 def build_trainer(
@@ -57,25 +56,6 @@ def build_trainer(
     return type(f"Run{base.__name__}", (RunTrainer, base), {})(config, model, run, progress or Progress())
 
 
-class RankingCollector(Collector):
-    """RecBole's collector; for top-k metrics without its dense matrix of users by items."""
-
-    def eval_batch_collect(
-        self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
-    ) -> None:
-        """Collect one batch: ``scores`` is ``(B, n_items)``, the pairs to find are ``(P,)`` each."""
-        if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
-            super().eval_batch_collect(scores, interaction, positive_u, positive_i)
-            return
-        top = scores.topk(max(self.topk), dim=-1).indices
-        if self.register.need("rec.items"):
-            self.data_struct.update_tensor("rec.items", top)
-        if self.register.need("rec.topk"):
-            hits = hits_at_k(top, positive_u, positive_i, scores.shape[1])
-            counts = torch.bincount(positive_u, minlength=len(scores)).unsqueeze(1)
-            self.data_struct.update_tensor("rec.topk", torch.cat([hits.cpu().int(), counts.int()], dim=1))
-
-
 class RunTrainer(Trainer):
     """What every run has, whichever of RecBole's trainers lies below.
 
@@ -87,7 +67,7 @@ class RunTrainer(Trainer):
         config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes the folder that it names
         super().__init__(config, model)
         self.run, self.progress = run, progress
-        self.eval_collector = RankingCollector(config)
+        self.eval_collector, self.evaluator = RankingCollector(config), RankingEvaluator(config)
         self.start_epoch: int
         self.best_valid_score: float
         self.best_epoch: int | None = None
@@ -97,7 +77,7 @@ class RunTrainer(Trainer):
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
-        self._validates = False
+        self._validates = self._is_watched = False
         self._checkpoint_at = time.monotonic()
         self._built_with = dict(vars(model))
 
@@ -136,14 +116,19 @@ class RunTrainer(Trainer):
             self.model.on_epoch_start(epoch_idx)
         self._epoch, self._record = epoch_idx, EpochRecord(epoch_idx)
         start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
+        watch = LossWatch(epoch_idx, self._names, self.device)
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
 
-            def checked(interaction: Interaction) -> Any:
-                losses = loss_func(interaction)
-                update(self._check_finite(losses))
+            def watched(interaction: Interaction) -> Any:
+                losses = watch.add(loss_func(interaction))
+                self._is_watched = True
+                update(watch.last)
                 return losses
 
-            total = super()._train_epoch(train_data, epoch_idx, checked, show_progress=False)
+            total = super()._train_epoch(train_data, epoch_idx, watched, show_progress=False)
+            watch.fetch()
+        if watch.sums:  # but for trainers of RecBole that bring their own loss
+            total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
         names = self._names(len(terms))
         self._record.loss = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
@@ -158,20 +143,10 @@ class RunTrainer(Trainer):
             return names
         return ("loss",) if n_terms == 1 else tuple(f"loss_{i + 1}" for i in range(n_terms))
 
-    def _check_finite(self, losses: Any) -> dict[str, float]:
-        terms = losses if isinstance(losses, tuple) else (losses,)
-        values = dict(zip(self._names(len(terms)), (term.item() for term in terms), strict=True))
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"training stopped in epoch {self._epoch}: loss term `{name}` is {value}; "
-                    "lower --learning_rate or the term's weight, or raise its temperature"
-                )
-        return values
-
     def _check_nan(self, loss: Tensor) -> None:
-        # Each term was checked by name before, but for trainers of RecBole that bring their own loss.
-        if not torch.isfinite(loss).all():
+        if self._is_watched:  # term by term, and without a transfer
+            self._is_watched = False
+        elif not torch.isfinite(loss).all():
             raise UserError(f"training stopped in epoch {self._epoch}: the loss is {loss.item()}")
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:

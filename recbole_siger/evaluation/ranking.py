@@ -9,9 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ItemLists", "hits_at_k"]
+__all__ = [
+    "ItemLists",
+    "average_precision_at_k",
+    "hits_at_k",
+    "ndcg_at_k",
+    "reciprocal_rank_at_k",
+    "top_k",
+]
 
 Ids = NDArray[np.int64]
+
+_GROUP = 32  # items whose maximum is taken together: a short row of maxima, and few candidates
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,47 @@ class ItemLists:
         return np.flatnonzero(np.diff(self.indptr))
 
 
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Return the items with the ``k`` highest scores, best first: the indices of ``torch.topk``, ties included.
+
+    On CPU the maximum of each group of 32 items is taken first; the ``k + 1`` best items lie in the ``k + 1``
+    groups with the greatest maxima. A row in which two of them are equal (or not a number) is left to
+    ``torch.topk``, whose choice among equals is its own.
+
+    Args:
+        scores: shape ``(B, n_items)``.
+        k: in ``[1, n_items]``.
+
+    Returns:
+        shape ``(B, k)``, int64.
+
+    Example:
+        >>> top_k(torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.8]]), 2).tolist()
+        [[1, 2], [2, 0]]
+    """
+    n_groups = scores.shape[1] // _GROUP
+    plain = scores.device.type != "cpu" or scores.dtype != torch.float32
+    if plain or len(scores) == 0 or n_groups < 4 * (k + 1):  # below that there is nothing to gain
+        return scores.topk(k, dim=1).indices
+    grouped = scores[:, : n_groups * _GROUP].unflatten(1, (n_groups, _GROUP))
+    # numpy partitions and sorts short rows several times faster than torch.
+    best = np.argpartition(grouped.amax(dim=2).numpy(), n_groups - k - 1, axis=1)[:, n_groups - k - 1 :]
+    groups = torch.from_numpy(best)
+    values = grouped[torch.arange(len(scores)).unsqueeze(1), groups].flatten(1)
+    values = torch.cat([values, scores[:, n_groups * _GROUP :]], dim=1).numpy()
+    place = np.argpartition(values, values.shape[1] - k - 1, axis=1)[:, values.shape[1] - k - 1 :]
+    found = np.take_along_axis(values, place, axis=1)
+    order = np.argsort(found, axis=1)[:, ::-1]
+    place, found = np.take_along_axis(place, order, axis=1), np.take_along_axis(found, order, axis=1)
+    in_group = np.take_along_axis(best, np.minimum(place // _GROUP, k), axis=1) * _GROUP + place % _GROUP
+    in_rest = place + (n_groups - k - 1) * _GROUP
+    items = torch.from_numpy(np.where(place < (k + 1) * _GROUP, in_group, in_rest)[:, :k])
+    unsure = torch.from_numpy(np.flatnonzero(~(found[:, :-1] > found[:, 1:]).all(axis=1)))
+    if len(unsure):
+        items[unsure] = scores[unsure].topk(k, dim=1).indices
+    return items
+
+
 def hits_at_k(top_items: Tensor, positive_row: Tensor, positive_item: Tensor, n_items: int) -> Tensor:
     """Mark which recommended items are relevant.
 
@@ -88,6 +138,63 @@ def hits_at_k(top_items: Tensor, positive_row: Tensor, positive_item: Tensor, n_
         >>> hits_at_k(torch.tensor([[3, 1], [2, 3]]), torch.tensor([0, 1]), torch.tensor([1, 1]), 4).tolist()
         [[False, True], [False, False]]
     """
-    rows = torch.arange(len(top_items), device=top_items.device).unsqueeze(1)
-    relevant = positive_row.to(top_items.device) * n_items + positive_item.to(top_items.device)
-    return torch.isin(rows * n_items + top_items, relevant)
+    relevant = torch.zeros(len(top_items), n_items, dtype=torch.bool, device=top_items.device)
+    relevant[positive_row.to(top_items.device), positive_item.to(top_items.device)] = True
+    return relevant.gather(1, top_items)
+
+
+def ndcg_at_k(hits: NDArray[np.bool_], n_relevant: Ids) -> NDArray[np.float64]:
+    r"""Return NDCG at every cut-off: :math:`\sum_{i \le k} h_i / \log_2(i + 1)` over its best value.
+
+    Args:
+        hits: Which recommended items are relevant, best first, shape ``(n_users, K)``.
+        n_relevant: Number of relevant items of each user, at least 1, shape ``(n_users,)``.
+
+    Returns:
+        shape ``(n_users, K)``, in ``[0, 1]``.
+
+    Example:
+        >>> ndcg_at_k(np.array([[False, True]]), np.array([1])).round(3)
+        array([[0.   , 0.631]])
+    """
+    n_ranks = hits.shape[1]
+    discount = 1.0 / np.log2(np.arange(1, n_ranks + 1, dtype=np.float64) + 1)
+    best = np.cumsum(discount)[_capped_ranks(n_relevant, n_ranks) - 1]
+    return np.cumsum(np.where(hits, discount, 0), axis=1) / best
+
+
+def reciprocal_rank_at_k(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return one over the rank of the first hit at every cut-off, 0 without one: ``(n_users, K)`` both.
+
+    Example:
+        >>> reciprocal_rank_at_k(np.array([[False, True, True]]))
+        array([[0. , 0.5, 0.5]])
+    """
+    first = hits.argmax(axis=1)[:, None]
+    found = np.maximum.accumulate(hits, axis=1)
+    return np.where(found, 1 / (first + 1), 0.0)
+
+
+def average_precision_at_k(hits: NDArray[np.bool_], n_relevant: Ids) -> NDArray[np.float64]:
+    r"""Return average precision at every cut-off: :math:`\sum_{i \le k} h_i P_i / \min(k, |R|)`.
+
+    Args:
+        hits: shape ``(n_users, K)``, best first.
+        n_relevant: Number of relevant items of each user, at least 1, shape ``(n_users,)``.
+
+    Returns:
+        shape ``(n_users, K)``, in ``[0, 1]``.
+
+    Example:
+        >>> average_precision_at_k(np.array([[False, True]]), np.array([1]))
+        array([[0. , 0.5]])
+    """
+    ranks = np.arange(1, hits.shape[1] + 1)
+    precision = hits.cumsum(axis=1) / ranks
+    return np.cumsum(precision * hits, axis=1) / _capped_ranks(n_relevant, hits.shape[1])
+
+
+def _capped_ranks(n_relevant: Ids, n_ranks: int) -> Ids:
+    """Return ``min(k, |R|)`` for each user and cut-off k; RecBole takes K where R is empty."""
+    most = np.where(n_relevant > 0, n_relevant, n_ranks)[:, None]
+    return np.minimum(np.arange(1, n_ranks + 1), most)
