@@ -1,0 +1,1 @@
+"""Speed and memory: one script a question, each prints its answer."""

@@ -1,4 +1,4 @@
-"""Compare one epoch of training batches with RecBole's loader, and an epoch of LightGCN with all of RecBole's.
+"""Compare an epoch of training batches with RecBole's loader, and an epoch of LightGCN with RecBole's.
 
 The loader's batches are compared, too: row for row and negative for negative.
 
@@ -133,9 +133,7 @@ def main() -> None:
     with data(options) as values:
         config = Config("LightGCN", options.dataset, config_dict=values)
         train = MultimodalDataset(config).build()[0]
-        theirs = TrainDataLoader(
-            config, train, Sampler(["train"], [train]).set_phase("train"), shuffle=True
-        )
+        theirs = TrainDataLoader(config, train, Sampler(["train"], [train]).set_phase("train"), shuffle=True)
         ours = TrainLoader(config, train, NegativeSampler(train), shuffle=True)
         facts = {"rows": len(train), "torch": torch.__version__, "threads": torch.get_num_threads()}
         print(f"{len(train)} rows, {len(ours)} batches; the same batches: {same_batches(ours, theirs)}")

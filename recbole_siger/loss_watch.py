@@ -1,4 +1,4 @@
-"""The loss terms of an epoch: summed, checked for NaN, and fetched from the device no more often than needed."""
+"""The loss terms of an epoch: summed, checked for NaN, and seldom fetched from the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCHES = {"cpu": 1, "cuda": 16}
 class _Term(Tensor):
     """A loss term that answers ``item()``, which RecBole's loop asks of each, without a transfer."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own way
     value: float
 
     def item(self) -> float:

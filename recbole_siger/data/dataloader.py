@@ -20,7 +20,7 @@ from recbole_siger.evaluation.ranking import Ids, ItemLists
 __all__ = ["FullRankingDataLoader", "TrainLoader"]
 
 # Scores of one block of users, in bytes. On CPU they are made, masked and ranked while in the cache.
-_BLOCK = {"cpu": 4 << 20, "cuda": 256 << 20}
+_BLOCK = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 class _WholeBatches(AbstractDataLoader):
@@ -35,8 +35,8 @@ class _WholeBatches(AbstractDataLoader):
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:
-        # Order and generator are those of torch's loader, so that a seed gives the batches that RecBole gives:
-        # it draws a seed for workers first, and at the end an order of which it uses nothing.
+        # The draws are those of torch's loader, so that a seed gives the batches that it gives in RecBole:
+        # first a seed for workers, and at the end an order of which nothing is used.
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         n_rows, shuffle = self.sample_size, self.shuffle
         order = torch.randperm(n_rows, generator=self.generator) if shuffle else torch.arange(n_rows)

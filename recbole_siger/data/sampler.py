@@ -1,4 +1,4 @@
-"""RecBole's negative sampler with a batch's pairs looked up at once; the draws, and so the negatives, are RecBole's."""
+"""RecBole's negative sampler with a batch's pairs looked up at once; the negatives are the same."""
 
 from __future__ import annotations
 

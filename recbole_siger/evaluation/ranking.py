@@ -20,7 +20,7 @@ __all__ = [
 
 Ids = NDArray[np.int64]
 
-_GROUP = 32  # items whose maximum is taken together: a short row of maxima, and few candidates
+_GROUP = 8  # items whose maximum is taken together: few maxima, and few candidates
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ class ItemLists:
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Return the items with the ``k`` highest scores, best first: the indices of ``torch.topk``, ties included.
+    """Return the items of the ``k`` highest scores, best first, as ``torch.topk`` does, ties included.
 
-    On CPU the maximum of each group of 32 items is taken first; the ``k + 1`` best items lie in the ``k + 1``
-    groups with the greatest maxima. A row in which two of them are equal (or not a number) is left to
-    ``torch.topk``, whose choice among equals is its own.
+    On CPU a row in which two of the ``k + 1`` highest scores are equal (or not a number) is left to
+    ``torch.topk``, whose choice among equals is its own; the others are ranked in less time.
 
     Args:
         scores: shape ``(B, n_items)``.
@@ -99,27 +98,37 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         >>> top_k(torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.8]]), 2).tolist()
         [[1, 2], [2, 0]]
     """
-    n_groups = scores.shape[1] // _GROUP
-    plain = scores.device.type != "cpu" or scores.dtype != torch.float32
-    if plain or len(scores) == 0 or n_groups < 4 * (k + 1):  # below that there is nothing to gain
+    is_plain = scores.device.type != "cpu" or scores.dtype != torch.float32
+    if is_plain or scores.shape[1] < _GROUP**2 * k:  # below that there is little to gain
         return scores.topk(k, dim=1).indices
-    grouped = scores[:, : n_groups * _GROUP].unflatten(1, (n_groups, _GROUP))
-    # numpy partitions and sorts short rows several times faster than torch.
-    best = np.argpartition(grouped.amax(dim=2).numpy(), n_groups - k - 1, axis=1)[:, n_groups - k - 1 :]
-    groups = torch.from_numpy(best)
-    values = grouped[torch.arange(len(scores)).unsqueeze(1), groups].flatten(1)
-    values = torch.cat([values, scores[:, n_groups * _GROUP :]], dim=1).numpy()
-    place = np.argpartition(values, values.shape[1] - k - 1, axis=1)[:, values.shape[1] - k - 1 :]
-    found = np.take_along_axis(values, place, axis=1)
-    order = np.argsort(found, axis=1)[:, ::-1]
-    place, found = np.take_along_axis(place, order, axis=1), np.take_along_axis(found, order, axis=1)
-    in_group = np.take_along_axis(best, np.minimum(place // _GROUP, k), axis=1) * _GROUP + place % _GROUP
-    in_rest = place + (n_groups - k - 1) * _GROUP
-    items = torch.from_numpy(np.where(place < (k + 1) * _GROUP, in_group, in_rest)[:, :k])
-    unsure = torch.from_numpy(np.flatnonzero(~(found[:, :-1] > found[:, 1:]).all(axis=1)))
+    items = _greatest(scores, k + 1)
+    found = scores.gather(1, items)
+    unsure = (~(found[:, :-1] > found[:, 1:]).all(dim=1)).nonzero().squeeze(1)
+    items = items[:, :k]
     if len(unsure):
         items[unsure] = scores[unsure].topk(k, dim=1).indices
     return items
+
+
+def _greatest(scores: Tensor, n: int) -> Tensor:
+    """Return where a row's ``n`` greatest values are, greatest first and equals in any order: ``(B, n)``.
+
+    They lie in the ``n`` groups with the greatest maxima.
+    """
+    n_rows, width = scores.shape
+    n_groups = width // _GROUP
+    if n_groups < 2 * n:
+        candidates = torch.arange(width).expand(n_rows, -1)
+    else:
+        # Column c is in group c % n_groups, so that maxima are of whole rows; the last columns are in none.
+        grouped = scores[:, : n_groups * _GROUP].unflatten(1, (_GROUP, n_groups))
+        groups = _greatest(grouped.amax(dim=1), n)
+        members = torch.arange(0, n_groups * _GROUP, n_groups).unsqueeze(1) + groups.unsqueeze(1)
+        rest = torch.arange(n_groups * _GROUP, width).expand(n_rows, -1)
+        candidates = torch.cat([members.flatten(1), rest], dim=1)
+    # numpy sorts short rows several times faster than torch.
+    order = np.argsort(scores.gather(1, candidates).numpy(), axis=1)[:, : -n - 1 : -1]
+    return candidates.gather(1, torch.from_numpy(order.copy()))
 
 
 def hits_at_k(top_items: Tensor, positive_row: Tensor, positive_item: Tensor, n_items: int) -> Tensor:
