@@ -1,8 +1,8 @@
 """What a run will need in memory: counted from the built model, its options and its batches, before training.
 
 Parameters, optimizer, graphs and tables are counted exactly. The activations of a step and of an evaluation
-are formulas: from the shapes of its equations for SIGER, coarse for other models, unless a model brings
-``memory_terms()``, which returns the bytes of both.
+are formulas: from the shapes of its equations for SIGER, coarse for other models (near for BPR and
+LightGCN, too low for those with more to keep), unless a model brings ``memory_terms()``, the bytes of both.
 """
 
 from __future__ import annotations
