@@ -16,6 +16,8 @@ recbole-siger COMMAND
 
   run --model=SIGER --dataset=ml-100k [--config_files "a.yaml b.yaml"] [--key=value ...] [--dry_run]
                         train, select on validation, test, and leave a run folder
+  estimate --model=SIGER --dataset=ml-100k [any option of run]
+                        memory that a run will need, before it trains
   resume RUN_DIR        continue an interrupted run
   evaluate RUN_DIR      test a run again, in a fresh process
                         both take --data_path=FOLDER where the data have moved
@@ -141,6 +143,18 @@ def _run(words: Sequence[str]) -> int:
     from recbole_siger.quick_start import run_experiment
 
     run_experiment(model, dataset, files, command_line=values)
+    return 0
+
+
+def _estimate(words: Sequence[str]) -> int:
+    positional, found = _options(words)
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    values = _single(found)
+    files = values.pop("config_files", "").split()
+    from recbole_siger.estimate import print_estimate
+
+    print_estimate(values.pop("model", None), values.pop("dataset", None), files, values)
     return 0
 
 
@@ -360,6 +374,7 @@ def _doctor(words: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
+    "estimate": _estimate,
     "resume": _resume,
     "evaluate": _evaluate,
     "config": _config,

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import cat_interactions
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.sampler import Sampler
 
 from recbole_siger.config import Config
 from recbole_siger.data.cold_start import assign_parts, draw_cold_items
-from recbole_siger.data.dataloader import FullRankingDataLoader
+from recbole_siger.data.dataloader import FullRankingDataLoader, TrainLoader
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.ranking import ItemLists
@@ -64,26 +64,6 @@ def resolve_protocol(config: Config) -> Protocol:
     )
 
 
-class TrainItemSampler(Sampler):
-    """RecBole's uniform sampler, over the items that occur in training only."""
-
-    def __init__(self, train: MultimodalDataset) -> None:
-        edges = train.train_edges.numpy()
-        self.train_items = np.unique(edges[1])
-        counts = np.bincount(np.unique(edges, axis=1)[0])
-        if len(counts) and counts.max() >= len(self.train_items):
-            user = train.user_tokens[int(counts.argmax())]
-            raise UserError(
-                f"user {user!r} has all {len(self.train_items)} training items, so no negative can be drawn; "
-                "set --train_negatives=all (under cold_start a lower ratio), or filter with "
-                "--user_inter_num_interval"
-            )
-        super().__init__(["train"], [train])
-
-    def _uni_sampling(self, sample_num: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return self.train_items[np.random.randint(0, len(self.train_items), sample_num)]  # noqa: NPY002  # RecBole's stream
-
-
 def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: MultimodalDataset) -> Any:
     """Make the sampler of training negatives; it sees the training split alone, popularity included."""
     where = resolve_protocol(config).train_negatives
@@ -94,9 +74,8 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
     try:
         if distribution == "none" or config["repeatable"]:
             return create_samplers(config, dataset, splits)[0]
-        if distribution == "uniform" and where == "train_items":
-            return TrainItemSampler(splits[0]).set_phase("train")
-        return Sampler(["train"], splits[:1], distribution, alpha).set_phase("train")
+        train_items = distribution == "uniform" and where == "train_items"
+        return NegativeSampler(splits[0], distribution, alpha, train_items=train_items)
     except ValueError as error:
         raise UserError(f"dataset {config['dataset']!r}: {error}") from None
 
@@ -112,7 +91,8 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
             f"{where}: eval_args={config['eval_args']}: {error or 'cannot be split so'}"
         ) from None
     splits, cold = _cold_start(config, splits)
-    train = get_dataloader(config, "train")(
+    loader = get_dataloader(config, "train")
+    train = (TrainLoader if loader is TrainDataLoader else loader)(
         config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
     )
     if set(config["eval_args"]["mode"].values()) != {"full"}:

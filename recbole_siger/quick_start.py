@@ -155,7 +155,10 @@ class Experiment:
 
     def train(self) -> dict[str, Any]:
         """Fit, test the best epoch, and write the run folder."""
+        from recbole_siger.estimate import check_fits
+
         config, run, trainer = self.config, self.run, self.trainer
+        check_fits(self)
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
         facts = protocol_facts(config, self.digests())

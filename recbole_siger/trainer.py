@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,12 @@ from recbole_siger.checkpoint import (
     unpack_optimizer,
     unpack_random,
 )
-from recbole_siger.collector import RankingCollector, count_hits
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.metrics import Ranking
+from recbole_siger.evaluator import RankingCollector, RankingEvaluator, count_hits
+from recbole_siger.loss_watch import LossWatch
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
@@ -69,7 +69,7 @@ class RunTrainer(Trainer):
         config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes the folder that it names
         super().__init__(config, model)
         self.run, self.progress = run, progress
-        self.eval_collector = RankingCollector(config)
+        self.eval_collector, self.evaluator = RankingCollector(config), RankingEvaluator(config)
         self.start_epoch: int
         self.best_valid_score: float
         self.best_epoch: int | None = None
@@ -81,7 +81,7 @@ class RunTrainer(Trainer):
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
-        self._validates = False
+        self._validates = self._is_watched = False
         self._checkpoint_at = time.monotonic()
         self._built_with = dict(vars(model))
 
@@ -120,14 +120,19 @@ class RunTrainer(Trainer):
             self.model.on_epoch_start(epoch_idx)
         self._epoch, self._record = epoch_idx, EpochRecord(epoch_idx)
         start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
+        watch = LossWatch(epoch_idx, self._names, self.device)
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
 
-            def checked(interaction: Interaction) -> Any:
-                losses = loss_func(interaction)
-                update(self._check_finite(losses))
+            def watched(interaction: Interaction) -> Any:
+                losses = watch.add(loss_func(interaction))
+                self._is_watched = True
+                update(watch.last)
                 return losses
 
-            total = super()._train_epoch(train_data, epoch_idx, checked, show_progress=False)
+            total = super()._train_epoch(train_data, epoch_idx, watched, show_progress=False)
+            watch.fetch()
+        if watch.sums:  # but for trainers of RecBole that bring their own loss
+            total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
         names = self._names(len(terms))
         self._record.loss = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
@@ -142,20 +147,10 @@ class RunTrainer(Trainer):
             return names
         return ("loss",) if n_terms == 1 else tuple(f"loss_{i + 1}" for i in range(n_terms))
 
-    def _check_finite(self, losses: Any) -> dict[str, float]:
-        terms = losses if isinstance(losses, tuple) else (losses,)
-        values = dict(zip(self._names(len(terms)), (term.item() for term in terms), strict=True))
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"training stopped in epoch {self._epoch}: loss term `{name}` is {value}; "
-                    "lower --learning_rate or the term's weight, or raise its temperature"
-                )
-        return values
-
     def _check_nan(self, loss: Tensor) -> None:
-        # Each term was checked by name before, but for trainers of RecBole that bring their own loss.
-        if not torch.isfinite(loss).all():
+        if self._is_watched:  # term by term, and without a transfer
+            self._is_watched = False
+        elif not torch.isfinite(loss).all():
             raise UserError(f"training stopped in epoch {self._epoch}: the loss is {loss.item()}")
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
@@ -261,14 +256,19 @@ class RunTrainer(Trainer):
     ) -> dict[str, float]:
         """Evaluate a loader; with ``load_best_model`` on the best validation epoch.
 
-        :attr:`ranking` is then what was ranked. Where the loader knows who is cold, each metric of users
-        comes again as ``recall@20[cold]`` and ``recall@20[warm]``; one without a member is absent.
+        With ``load_best_model``, :attr:`ranking` is then what was ranked. Where the loader knows who is cold,
+        each metric of users comes again as ``recall@20[cold]`` and ``recall@20[warm]``; one without a member
+        is absent.
         """
         if load_best_model:
             self._restore_best()
         self._cold = getattr(eval_data, "cold", None)
+        self.eval_collector.forget()
         result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
-        self.ranking = self.eval_collector.take_ranking()
+        # Epochs that are only compared need no ranking, but for its cold part.
+        self.ranking = (
+            self.eval_collector.take_ranking() if load_best_model or self._cold is not None else None
+        )
         found = {key: float(value) for key, value in result.items()}
         if self._cold is not None and self.ranking is not None:
             for name, part in self._cold.split(self.ranking).items():

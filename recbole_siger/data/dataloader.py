@@ -1,27 +1,80 @@
-"""RecBole's full-ranking loader without its per-user Python objects, and with batches counted in users."""
+"""RecBole's loaders of training rows and of users to rank, with whole batches instead of lists of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from torch import Tensor
+from torch.utils.data import RandomSampler, SequentialSampler
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.ranking import Ids, ItemLists
 
-__all__ = ["FullRankingDataLoader"]
+__all__ = ["FullRankingDataLoader", "TrainLoader"]
+
+# Scores of one block of users, in bytes. On CPU they are made, masked and ranked while in the cache.
+_BLOCK = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
-class FullRankingDataLoader(FullSortEvalDataLoader):
+class _WholeBatches(AbstractDataLoader):
+    """Hands ``collate_fn`` a tensor of row numbers; torch's loader makes a Python list of them, one by one.
+
+    Worker processes and distributed samplers keep torch's loader.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.num_workers or type(self.sampler) not in (RandomSampler, SequentialSampler):
+            return super().__iter__()
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        # The draws are those of torch's loader, so that a seed gives the batches that it gives in RecBole:
+        # first a seed for workers, and at the end an order of which nothing is used.
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        n_rows, shuffle = self.sample_size, self.shuffle
+        order = torch.randperm(n_rows, generator=self.generator) if shuffle else torch.arange(n_rows)
+        for rows in order.split(self.step):
+            yield self.collate_fn(rows)
+        if shuffle:
+            torch.randperm(n_rows, generator=self.generator)
+
+
+def _take(interaction: Interaction, rows: Tensor) -> Interaction:
+    """Return some rows; ``Interaction`` itself would make a list of them for each column."""
+    columns = interaction.interaction
+    return Interaction({name: column.index_select(0, rows) for name, column in columns.items()})
+
+
+class TrainLoader(_WholeBatches, TrainDataLoader):
+    """Batches of training rows with their negatives: those that RecBole's ``TrainDataLoader`` gives."""
+
+    def collate_fn(self, index: Tensor | Sequence[int]) -> Interaction:
+        """Return the rows, with negatives as the model's input type asks for."""
+        dataset = self._dataset
+        rows = dataset.join(_take(dataset.inter_feat, torch.as_tensor(index)))
+        return self._neg_sampling(self.transform(dataset, rows))
+
+    def _neg_sample_by_pair_wise_sampling(self, inter_feat: Interaction, neg_item_ids: Tensor) -> Interaction:
+        if self.times > 1 or self._dataset.item_feat is not None:
+            return super()._neg_sample_by_pair_wise_sampling(inter_feat, neg_item_ids)
+        inter_feat[self.neg_item_id] = neg_item_ids  # one a row and nothing to join: no copies
+        return inter_feat
+
+
+class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
     """Batches of users with the items to hide and the items to find, in RecBole's tuple.
 
     Args:
-        config: ``eval_batch_size`` counts users.
+        config: ``eval_batch_size`` is the most users in a batch; there are fewer where their scores would
+            outgrow the processor's cache.
         dataset: The split to evaluate.
         seen: Items of each user that are hidden from the ranking. An item to find is never hidden.
         users: Users that may be evaluated; by default all that the split has.
@@ -63,12 +116,17 @@ class FullRankingDataLoader(FullSortEvalDataLoader):
         return int(self.cold.items[1:].sum()) - np.bincount(rows, minlength=len(users))
 
     def _init_batch_size_and_step(self) -> None:
-        self.step = self.config["eval_batch_size"]
+        block = _BLOCK[torch.device(self.config["device"]).type]
+        fitting = max(1, block // (4 * self._dataset.item_num))
+        self.step = min(self.config["eval_batch_size"], fitting)
         self.set_batch_size(self.step)
 
-    def collate_fn(self, index: list[int]) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
+    def collate_fn(
+        self, index: Tensor | Sequence[int]
+    ) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
         """Return users, ``(row, item)`` pairs to hide, and row and item of the pairs to find."""
-        users = self.uid_list[torch.as_tensor(index)].numpy()
+        rows = torch.as_tensor(index)
+        users = self.uid_list[rows].numpy()
         hidden = tuple(torch.from_numpy(array) for array in self.history.of(users))
         row, item = (torch.from_numpy(array) for array in self.positives.of(users))
-        return self.user_df[np.array(index)], hidden, row, item  # type: ignore[return-value]  # a pair of two
+        return _take(self.user_df, rows), hidden, row, item  # type: ignore[return-value]  # a pair of two

@@ -98,7 +98,7 @@ def average_precision(hits: Mask, n_relevant: Ids) -> Values:
     """Precision at each relevant item, summed and divided by ``min(k, n_relevant)``: ``(U, K)``."""
     ranks = np.arange(1, hits.shape[1] + 1)
     summed = np.cumsum(np.cumsum(hits, axis=1) / ranks * hits, axis=1)
-    return summed / np.minimum(ranks, n_relevant[:, None])
+    return summed / np.maximum(np.minimum(ranks, n_relevant[:, None]), 1)
 
 
 USER_METRICS = {

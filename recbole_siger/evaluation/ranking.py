@@ -9,9 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ItemLists", "hits_at_k"]
+__all__ = [
+    "ItemLists",
+    "hits_at_k",
+    "top_k",
+]
 
 Ids = NDArray[np.int64]
+
+_GROUP = 8  # items whose maximum is taken together: few maxima, and few candidates
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,56 @@ class ItemLists:
         return np.flatnonzero(np.diff(self.indptr))
 
 
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Return the items of the ``k`` highest scores, best first, as ``torch.topk`` does, ties included.
+
+    On CPU a row in which two of the ``k + 1`` highest scores are equal (or not a number) is left to
+    ``torch.topk``, whose choice among equals is its own; the others are ranked in less time.
+
+    Args:
+        scores: shape ``(B, n_items)``.
+        k: in ``[1, n_items]``.
+
+    Returns:
+        shape ``(B, k)``, int64.
+
+    Example:
+        >>> top_k(torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.8]]), 2).tolist()
+        [[1, 2], [2, 0]]
+    """
+    is_plain = scores.device.type != "cpu" or scores.dtype != torch.float32
+    if is_plain or scores.shape[1] < _GROUP**2 * k:  # below that there is little to gain
+        return scores.topk(k, dim=1).indices
+    items = _greatest(scores, k + 1)
+    found = scores.gather(1, items)
+    unsure = (~(found[:, :-1] > found[:, 1:]).all(dim=1)).nonzero().squeeze(1)
+    items = items[:, :k]
+    if len(unsure):
+        items[unsure] = scores[unsure].topk(k, dim=1).indices
+    return items
+
+
+def _greatest(scores: Tensor, n: int) -> Tensor:
+    """Return where a row's ``n`` greatest values are, greatest first and equals in any order: ``(B, n)``.
+
+    They lie in the ``n`` groups with the greatest maxima.
+    """
+    n_rows, width = scores.shape
+    n_groups = width // _GROUP
+    if n_groups < 2 * n:
+        candidates = torch.arange(width).expand(n_rows, -1)
+    else:
+        # Column c is in group c % n_groups, so that maxima are of whole rows; the last columns are in none.
+        grouped = scores[:, : n_groups * _GROUP].unflatten(1, (_GROUP, n_groups))
+        groups = _greatest(grouped.amax(dim=1), n)
+        members = torch.arange(0, n_groups * _GROUP, n_groups).unsqueeze(1) + groups.unsqueeze(1)
+        rest = torch.arange(n_groups * _GROUP, width).expand(n_rows, -1)
+        candidates = torch.cat([members.flatten(1), rest], dim=1)
+    # numpy sorts short rows several times faster than torch.
+    order = np.argsort(scores.gather(1, candidates).numpy(), axis=1)[:, : -n - 1 : -1]
+    return candidates.gather(1, torch.from_numpy(order.copy()))
+
+
 def hits_at_k(top_items: Tensor, positive_row: Tensor, positive_item: Tensor, n_items: int) -> Tensor:
     """Mark which recommended items are relevant.
 
@@ -88,6 +144,6 @@ def hits_at_k(top_items: Tensor, positive_row: Tensor, positive_item: Tensor, n_
         >>> hits_at_k(torch.tensor([[3, 1], [2, 3]]), torch.tensor([0, 1]), torch.tensor([1, 1]), 4).tolist()
         [[False, True], [False, False]]
     """
-    rows = torch.arange(len(top_items), device=top_items.device).unsqueeze(1)
-    relevant = positive_row.to(top_items.device) * n_items + positive_item.to(top_items.device)
-    return torch.isin(rows * n_items + top_items, relevant)
+    relevant = torch.zeros(len(top_items), n_items, dtype=torch.bool, device=top_items.device)
+    relevant[positive_row.to(top_items.device), positive_item.to(top_items.device)] = True
+    return relevant.gather(1, top_items)

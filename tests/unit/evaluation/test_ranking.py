@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_siger.evaluation.ranking import ItemLists, hits_at_k
+from recbole_siger.evaluation.metrics import average_precision, mrr, ndcg
+from recbole_siger.evaluation.ranking import (
+    ItemLists,
+    hits_at_k,
+    top_k,
+)
 
 N_USERS, N_ITEMS = 5, 7
 PAIRS = st.lists(st.tuples(st.integers(0, N_USERS - 1), st.integers(0, N_ITEMS - 1)), max_size=40)
@@ -83,3 +88,77 @@ def test_ids_beyond_32_bits_do_not_wrap(n_items: int) -> None:
     found = ItemLists.from_pairs(users, items, n_users, n_items)
     assert found.users.tolist() == [0, n_users - 1]
     assert found.items.tolist() == [5, n_items - 1]
+
+
+# ---- the best items
+
+SPECIAL = st.sampled_from([float("-inf"), float("inf"), float("nan"), 0.0, -0.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(60, 700),
+    k=st.integers(1, 7),
+    n_levels=st.sampled_from([1, 2, 11, 1000, 10**7]),
+    special=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 59), SPECIAL), max_size=9),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_the_best_items_are_those_of_torch(
+    width: int, k: int, n_levels: int, special: list[tuple[int, int, float]], seed: int
+) -> None:
+    """Few levels make ties, many make none; the order among equals is torch's, too."""
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy((rng.integers(0, n_levels, (5, width)) - n_levels // 2).astype(np.float32))
+    for row, column, value in special:
+        scores[row, column] = value
+    before = scores.clone()
+    assert torch.equal(top_k(scores, k), scores.topk(k, dim=1).indices)
+    assert torch.equal(scores.nan_to_num(0.5), before.nan_to_num(0.5))
+
+
+def test_rows_without_ties_never_reach_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    scores = torch.from_numpy(np.stack([rng.permutation(2003) for _ in range(7)]).astype(np.float32))
+    expected = scores.topk(5, dim=1).indices
+    monkeypatch.setattr(torch.Tensor, "topk", None)
+    assert torch.equal(top_k(scores, 5), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_ranked_by_torch(dtype: torch.dtype) -> None:
+    scores = torch.rand(3, 503, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(top_k(scores, 2), scores.topk(2, dim=1).indices)
+
+
+# ---- metrics, against RecBole's loops
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_users=st.integers(1, 13),
+    n_ranks=st.integers(1, 23),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_metrics_are_recboles_to_the_last_bit(n_users: int, n_ranks: int, share: float, seed: int) -> None:
+    from recbole_siger import compat
+
+    compat.apply()
+    from recbole.evaluator.metrics import MAP, MRR, NDCG
+
+    rng = np.random.default_rng(seed)
+    hits = rng.random((n_users, n_ranks)) < share
+    n_relevant = np.maximum(hits.sum(axis=1), 1) + rng.integers(0, 31, n_users)
+    loops = {metric: metric.metric_info.__get__(object.__new__(metric)) for metric in (NDCG, MRR, MAP)}
+    assert np.array_equal(ndcg(hits, n_relevant), loops[NDCG](hits, n_relevant))
+    assert np.array_equal(mrr(hits, n_relevant), loops[MRR](hits))
+    assert np.array_equal(average_precision(hits, n_relevant), loops[MAP](hits, n_relevant))
+
+
+def test_metrics_by_hand() -> None:
+    hits, n_relevant = np.array([[True, False, True], [False, False, False]]), np.array([2, 1])
+    second, third = 1 / np.log2(3), 1 / 2
+    expected = [[1, 1 / (1 + second), (1 + third) / (1 + second)], [0, 0, 0]]
+    np.testing.assert_allclose(ndcg(hits, n_relevant), expected, rtol=1e-15)
+    np.testing.assert_allclose(mrr(hits, n_relevant), [[1, 1, 1], [0, 0, 0]])
+    np.testing.assert_allclose(average_precision(hits, n_relevant), [[1, 1 / 2, 5 / 6], [0, 0, 0]])

@@ -1,0 +1,157 @@
+"""Compare an epoch of training batches with RecBole's loader, and an epoch of LightGCN with RecBole's.
+
+The loader's batches are compared, too: row for row and negative for negative.
+
+    python -m benchmarks.loader --quick
+    python -m benchmarks.loader --data_path=dataset --dataset=baby --out=results/loader.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataloader import TrainLoader
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.sampler import NegativeSampler
+from recbole_siger.model.acceleration import accelerate
+from recbole_siger.trainer import build_trainer
+
+# isort: split
+from recbole.data.dataloader import TrainDataLoader
+from recbole.sampler import Sampler
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
+
+# Amazon Baby: users, items, and rows of training, validation and test.
+BABY = (19_445, 7_050, {"train": 118_551, "valid": 20_559, "test": 21_682})
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Read the options that these benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: within a minute")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds")
+    parser.add_argument("--data_path", help="folder of the datasets; by default random data of Baby's shape")
+    parser.add_argument("--dataset", default="baby")
+    parser.add_argument("--out", type=Path, help="JSON lines are added to this file")
+    return parser.parse_args()
+
+
+def write_random(folder: Path) -> None:
+    """Write interactions of Baby's shape: a few for most users, popular items more often."""
+    rng, (n_users, n_items, sizes) = np.random.default_rng(2020), BABY
+    popularity = 1 / (10 + np.arange(n_items))
+    n_rows, pairs = sum(sizes.values()), np.empty(0, dtype=np.int64)
+    everyone = np.arange(n_users).repeat(2) * n_items + rng.integers(0, n_items, 2 * n_users)
+    while len(pairs) < n_rows:
+        users = rng.integers(0, n_users, n_rows)
+        items = rng.choice(n_items, n_rows, p=popularity / popularity.sum())
+        pairs = np.unique(np.concatenate([everyone, pairs, users * n_items + items]))
+    pairs = rng.permutation(pairs)[:n_rows]
+    folder.mkdir(parents=True)
+    for split, part in zip(sizes, np.split(pairs, np.cumsum(list(sizes.values()))[:-1]), strict=True):
+        rows = "".join(f"u{pair // n_items}\ti{pair % n_items}\n" for pair in part.tolist())
+        (folder / f"baby.{split}.inter").write_text("user_id:token\titem_id:token\n" + rows)
+    facts = "benchmark_filename: [train, valid, test]\nload_col:\n  inter: [user_id, item_id]\n"
+    (folder / "baby.yaml").write_text(facts)
+
+
+@contextmanager
+def data(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the configuration that finds the data, real or random."""
+    with tempfile.TemporaryDirectory() as folder:
+        if options.data_path is None:
+            write_random(Path(folder) / "baby")
+        values = {"data_path": options.data_path or folder, "protocol": "recbole", "gpu_id": ""}
+        yield {**values, "metric_decimal_place": 16, "checkpoint_dir": folder}
+
+
+Times = dict[str, list[tuple[float, float]]]
+
+
+def interleave(rounds: int, contestants: dict[str, Callable[[], Any]]) -> Times:
+    """Run each contestant once a round, after one that is not counted; return seconds, wall and processor."""
+    times: Times = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, run in contestants.items():
+            wall, busy = time.perf_counter(), time.process_time()
+            run()
+            if turn:
+                times[name].append((time.perf_counter() - wall, time.process_time() - busy))
+    return times
+
+
+def report(question: str, times: Times, out: Path | None, **facts: Any) -> None:
+    """Print median, spread and ratio to ours, a line each, and keep them.
+
+    On a machine with other work the processor's seconds are the fairer ones; both are told.
+    """
+    columns = {name: list(zip(*pairs, strict=True)) for name, pairs in times.items()}
+    medians = {name: [statistics.median(column) for column in both] for name, both in columns.items()}
+    for name, (wall, busy) in columns.items():
+        ratios = [a / b for a, b in zip(medians[name], medians["ours"], strict=True)]
+        print(
+            f"{question:10} {name:18} {medians[name][0] * 1e3:8.1f} ms ({min(wall) * 1e3:.1f} to "
+            f"{max(wall) * 1e3:.1f}), {ratios[0]:.2f} x ours; processor {medians[name][1] * 1e3:.1f} ms, "
+            f"{ratios[1]:.2f} x ours"
+        )
+        line = {"question": question, "name": name, "wall": wall, "processor": busy, "ratios": ratios}
+        if out:
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line | facts) + "\n")
+
+
+def same_batches(one: Any, other: Any) -> bool:
+    """Tell whether two loaders give the same epoch from the same seed."""
+    epochs = []
+    for loader in (one, other):
+        init_seed(2020, True)
+        loader.generator.manual_seed(2020)
+        epochs.append([dict(batch.interaction) for batch in loader])
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+        for a, b in zip(*epochs, strict=True)
+    )
+
+
+def main() -> None:
+    """Print the two comparisons."""
+    options = arguments(__doc__ or "")
+    rounds = options.rounds or (5 if options.quick else 15)
+    with data(options) as values:
+        config = Config("LightGCN", options.dataset, config_dict=values)
+        train = MultimodalDataset(config).build()[0]
+        theirs = TrainDataLoader(config, train, Sampler(["train"], [train]).set_phase("train"), shuffle=True)
+        ours = TrainLoader(config, train, NegativeSampler(train), shuffle=True)
+        facts = {"rows": len(train), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        print(f"{len(train)} rows, {len(ours)} batches; the same batches: {same_batches(ours, theirs)}")
+        times = interleave(rounds, {"RecBole": lambda: list(theirs), "ours": lambda: list(ours)})
+        report("loader", times, options.out, **facts)
+
+        plain, fast = (config.model_class(config, train) for _ in range(2))
+        accelerate(fast)
+        before, after = Trainer(config, plain), build_trainer(config, fast, None)
+        times = interleave(
+            1 if options.quick else 5,
+            {
+                "RecBole": lambda: before._train_epoch(theirs, 0),
+                "ours": lambda: after._train_epoch(ours, 0),
+            },
+        )
+        report("LightGCN", times, options.out, **facts)
+
+
+if __name__ == "__main__":
+    main()

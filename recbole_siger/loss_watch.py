@@ -1,0 +1,80 @@
+"""The loss terms of an epoch: summed, checked for NaN, and seldom fetched from the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_siger.errors import UserError
+
+__all__ = ["LossWatch"]
+
+# Batches between two fetches. Fetching waits for the device, so that a GPU would idle after every batch.
+_BATCHES = {"cpu": 1, "cuda": 16}
+
+
+class _Term(Tensor):
+    """A loss term that answers ``item()``, which RecBole's loop asks of each, without a transfer."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own way
+    value: float
+
+    def item(self) -> float:
+        """Return the value if it was fetched already, else 0; the sums of the epoch are the watch's."""
+        return self.value
+
+
+class LossWatch:
+    """Sums the terms of one epoch.
+
+    Args:
+        epoch: Number of the epoch, for the message.
+        names: Names of so many terms.
+        device: Where the losses are.
+    """
+
+    def __init__(self, epoch: int, names: Callable[[int], tuple[str, ...]], device: torch.device) -> None:
+        self.epoch, self.names = epoch, names
+        self.every = _BATCHES.get(device.type, 1)
+        self.sums: list[float] = []
+        self.last: dict[str, float] = {}
+        self._waiting: list[Tensor] = []
+
+    def add(self, losses: Any) -> Any:
+        """Take a batch's losses; return them for RecBole's loop.
+
+        Raises:
+            UserError: If a term of this batch, or of those not yet fetched, is not finite.
+        """
+        terms = losses if isinstance(losses, tuple) else (losses,)
+        self._waiting.append(torch.stack([term.detach().reshape(()) for term in terms]))
+        values = [0.0] * len(terms)
+        if len(self._waiting) >= self.every:
+            values = self.fetch()
+        told = tuple(_tell(term, value) for term, value in zip(terms, values, strict=True))
+        return told if isinstance(losses, tuple) else told[0]
+
+    def fetch(self) -> list[float]:
+        """Fetch what waits on the device; return the last batch's values."""
+        batches: list[list[float]] = torch.stack(self._waiting).tolist() if self._waiting else []
+        self._waiting = []
+        for values in batches:
+            self.last = dict(zip(self.names(len(values)), values, strict=True))
+            for name, value in self.last.items():
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"training stopped in epoch {self.epoch}: loss term `{name}` is {value}; "
+                        "lower --learning_rate or the term's weight, or raise its temperature"
+                    )
+            self.sums = [a + b for a, b in zip(self.sums or [0.0] * len(values), values, strict=True)]
+        return batches[-1] if batches else []
+
+
+def _tell(term: Tensor, value: float) -> _Term:
+    told = term.as_subclass(_Term)
+    told.value = value
+    return told

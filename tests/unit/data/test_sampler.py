@@ -1,0 +1,95 @@
+"""Negatives: the ones that RecBole draws, never a training item, uniform over the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.sampler import Sampler
+from scipy.stats import chisquare
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.sampler import NegativeSampler, PairSet
+from tests.toy import write_toy
+
+N_USERS, N_ITEMS = 13, 17
+
+PAIRS = st.lists(st.tuples(st.integers(0, N_USERS - 1), st.integers(0, N_ITEMS - 1)))
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("data")
+    write_toy(folder)
+    config = Config("BPR", "toy", config_dict={"data_path": str(folder), "gpu_id": ""})
+    return MultimodalDataset(config).build()[0]
+
+
+@settings(max_examples=100)
+@given(PAIRS, PAIRS)
+def test_the_set_holds_its_pairs_and_no_other(pairs: list[Any], asked: list[Any]) -> None:
+    users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    asked = [*asked, *pairs]
+    asked_users, asked_items = np.array(asked, dtype=np.int64).reshape(-1, 2).T
+    found = PairSet(users, items, N_ITEMS).contains(asked_users, asked_items)
+    assert found.dtype == bool
+    assert found.tolist() == [pair in pairs for pair in asked]
+
+
+def test_the_set_holds_the_greatest_ids() -> None:
+    n_users, n_items = 40_000_000, 30_000_000
+    users = np.array([0, n_users - 1, n_users - 1], dtype=np.int64)
+    items = np.array([0, n_items - 1, 0], dtype=np.int64)
+    asked = np.array([n_users - 2, n_users - 1, 0, n_users - 1], dtype=np.int64)
+    found = PairSet(users, items, n_items).contains(asked, np.array([n_items - 1, n_items - 1, 0, 1]))
+    assert found.tolist() == [False, True, True, False]
+
+
+def test_most_answers_need_no_search() -> None:
+    rng = np.random.default_rng(3)
+    pairs = PairSet(rng.integers(0, 5003, 20_011), rng.integers(0, 7001, 20_011), 7001)
+    keys = np.arange(100_003, dtype=np.int64)
+    bits = np.unpackbits(pairs._bits, bitorder="little")
+    assert bits[pairs._place(keys)].mean() < 0.03
+
+
+@pytest.mark.parametrize(("distribution", "alpha"), [("uniform", 1.0), ("popularity", 0.5)])
+@pytest.mark.parametrize("num", [1, 3])
+def test_the_negatives_are_recboles(train: Any, distribution: str, alpha: float, num: int) -> None:
+    ours = NegativeSampler(train, distribution, alpha)
+    theirs = Sampler(["train"], [train], distribution, alpha).set_phase("train")
+    rng = np.random.default_rng(5)
+    users = [rng.integers(1, train.user_num, 101), np.full(11, 7), np.array([4])]
+    drawn = []
+    for sampler in (ours, theirs):
+        np.random.seed(11)  # noqa: NPY002  # RecBole's stream
+        drawn.append([sampler.sample_by_user_ids(batch, None, num) for batch in users])
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("train_items", [False, True])
+def test_negatives_are_uniform_over_what_a_user_does_not_have(train: Any, train_items: bool) -> None:
+    np.random.seed(2)  # noqa: NPY002  # RecBole's stream
+    sampler, (users, items) = NegativeSampler(train, train_items=train_items), train.train_edges.numpy()
+    user = int(users[0])
+    drawn = sampler.sample_by_user_ids(np.full(20_011, user), None, 1).numpy()
+    pool = np.unique(items) if train_items else np.arange(1, train.item_num)
+    allowed = np.setdiff1d(pool, items[users == user])
+    counts = np.bincount(drawn, minlength=train.item_num)
+    assert counts.sum() == counts[allowed].sum()
+    assert chisquare(counts[allowed]).pvalue > 0.01
+
+
+def test_a_user_with_all_items_is_told(train: Any) -> None:
+    class Full:
+        uid_field, iid_field, user_num, item_num = "user_id", "item_id", 3, 4
+        train_edges = torch.tensor([[1, 2, 2, 2], [1, 1, 2, 3]])
+        inter_feat = train.inter_feat
+
+    with pytest.raises(ValueError, match="interacted with all items"):
+        NegativeSampler(Full())  # type: ignore[arg-type]
