@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from recbole_siger.model.layers import SparseMatrix
+from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.quick_start import Experiment
 
 __all__ = ["Finding", "graph_findings", "name_pair", "pairs_of"]

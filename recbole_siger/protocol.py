@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import cat_interactions
 from recbole.data.utils import create_samplers, get_dataloader
