@@ -195,14 +195,16 @@ def available(device: torch.device) -> int | None:
     except OSError:
         return None
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    try:  # a container may have less than its machine
+    group = Path("/sys/fs/cgroup")  # a container may have less than its machine
+    try:
         limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
-            for name in ("max", "current")
+            int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
         )
-    except (OSError, ValueError):
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        left = limit - used + int(stat["file"])  # cached files make room when it is asked for
+    except (OSError, ValueError, KeyError):
         return free
-    return limit - used if free is None else min(free, limit - used)
+    return left if free is None else min(free, left)
 
 
 def check_fits(experiment: Any) -> None:

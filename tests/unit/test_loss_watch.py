@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from recbole_siger.errors import UserError
 from recbole_siger.loss_watch import LossWatch
+from tests.conftest import make_experiment
 
 BATCHES = [(1.5, 0.1), (2.5, 0.2), (-3.0, 0.7), (0.25, 1e-9), (7.0, 0.3)]
 
@@ -74,3 +77,19 @@ def test_fetching_waits_for_so_many_batches(monkeypatch: pytest.MonkeyPatch) -> 
         told = watch.add(terms(values))
     assert fetched == [4]
     assert [term.item() for term in told] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("model", ["SIGER", "BPR"])
+def test_a_run_records_the_same_however_seldom_it_fetches(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = []
+    for every in (1, 4):
+        monkeypatch.setattr("recbole_siger.loss_watch._BATCHES", {"cpu": every})
+        experiment = make_experiment(tmp_path, model)
+        experiment.train()
+        lines = experiment.run.file("metrics.jsonl").read_text().splitlines()
+        recorded.append([json.loads(line)["loss"] for line in lines])
+    assert recorded[0] == recorded[1]
+    assert len(recorded[0]) == 2
+    assert all(value != 0 for loss in recorded[0] for value in loss.values())
