@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recbole_siger.graph.knn import first_k_per_row
+from recbole_siger.graph.ordering import first_k_per_row
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.graph.user_item import interaction_matrix
 

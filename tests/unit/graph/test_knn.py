@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph import knn
-from recbole_siger.graph.knn import first_k_per_row, semantic_graph
+from recbole_siger.graph import cosine, knn
+from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.ordering import first_k_per_row
 
 N_ITEMS, WIDTH = 211, 13
 
@@ -101,7 +102,8 @@ def test_survives_a_matrix_product_of_few_bits(monkeypatch):
 
 def test_pairs_are_compared_in_bounded_blocks(monkeypatch):
     expected = semantic_graph(awkward_features(), 10)
-    monkeypatch.setattr(knn, "PAIR_BYTES", 1)
+    monkeypatch.setattr(cosine, "PAIR_BYTES", 1)
+    monkeypatch.setattr(cosine, "BLOCK_BYTES", 1)
     assert same(semantic_graph(awkward_features(), 10, chunk_size=64), expected)
 
 
