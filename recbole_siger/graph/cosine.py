@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -15,7 +15,7 @@ __all__ = ["STEP", "UnitRows"]
 # Cosines are compared and stored as multiples of this (about 1e-9): float64 sums in any order agree on it. A
 # power of two, so that common cosines such as 1/2 lie on a step and not between two.
 STEP = 2.0**-30
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 2**20
 PAIR_BYTES = 2**19
 # Outside this range squares could overflow or vanish; such features are scaled first.
 TINY, HUGE = 1e-15, 1e15
@@ -40,17 +40,17 @@ class UnitRows:
     def __init__(self, features: Tensor) -> None:
         if features.dtype not in (torch.float32, torch.float64):
             features = features.float()
-        largest = torch.cat([x.abs().amax(dim=1) for x in _blocks(features)]).double()
-        bad = largest.isfinite().logical_not().nonzero()
-        if len(bad):
-            raise ValueError(f"features must be finite, row {bad[0].item()} is not")
-        self.index = largest.nonzero()[:, 0]
-        largest = largest[self.index]
-        if ((largest < TINY) | (largest > HUGE)).any():
-            features = features.double()
-            features[self.index] /= largest[:, None]
+        norm = _row_norms(features)
+        if ((norm < TINY) & (norm > 0) | ~(norm < HUGE)).any() or features.dtype == torch.float64:
+            largest = torch.maximum(features.amax(dim=1), -features.amin(dim=1)).double()
+            bad = largest.isfinite().logical_not().nonzero()
+            if len(bad):
+                raise ValueError(f"features must be finite, row {bad[0].item()} is not")
+            if ((largest < TINY) & (largest > 0) | (largest > HUGE)).any():
+                features = features.double() / largest.where(largest > 0, 1)[:, None]
+                norm = _row_norms(features)
         self.features = features
-        norm = torch.cat([x.double().norm(dim=1) for x in _blocks(features)])
+        self.index = norm.nonzero()[:, 0]
         self.inverse_norm = 1 / norm[self.index]
 
     def __len__(self) -> int:
@@ -66,10 +66,13 @@ class UnitRows:
         )
         return part
 
-    def unit(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Return a few rows at length 1 in float32 or float64, ``(stop - start, F)``."""
-        rows = self.features[self.index[start:stop]].to(dtype)
-        return rows.mul_(self.inverse_norm[start:stop, None].to(dtype))
+    def unit(self, start: int, stop: int, out: Tensor) -> Tensor:
+        """Write a few rows at length 1 into ``out``, float32 or float64, ``(stop - start, F)``; return it."""
+        if out.dtype == self.features.dtype:
+            torch.index_select(self.features, 0, self.index[start:stop], out=out)
+        else:
+            out.copy_(self.features[self.index[start:stop]])
+        return out.mul_(self.inverse_norm[start:stop, None].to(out.dtype))
 
     def cosines(self, i: Tensor, j: Tensor, *, compiled: bool = False) -> Tensor:
         """Return the cosines of pairs of rows in units of ``STEP``, ``(n,)`` each, int64.
@@ -84,9 +87,9 @@ class UnitRows:
             dot = torch.from_numpy(dot_products(self.features.numpy(), i.numpy(), j.numpy()))
         else:
             size = max(1, PAIR_BYTES // (16 * self.features.shape[1]))
-            parts = zip(i.split(size), j.split(size), strict=True)
-            x = self.features
-            dot = torch.cat([(x[a].double() * x[b].double()).sum(dim=1) for a, b in parts])
+            dot, x = torch.empty_like(scale), self.features
+            for part, a, b in zip(dot.split(size), i.split(size), j.split(size), strict=True):
+                torch.sum(x[a].double() * x[b].double(), dim=1, out=part)
         return ((dot * scale).clamp(-1, 1) / STEP).round().long()
 
     def duplicates(self, k: int) -> tuple[Tensor, Tensor]:
@@ -120,10 +123,20 @@ class UnitRows:
         generator = torch.Generator().manual_seed(0)
         weight = torch.randint(-(2**62), 2**62, (self.features.shape[1],), generator=generator)
         weight = weight.to(self.features.device)
-        parts = [((x + 0.0).view(integer) * weight).sum(dim=1) for x in _blocks(self.features)]
-        return torch.cat(parts)[self.index]
+        key = _by_rows(self.features, lambda x: ((x + 0.0).view(integer) * weight).sum(dim=1), torch.int64)
+        return key[self.index]
 
 
-def _blocks(matrix: Tensor) -> Iterator[Tensor]:
-    """Cut a matrix into blocks of rows that are small in float64."""
-    yield from matrix.split(max(1, BLOCK_BYTES // (8 * matrix.shape[1])))
+def _row_norms(matrix: Tensor) -> Tensor:
+    return _by_rows(matrix, lambda x: x.double().norm(dim=1))
+
+
+def _by_rows(matrix: Tensor, compute: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """Compute one number a row, float64 by default, from blocks of rows that are small in float64."""
+    # Written into one array: results kept one by one would lie between the blocks' temporaries and keep the
+    # allocator from using their memory again.
+    result = torch.empty(len(matrix), dtype=dtype or torch.float64, device=matrix.device)
+    size = max(1, BLOCK_BYTES // (8 * matrix.shape[1]))
+    for part, rows in zip(result.split(size), matrix.split(size), strict=True):
+        part.copy_(compute(rows))
+    return result

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from recbole_siger.graph.ordering import first_k_per_row
 
 __all__ = ["semantic_graph"]
 
-PANEL_BYTES = 32 * 2**20
+PANEL_BYTES = 16 * 2**20
 # Candidates a row, beyond k, from which exact cosines thin them out at once.
 CROWD = 256
 # Half the distance between two numbers, relative to them: the error of rounding to a type.
@@ -176,7 +178,9 @@ class _Candidates:
 
     def ranked(self) -> tuple[Tensor, Tensor]:
         """Return positions by row, the greatest low bound first, and the rank of each within its row."""
-        order = torch.argsort(4.0 * self.row - self.low)  # bounds lie within -2 and 2
+        key = 4.0 * self.row - self.low  # bounds lie within -2 and 2
+        # NumPy sorts with vector instructions, several times as fast.
+        order = torch.from_numpy(np.argsort(key.numpy())) if key.is_cpu else torch.argsort(key)
         row = self.row[order]
         return order, torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
@@ -213,7 +217,14 @@ class _Search:
         self.residual: list[float] = []
         self.floor = torch.full((len(rows),), -1.0, dtype=torch.float64, device=self.device)
         self.candidates: list[_Candidates] = []
-        self.buffer = torch.empty((self.size, self.size), dtype=dtype, device=self.device)
+        # Allocated once: temporaries of this size between small results would scatter over the memory.
+        new = partial(torch.zeros, device=self.device)
+        self.unit = new(
+            (self.size, n_features), dtype=torch.float64 if dtype == torch.float64 else torch.float32
+        )
+        n_lefts = max(1, PANEL_BYTES // (self.size * self.width * dtype.itemsize))
+        self.panel = new((min(n_lefts, len(self.starts) - 1) + 1, self.size, self.width), dtype=dtype)
+        self.score = new((self.size, self.size), dtype=dtype)
 
     def run(self) -> tuple[Tensor, Tensor]:
         n_blocks = len(self.starts) - 1
@@ -223,13 +234,13 @@ class _Search:
                 n_candidates = len(self.candidates[0].row) + self.candidates[0].n_waiting
                 if n_candidates > FEW_BITS_SHARE * len(self.rows) * self.starts[1]:
                     raise _ImpreciseError
-        per_panel = max(1, PANEL_BYTES // (self.size * self.width * self.buffer.element_size()))
+        per_panel = len(self.panel) - 1
         pairs, steps = [], []
         for first in range(0, n_blocks, per_panel):
             panel = range(first, min(first + per_panel, n_blocks))
-            lefts = {i: self._rounded(i)[0] for i in panel}
+            lefts = {i: self._rounded(i, i - first) for i in panel}
             for j in range(first + 1, n_blocks):
-                right = lefts[j] if j in lefts else self._rounded(j)[0]
+                right = lefts[j] if j in lefts else self._rounded(j, per_panel)
                 for i in range(first, min(j, panel.stop)):
                     self._compare(i, j, lefts[i], right)
             for i in panel:
@@ -241,25 +252,26 @@ class _Search:
     def _span(self, block: int) -> slice:
         return slice(self.starts[block], self.starts[block + 1])
 
-    def _rounded(self, block: int) -> tuple[Tensor, Tensor]:
-        """Return a block's rows in the type of the products, ``(n, width)``, and before, ``(n, F)``."""
+    def _rounded(self, block: int, place: int) -> Tensor:
+        """Write a block's rows in the type of the products at a place of the panel; return them, ``(n, W)``."""
         span = self._span(block)
-        exact = torch.float64 if self.dtype == torch.float64 else torch.float32
-        unit = self.rows.unit(span.start, span.stop, exact)
-        rounded = torch.zeros((len(unit), self.width), dtype=self.dtype, device=self.device)
+        rounded = self.panel[place, : span.stop - span.start]
+        unit = self.rows.unit(span.start, span.stop, self.unit[: len(rounded)])
         rounded[:, : unit.shape[1]] = unit
-        return rounded, unit
+        rounded[:, self.shift_column] = 0
+        return rounded
 
     def _start(self, block: int) -> None:
         """Compare a block with itself, which gives its first floors."""
-        rounded, unit = self._rounded(block)
+        rounded = self._rounded(block, 0)
+        unit = self.unit[: len(rounded)]
         # What scaling to length 1 loses, then what rounding to the type does.
         residual = 8 * ROUNDING[unit.dtype]
         if self.dtype != unit.dtype:
             unit -= rounded[:, : unit.shape[1]]
             residual += 1.01 * float(unit.norm(dim=1).max())
         self.residual.append(residual)
-        score = _product(rounded, rounded, self.buffer[: len(rounded), : len(rounded)]).fill_diagonal_(-2)
+        score = _product(rounded, rounded, self.score[: len(rounded), : len(rounded)]).fill_diagonal_(-2)
         error = self._error(block, block)
         floor = self.floor[self._span(block)]
         if len(score) > self.k:
@@ -290,7 +302,7 @@ class _Search:
         shift = torch.minimum(floors[0].min(), floors[1].min()) - error - 4 * STEP
         shift = (shift - 2 * rounding * shift.abs()).to(self.dtype)
         left[:, self.shift_column], right[:, self.shift_column] = -shift, 1
-        score = _product(left, right, self.buffer[: len(left), : len(right)])
+        score = _product(left, right, self.score[: len(left), : len(right)])
         shift = shift.double()
         reach = [
             ((1 - 3 * rounding) * (floor - 2 * STEP - error - shift)).to(self.dtype) for floor in floors
