@@ -23,6 +23,8 @@ recbole-siger COMMAND
   models                every model name
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
+  cache ls|clear [--cache_dir=FOLDER]
+                        list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
 """
 
@@ -179,6 +181,19 @@ def _import_mmrec(words: Sequence[str]) -> int:
     return 0
 
 
+def _cache(words: Sequence[str]) -> int:
+    positional, found = _options(words)
+    values = _single(found)
+    if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
+        raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
+    from recbole_siger.graph_cache import GraphCache
+
+    graphs = GraphCache(values.get("cache_dir"))
+    for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
+        print(line)
+    return 0
+
+
 def _doctor(words: Sequence[str]) -> int:
     if set(words) - {"--json"}:
         raise UserError("command line: write `recbole-siger doctor [--json]`")
@@ -194,6 +209,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "config": _config,
     "models": _models,
     "import-mmrec": _import_mmrec,
+    "cache": _cache,
     "doctor": _doctor,
 }
 

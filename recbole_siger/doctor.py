@@ -28,7 +28,7 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl",)
+OPTIONAL_EXTRAS = ("ncl", "figures")  # `ann` asks for what `ncl` does
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -37,6 +37,7 @@ TESTED = {
     "torch": ("2.13.0", "2.13.0"),
     "numpy": ("2.4.6", "2.4.6"),
     "scipy": ("1.17.1", "1.17.1"),
+    "numba": ("0.68.1", "0.68.1"),
     "pandas": ("2.3.3", "2.3.3"),
     "ray": ("2.60.0", "2.60.0"),
     "scikit-learn": ("1.9.1", "1.9.1"),
@@ -45,6 +46,7 @@ TESTED = {
     "pyyaml": ("6.0.3", "6.0.3"),
     "rich": ("15.0.0", "15.0.0"),
     "faiss-cpu": ("1.15.1", "1.15.1"),
+    "matplotlib": ("3.11.2", "3.11.2"),
 }
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}
@@ -100,7 +102,7 @@ def main(as_json: bool) -> int:
 def _distribution_findings() -> list[Finding]:
     version = _version(DISTRIBUTION)
     if version is None:
-        unranged = [Requirement(name) for name in TESTED if name not in ("python", "faiss-cpu")]
+        unranged = [Requirement(name) for name in TESTED if name not in ("python", "faiss-cpu", "matplotlib")]
         return [
             _python_finding(""),
             Finding(DISTRIBUTION, None, "", "blocker", "pip install -e ."),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_siger.graph.ordering import first_k_per_row
 from recbole_siger.graph.normalize import sparse_matrix
+from recbole_siger.graph.ordering import first_k_per_row
 from recbole_siger.graph.user_item import interaction_matrix
 
 __all__ = ["co_occurrence_graph"]

@@ -1,7 +1,7 @@
 """Loops that no tensor operation does well, compiled by numba when they are first called.
 
-Import this module only where a loop is needed: it imports numba. A kernel is compiled once a process, in about
-a second, and kept nowhere; its callers choose it from the amount of work on.
+Import this module only where a loop is needed: it imports numba. A kernel is compiled once a process, in one
+or two seconds, and kept nowhere; its callers choose it where there is work enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["co_occurrences", "dot_products"]
 Array = np.ndarray[Any, Any]
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, fastmath={"reassoc", "contract"})
 def _dot_products(x: Array, i: Array, j: Array, out: Array) -> None:
     for pair in range(len(i)):
         a, b = x[i[pair]], x[j[pair]]
@@ -33,7 +33,7 @@ def dot_products(x: Array, i: Array, j: Array) -> Array:
     return out
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True)
 def _co_occurrences(
     user_start: Array, items: Array, item_start: Array, users: Array, tie: Array, min_count: int,
     neighbour: Array, best: Array,

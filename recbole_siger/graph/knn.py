@@ -20,10 +20,10 @@ __all__ = ["semantic_graph"]
 PANEL_BYTES = 16 * 2**20
 # Candidates a row, beyond k, from which exact cosines thin them out at once.
 CROWD = 256
-# Half the distance between two numbers, relative to them: the error of rounding to a type.
-# From how many rows bfloat16 pays, and up to how many candidates a row as a share of the rows: each costs as much
-# as about a hundred products.
+# From how many rows bfloat16 pays, and up to how many candidates a row, as a share of the rows: each costs as
+# much as about a hundred products.
 FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
+# Half the distance between two numbers, relative to them: the error of rounding to a type.
 # Multiplications in float64 from which compiling their loop, about a second, pays.
 COMPILE_FROM = 400_000_000
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -56,7 +56,7 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     Raises:
         ValueError: If ``features`` is not a finite float matrix, ``k`` or ``chunk_size`` is below 1, or
             ``method`` is unknown.
-        ModuleNotFoundError: If ``method`` is ``"ann"`` and faiss is missing, with the command that adds it.
+        UserError: If ``method`` is ``"ann"`` and faiss is missing, with the command that adds it.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 3.0], [0.0, 1.0]])
@@ -253,7 +253,7 @@ class _Search:
         return slice(self.starts[block], self.starts[block + 1])
 
     def _rounded(self, block: int, place: int) -> Tensor:
-        """Write a block's rows in the type of the products at a place of the panel; return them, ``(n, W)``."""
+        """Write a block's rows, in the type of the products, at a place of the panel; return ``(n, W)``."""
         span = self._span(block)
         rounded = self.panel[place, : span.stop - span.start]
         unit = self.rows.unit(span.start, span.stop, self.unit[: len(rounded)])
@@ -266,7 +266,7 @@ class _Search:
         rounded = self._rounded(block, 0)
         unit = self.unit[: len(rounded)]
         # What scaling to length 1 loses, then what rounding to the type does.
-        residual = 8 * ROUNDING[unit.dtype]
+        residual: float = 8 * ROUNDING[unit.dtype]
         if self.dtype != unit.dtype:
             unit -= rounded[:, : unit.shape[1]]
             residual += 1.01 * float(unit.norm(dim=1).max())
@@ -291,22 +291,20 @@ class _Search:
 
     def _bounds(self, score: Tensor, shift: Tensor | float, error: float) -> tuple[Tensor, Tensor]:
         score = score.double()
-        error = error + 1.02 * ROUNDING[self.dtype] * score.abs()
-        return score + shift - error, score + shift + error
+        off = error + 1.02 * ROUNDING[self.dtype] * score.abs()
+        return score + shift - off, score + shift + off
 
     def _compare(self, i: int, j: int, left: Tensor, right: Tensor) -> None:
         """Compare two blocks of rows, for both."""
         error = self._error(i, j)
         floors = self.floor[self._span(i)], self.floor[self._span(j)]
         rounding = ROUNDING[self.dtype]
-        shift = torch.minimum(floors[0].min(), floors[1].min()) - error - 4 * STEP
-        shift = (shift - 2 * rounding * shift.abs()).to(self.dtype)
-        left[:, self.shift_column], right[:, self.shift_column] = -shift, 1
+        below = torch.minimum(floors[0].min(), floors[1].min()) - error - 4 * STEP
+        rounded = (below - 2 * rounding * below.abs()).to(self.dtype)
+        left[:, self.shift_column], right[:, self.shift_column] = -rounded, 1
+        shift = rounded.double()
         score = _product(left, right, self.score[: len(left), : len(right)])
-        shift = shift.double()
-        reach = [
-            ((1 - 3 * rounding) * (floor - 2 * STEP - error - shift)).to(self.dtype) for floor in floors
-        ]
+        reach = [((1 - 3 * rounding) * (floor - 2 * STEP - error - shift)).to(self.dtype) for floor in floors]
         bits, bound = score.view(INTEGER[self.dtype]), [one.view(INTEGER[self.dtype]) for one in reach]
         row, column = (bits >= bound[0][:, None]).nonzero(as_tuple=True)
         self._propose(i, j, row, column, score, shift, error)

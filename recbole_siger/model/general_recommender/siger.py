@@ -31,6 +31,7 @@ from recbole_siger.graph.eisg import build_eisg
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.graph_cache import GraphCache
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import FeatureGate, SparseMatrix, UserItem, perturb, propagate_mean
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
@@ -49,6 +50,7 @@ class SIGERParams:
     n_ui_layers: int = bounded("[0, inf)")
     n_semantic_layers: int = bounded("[1, inf)")
     n_semantic_neighbors: int = bounded("[1, inf)")
+    knn_method: Literal["exact", "ann"]
     n_co_neighbors: int = bounded("[1, inf)")  # K of Eq. 4
     min_co_occurrence: int = bounded("[1, inf)")
     co_tie_break: Literal["cosine", "popularity", "id"]
@@ -105,24 +107,31 @@ class SIGER(MultimodalRecommender):
         adjacency = normalize_adjacency(user_item_adjacency(edges, n_users, n_items))
         self.norm_adj = SparseMatrix(adjacency, symmetric=True)
         self.user_items = SparseMatrix(normalize_bipartite(interaction_matrix(edges, n_users, n_items)))
-        self.eisg = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in self.build_item_graphs().items()})
+        item_graphs = self.build_item_graphs(GraphCache(config.run.cache_dir))
+        self.eisg = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in item_graphs.items()})
 
-    def build_item_graphs(self) -> dict[str, Tensor]:
+    def build_item_graphs(self, cache: GraphCache) -> dict[str, Tensor]:
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
         p = self.params
-        co_graph = co_occurrence_graph(
-            self.train_edges,
-            self.n_users,
-            self.n_items,
-            p.n_co_neighbors,
-            min_count=p.min_co_occurrence,
-            tie_break=p.co_tie_break,
+        co_graph = cache.cached(
+            "co_occurrence",
+            co_occurrence_graph,
+            {"edges": self.train_edges},
+            {
+                "n_users": self.n_users,
+                "n_items": self.n_items,
+                "k": p.n_co_neighbors,
+                "min_count": p.min_co_occurrence,
+                "tie_break": p.co_tie_break,
+            },
         )
         co_weight = 0.0 if p.ablation == "eisg" else p.co_weight
-        return {
-            m: build_eisg(co_graph, semantic_graph(x, p.n_semantic_neighbors), co_weight)
-            for m, x in self.raw_features.items()
-        }
+        graphs = {}
+        for m, x in self.raw_features.items():
+            arguments = {"k": p.n_semantic_neighbors, "method": p.knn_method}
+            graph = cache.cached("semantic", semantic_graph, {"features": x}, arguments)
+            graphs[m] = build_eisg(co_graph, graph, co_weight)
+        return graphs
 
     # ---- representations
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph import cosine, knn
+from recbole_siger.graph import cosine
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.ordering import first_k_per_row
 
