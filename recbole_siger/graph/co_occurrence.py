@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.graph.ordering import first_k_per_row
-from recbole_siger.graph.user_item import interaction_matrix
+from recbole_siger.graph.user_item import check_edges, distinct_pairs
 
 __all__ = ["co_occurrence_graph"]
 
@@ -68,11 +68,12 @@ def co_occurrence_graph(
     for name, number in (("k", k), ("min_count", min_count), ("max_pairs", max_pairs)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    user, item = interaction_matrix(edges, n_users, n_items).indices()
+    check_edges(edges, n_users, n_items)
+    user, item = distinct_pairs(edges, n_items)
     tie = _tie_key(torch.bincount(item, minlength=n_items), tie_break)
     history = torch.bincount(user, minlength=n_users)
     if edges.is_cpu and int((history * history).sum()) >= COMPILE_FROM:
-        i, j, count = _compiled(user, item, history, tie, k, min_count)
+        i, j, count = _compiled(item, history, tie, k, min_count)
     else:
         parts = []
         for i, j, count in _counted_pairs(user, item, n_users, n_items, max_pairs):
@@ -99,17 +100,15 @@ def _tie_key(n_users_of: Tensor, tie_break: str) -> Tensor:
 
 
 def _compiled(
-    user: Tensor, item: Tensor, history: Tensor, tie: Tensor, k: int, min_count: int
+    item: Tensor, history: Tensor, tie: Tensor, k: int, min_count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Count and rank with one counter an item; ``user`` and ``item`` are in the order of users."""
+    """Count and rank with one counter an item; ``item`` holds the users' items, one user after the other."""
     from recbole_siger.graph.compiled import co_occurrences
 
-    by_item = torch.argsort(item, stable=True)
     per_item = torch.bincount(item, minlength=len(tie))
     neighbour, count = co_occurrences(
-        _offsets(history), item.int().numpy(), _offsets(per_item), user[by_item].int().numpy(),
-        tie.numpy(), min(k, len(tie)), min_count,
-    )  # fmt: skip
+        _offsets(history), item.int().numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count
+    )
     found = torch.from_numpy(neighbour)
     i, place = (found >= 0).nonzero(as_tuple=True)
     return i, found[i, place].long(), torch.from_numpy(count)[i, place].long()

@@ -34,6 +34,14 @@ def dot_products(x: Array, i: Array, j: Array) -> Array:
 
 
 @numba.njit(nogil=True)
+def _transpose(user_start: Array, items: Array, place: Array, users: Array) -> None:
+    for user in range(len(user_start) - 1):
+        for at in range(user_start[user], user_start[user + 1]):
+            users[place[items[at]]] = user
+            place[items[at]] += 1
+
+
+@numba.njit(nogil=True)
 def _co_occurrences(
     user_start: Array, items: Array, item_start: Array, users: Array, tie: Array, min_count: int,
     neighbour: Array, best: Array,
@@ -72,15 +80,14 @@ def _co_occurrences(
 
 
 def co_occurrences(
-    user_start: Array, items: Array, item_start: Array, users: Array, tie: Array, k: int, min_count: int
+    user_start: Array, items: Array, item_start: Array, tie: Array, k: int, min_count: int
 ) -> tuple[Array, Array]:
     """Count for each item how many users it shares with others, and keep the ``k`` best of them.
 
     Args:
         user_start: Where each user's entries of ``items`` start, and their end, ``(U + 1,)``, int64.
         items: Distinct items of each user, ``(E,)``, int32.
-        item_start: Where each item's entries of ``users`` start, and their end, ``(I + 1,)``, int64.
-        users: Distinct users of each item, ``(E,)``, int32.
+        item_start: Where each item's users start in the order of items, and their end, ``(I + 1,)``, int64.
         tie: Of two items that share equally many users, the one with the lower number is better, ``(I,)``;
             then the one with the lower id.
         k: Items kept, >= 1.
@@ -91,5 +98,7 @@ def co_occurrences(
     """
     neighbour = np.full((len(item_start) - 1, k), -1, np.int32)
     best = np.zeros_like(neighbour)
+    users = np.empty(len(items), np.int32)
+    _transpose(user_start, items, item_start[:-1].copy(), users)
     _co_occurrences(user_start, items, item_start, users, tie, min_count, neighbour, best)
     return neighbour, best

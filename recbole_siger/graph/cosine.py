@@ -121,8 +121,9 @@ class UnitRows:
         """Hash each row by its bits, ``(V,)``, int64; 0.0 and -0.0 are the same."""
         integer = torch.int32 if self.features.dtype == torch.float32 else torch.int64
         generator = torch.Generator().manual_seed(0)
-        weight = torch.randint(-(2**62), 2**62, (self.features.shape[1],), generator=generator)
-        weight = weight.to(self.features.device)
+        bits = torch.iinfo(integer)
+        weight = torch.randint(bits.min, bits.max, (self.features.shape[1],), generator=generator)
+        weight = weight.to(self.features.device, integer)
         key = _by_rows(self.features, lambda x: ((x + 0.0).view(integer) * weight).sum(dim=1), torch.int64)
         return key[self.index]
 

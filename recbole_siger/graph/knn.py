@@ -17,7 +17,7 @@ from recbole_siger.graph.ordering import first_k_per_row
 
 __all__ = ["semantic_graph"]
 
-PANEL_BYTES = 16 * 2**20
+PANEL_BYTES = 32 * 2**20
 # Candidates a row, beyond k, from which exact cosines thin them out at once.
 CROWD = 256
 # From how many rows bfloat16 pays, and up to how many candidates a row, as a share of the rows: each costs as

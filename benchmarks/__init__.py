@@ -1,0 +1,1 @@
+"""Scripts that measure; they print tables and assert nothing about time."""
