@@ -18,7 +18,7 @@ from recbole_siger.graph.user_item import check_edges, distinct_pairs
 __all__ = ["co_occurrence_graph"]
 
 # Pairs from which compiling the loop over them, one or two seconds, pays.
-COMPILE_FROM = 10_000_000
+COMPILE_FROM = 4_000_000
 
 
 def co_occurrence_graph(
