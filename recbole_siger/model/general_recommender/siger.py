@@ -114,7 +114,8 @@ class SIGER(MultimodalRecommender):
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
         p = self.params
         size: dict[str, int | str] = {"n_users": self.n_users, "n_items": self.n_items}
-        rule = {"k": p.n_co_neighbors, "min_count": p.min_co_occurrence, "tie_break": p.co_tie_break}
+        rule: dict[str, int | str] = {"k": p.n_co_neighbors, "min_count": p.min_co_occurrence}
+        rule["tie_break"] = p.co_tie_break
         edges = {"edges": self.train_edges}
         co_graph = cache.cached("co_occurrence", co_occurrence_graph, edges, size | rule)
         co_weight = 0.0 if p.ablation == "eisg" else p.co_weight
