@@ -44,6 +44,8 @@ recbole-siger COMMAND
                         results for cold items or users: table and bar chart; finished runs are used again
   audit --dataset=NAME [--run=DIR] [--json] [--key=value ...]
                         hold a dataset, a model's graphs and a run against what an honest evaluation needs
+  cache ls|clear [--cache_dir=FOLDER]
+                        list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
 """
 
@@ -364,6 +366,19 @@ def _audit(words: Sequence[str]) -> int:
     return print_audit(dataset, run, values, as_json=as_json)
 
 
+def _cache(words: Sequence[str]) -> int:
+    positional, found = _options(words)
+    values = _single(found)
+    if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
+        raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
+    from recbole_siger.graph_cache import GraphCache
+
+    graphs = GraphCache(values.get("cache_dir"))
+    for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
+        print(line)
+    return 0
+
+
 def _doctor(words: Sequence[str]) -> int:
     if set(words) - {"--json"}:
         raise UserError("command line: write `recbole-siger doctor [--json]`")
@@ -386,6 +401,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "import-mmrec": _import_mmrec,
     "cold-start": _cold_start,
     "audit": _audit,
+    "cache": _cache,
     "doctor": _doctor,
 }
 

@@ -37,6 +37,7 @@ class RunParams:
     saved: bool
     seed: int = bounded("[0, 4294967296)")
     checkpoint_interval: float = bounded("[0, inf)")
+    cache_dir: str | None
     modalities: tuple[str, ...] | None
     missing_modality: Literal["zero", "mean"]
     strict_ids: bool

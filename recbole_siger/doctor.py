@@ -28,7 +28,7 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl", "figures")
+OPTIONAL_EXTRAS = ("ncl", "figures")  # `ann` asks for what `ncl` does
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -37,6 +37,7 @@ TESTED = {
     "torch": ("2.13.0", "2.13.0"),
     "numpy": ("2.4.6", "2.4.6"),
     "scipy": ("1.17.1", "1.17.1"),
+    "numba": ("0.68.1", "0.68.1"),
     "pandas": ("2.3.3", "2.3.3"),
     "ray": ("2.60.0", "2.60.0"),
     "scikit-learn": ("1.9.1", "1.9.1"),

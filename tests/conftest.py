@@ -192,6 +192,14 @@ def score_table(experiment: Experiment) -> Tensor:
         return model.full_sort_predict(users).reshape(model.n_users, model.n_items).cpu()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep graphs in a folder of this session and never in the user's, in other processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _leave_the_process_alone() -> Iterator[None]:
     """Undo what an experiment sets for the whole process."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from recbole_siger.graph.knn import first_k_per_row
 from recbole_siger.graph.normalize import sparse_matrix
-from recbole_siger.graph.user_item import interaction_matrix
+from recbole_siger.graph.ordering import first_k_per_row
+from recbole_siger.graph.user_item import check_edges, distinct_pairs
 
 __all__ = ["co_occurrence_graph"]
+
+# Pairs from which compiling the loop over them, one or two seconds, pays.
+COMPILE_FROM = 4_000_000
 
 
 def co_occurrence_graph(
@@ -32,7 +38,8 @@ def co_occurrence_graph(
 
     Source: Eqs. 3-4 of SIGER. Directed, without self loops. Within a row: higher count, then ``tie_break``,
     then lower item id. Items without an edge, RecBole's padding id 0 among them, have empty rows. Integers
-    decide the ranking, so neither ``max_pairs`` nor the device changes the result.
+    decide the ranking, so neither ``max_pairs`` nor the device changes the result. On the CPU many pairs are
+    counted one item at a time by a compiled loop, whose memory does not grow with the pairs.
 
     Args:
         edges: Training users then items, shape ``(2, E)``, int64; duplicates count once.
@@ -42,8 +49,8 @@ def co_occurrence_graph(
         min_count: Pairs with fewer common users are left out, >= 1.
         tie_break: Among equal counts, ``"cosine"`` takes the higher :math:`C_{ij}/\sqrt{n_i n_j}`,
             ``"popularity"`` the item with more users, ``"id"`` the lower item id.
-        max_pairs: Item pairs, counted with repetition, expanded at a time, >= 1; peak memory is about 90
-            bytes a pair. A single item that has more is expanded alone.
+        max_pairs: Item pairs, counted with repetition, that tensors hold at a time, >= 1; peak memory is
+            about 90 bytes a pair. A single item that has more is expanded alone.
 
     Returns:
         Coalesced sparse COO tensor of CR, shape ``(I, I)``, float32, in [0.5, 1), on ``edges.device``.
@@ -61,16 +68,21 @@ def co_occurrence_graph(
     for name, number in (("k", k), ("min_count", min_count), ("max_pairs", max_pairs)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    user, item = interaction_matrix(edges, n_users, n_items).indices()
+    check_edges(edges, n_users, n_items)
+    user, item = distinct_pairs(edges, n_items)
     tie = _tie_key(torch.bincount(item, minlength=n_items), tie_break)
-    parts = []
-    for i, j, count in _counted_pairs(user, item, n_users, n_items, max_pairs):
-        frequent = count >= min_count
-        i, j, count = i[frequent], j[frequent], count[frequent]
-        # Pairs come in the order of i and j, and equal ones stay in it: the lower item id wins.
-        kept = first_k_per_row(i, k, -count, tie[j])
-        parts.append(torch.stack((i[kept], j[kept], count[kept])))
-    i, j, count = torch.cat(parts, dim=1)
+    history = torch.bincount(user, minlength=n_users)
+    if edges.is_cpu and int((history * history).sum()) >= COMPILE_FROM:
+        i, j, count = _compiled(item, history, tie, k, min_count)
+    else:
+        parts = []
+        for i, j, count in _counted_pairs(user, item, n_users, n_items, max_pairs):
+            frequent = count >= min_count
+            i, j, count = i[frequent], j[frequent], count[frequent]
+            # Pairs come in the order of i and j, and equal ones stay in it: the lower item id wins.
+            kept = first_k_per_row(i, k, -count, tie[j])
+            parts.append(torch.stack((i[kept], j[kept], count[kept])))
+        i, j, count = torch.cat(parts, dim=1)
     weight = count.float() / (1 + count).float()
     return sparse_matrix(torch.stack((i, j)), weight, (n_items, n_items))
 
@@ -85,6 +97,26 @@ def _tie_key(n_users_of: Tensor, tie_break: str) -> Tensor:
     if tie_break == "id":
         return torch.zeros_like(n_users_of)
     raise ValueError(f"tie_break must be 'cosine', 'popularity' or 'id', got {tie_break!r}")
+
+
+def _compiled(
+    item: Tensor, history: Tensor, tie: Tensor, k: int, min_count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Count and rank with one counter an item; ``item`` holds the users' items, one user after the other."""
+    from recbole_siger.graph.compiled import co_occurrences
+
+    per_item = torch.bincount(item, minlength=len(tie))
+    neighbour, count = co_occurrences(
+        _offsets(history), item.int().numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count
+    )
+    found = torch.from_numpy(neighbour)
+    i, place = (found >= 0).nonzero(as_tuple=True)
+    return i, found[i, place].long(), torch.from_numpy(count)[i, place].long()
+
+
+def _offsets(sizes: Tensor) -> np.ndarray[Any, Any]:
+    """Return where each of consecutive groups starts, and the end of the last: ``(n + 1,)``."""
+    return functional.pad(sizes.cumsum(0), (1, 0)).numpy()
 
 
 def _counted_pairs(

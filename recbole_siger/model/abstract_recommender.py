@@ -15,6 +15,7 @@ from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
 from recbole_siger.errors import UserError
+from recbole_siger.graph_cache import GraphCache
 from recbole_siger.model.layers import UserItem
 
 __all__ = ["MultimodalRecommender"]
@@ -32,6 +33,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         scores_cold_items: Whether features reach the score of an item without training rows.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
+        graph_cache: Keeps graphs that are built from features and edges alone.
         loss_names: Names of the terms that the last :meth:`calculate_loss` returned.
     """
 
@@ -47,6 +49,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.raw_features = {m: x.to(self.device) for m, x in dataset.item_features().items()}
         self.train_edges = dataset.train_edges.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(config.run.seed)
+        self.graph_cache = GraphCache(config.run.cache_dir)
         self.loss_names: tuple[str, ...] = ()
         self._missing_modality = config.run.missing_modality
         self._final: UserItem | None = None

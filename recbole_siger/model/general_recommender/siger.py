@@ -49,6 +49,7 @@ class SIGERParams:
     n_ui_layers: int = bounded("[0, inf)")
     n_semantic_layers: int = bounded("[1, inf)")
     n_semantic_neighbors: int = bounded("[1, inf)")
+    knn_method: Literal["exact", "ann"]
     n_co_neighbors: int = bounded("[1, inf)")  # K of Eq. 4
     min_co_occurrence: int = bounded("[1, inf)")
     co_tie_break: Literal["cosine", "popularity", "id"]
@@ -115,18 +116,19 @@ class SIGER(MultimodalRecommender):
 
     def build_item_graphs(self) -> dict[str, Tensor]:
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
-        p = self.params
-        co_graph = co_occurrence_graph(
-            self.train_edges,
-            self.n_users,
-            self.n_items,
-            p.n_co_neighbors,
-            min_count=p.min_co_occurrence,
-            tie_break=p.co_tie_break,
-        )
+        p, cached = self.params, self.graph_cache.cached
+        arguments = {
+            "n_users": self.n_users,
+            "n_items": self.n_items,
+            "k": p.n_co_neighbors,
+            "min_count": p.min_co_occurrence,
+            "tie_break": p.co_tie_break,
+        }
+        co_graph = cached("co_occurrence", co_occurrence_graph, {"edges": self.train_edges}, arguments)
         co_weight = 0.0 if p.ablation == "eisg" else p.co_weight
+        knn = {"k": p.n_semantic_neighbors, "method": p.knn_method}
         return {
-            m: build_eisg(co_graph, semantic_graph(x, p.n_semantic_neighbors), co_weight)
+            m: build_eisg(co_graph, cached("semantic", semantic_graph, {"features": x}, knn), co_weight)
             for m, x in self.raw_features.items()
         }
 

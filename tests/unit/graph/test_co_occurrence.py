@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_siger.graph import co_occurrence
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 
 N_USERS, N_ITEMS = 41, 31
@@ -83,3 +84,30 @@ def test_refuses_bad_options(options, message):
         co_occurrence_graph(torch.tensor([[0], [0]]), 1, 1, **options)
     with pytest.raises(ValueError, match=r"item id 9 is outside \[0, 2\)"):
         co_occurrence_graph(torch.tensor([[0], [9]]), 1, 2, 1)
+
+
+@pytest.mark.parametrize("tie_break", ["cosine", "popularity", "id"])
+@pytest.mark.parametrize(("k", "min_count"), [(1, 1), (5, 1), (5, 3), (100, 2)])
+def test_the_compiled_loop_agrees(monkeypatch, tie_break, k, min_count):
+    """Random baskets, an item and a user without any, and one user who has every item but two."""
+    heavy = torch.stack((torch.full((N_ITEMS - 3,), 40), torch.arange(3, N_ITEMS)))
+    for edges in (random_edges(), torch.cat((random_edges(211), heavy), dim=1), heavy[:, :0]):
+        options = {"min_count": min_count, "tie_break": tie_break}
+        by_tensors = co_occurrence_graph(edges, N_USERS, N_ITEMS, k, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(co_occurrence, "COMPILE_FROM", 0)
+            patch.setattr(co_occurrence, "_counted_pairs", None)
+            assert same(co_occurrence_graph(edges, N_USERS, N_ITEMS, k, **options), by_tensors)
+
+
+def test_a_user_with_tens_of_thousands_of_items():
+    """Tensors would need 90 bytes for each of the 400 million pairs."""
+    n_items = 20_001
+    edges = torch.stack((torch.ones(n_items - 1, dtype=torch.int64), torch.arange(1, n_items)))
+    edges = torch.cat((edges, torch.tensor([[2, 2], [7, 20_000]])), dim=1)
+    graph = co_occurrence_graph(edges, 3, n_items, 3)
+    assert graph._nnz() == 3 * (n_items - 1)
+    neighbours = graph.indices()[1].view(-1, 3)
+    assert neighbours[0].tolist() == [2, 3, 4]
+    assert neighbours[6].tolist() == [1, 2, 20_000]
+    assert graph.values().view(-1, 3)[6].tolist() == [0.5, 0.5, pytest.approx(2 / 3)]

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph import knn
-from recbole_siger.graph.knn import first_k_per_row, semantic_graph
+from recbole_siger.graph import cosine, knn
+from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.ordering import first_k_per_row
 
 N_ITEMS, WIDTH = 211, 13
 
@@ -25,7 +26,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("k", [1, 2, 10, 37])
-@pytest.mark.parametrize("chunk_size", [1, 7, 64, N_ITEMS])
+@pytest.mark.parametrize("chunk_size", [11, 64, N_ITEMS])
 def test_chunk_size_changes_nothing(chunk_size, k):
     features = awkward_features()
     assert same(semantic_graph(features, k), semantic_graph(features, k, chunk_size=chunk_size))
@@ -84,24 +85,122 @@ def test_length_does_not_matter(scale):
     assert same(semantic_graph(features, 6), semantic_graph(scale * features, 6))
 
 
-def test_survives_a_matrix_product_of_few_bits(monkeypatch):
-    """Where float32 products err by 1e-3 (TF32, bfloat16), float64 ones choose the candidates."""
-    product = torch.Tensor.__matmul__
+@pytest.mark.parametrize("few_bits", [True, False])
+def test_survives_a_matrix_product_that_is_worse_than_its_type(monkeypatch, few_bits):
+    """Where products err by more than the type allows (TF32, autocast), those of float64 choose."""
+    product, used = knn._product, []
 
-    def coarse(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        exact = product(left, right)
-        error = 1e-3 * (torch.arange(right.shape[1]) % 2)
-        return exact - error if left.dtype == torch.float32 else exact
+    def coarse(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        used.append(left.dtype)
+        exact = product(left, right, out)
+        return exact if left.dtype == torch.float64 else exact.sub_(0.03 * (torch.arange(out.shape[1]) % 2))
 
     features = torch.randn(499, WIDTH, generator=torch.Generator().manual_seed(3))
     expected = semantic_graph(features, 10)
-    monkeypatch.setattr(torch.Tensor, "__matmul__", coarse)
-    assert same(semantic_graph(features, 10), expected)
+    allow_few_bits(monkeypatch, few_bits)
+    monkeypatch.setattr(knn, "_product", coarse)
+    assert same(semantic_graph(features, 10, chunk_size=100), expected)
+    types = [torch.bfloat16, torch.float32, torch.float64]
+    assert list(dict.fromkeys(used)) == types[0 if few_bits else 1 :]
+
+
+def allow_few_bits(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    monkeypatch.setattr(knn, "_has_fast_bfloat16", lambda device: allowed)
+    monkeypatch.setattr(knn, "FEW_BITS_FROM", 0)
+    monkeypatch.setattr(knn, "FEW_BITS_SHARE", 9.0)
+
+
+def alike() -> torch.Tensor:
+    """Rows whose cosines all lie within 0.001, far closer than bfloat16 can tell."""
+    x = 1 + 0.02 * torch.randn(61, WIDTH, generator=torch.Generator().manual_seed(1))
+    x[3] = 0
+    return x
+
+
+def opposites() -> torch.Tensor:
+    """Small integers: many ties, zero rows, duplicates and cosines of -1."""
+    return torch.randint(-1, 2, (43, 3), generator=torch.Generator().manual_seed(1)).float()
+
+
+def brute_force(features: torch.Tensor, k: int) -> tuple[list[list[int]], torch.Tensor]:
+    """Return each row's neighbours in order of ids, and all weights, from every cosine in float64."""
+    unit = torch.nan_to_num(features.double() / features.double().norm(dim=1, keepdim=True))
+    step = ((unit @ unit.T).clamp(-1, 1) * 2**30).round()
+    step.fill_diagonal_(2**31)  # the item itself comes first
+    items = features.any(dim=1).nonzero()[:, 0].tolist()
+    step[:, ~features.any(dim=1)] = -torch.inf
+    neighbours = [[] for _ in features]
+    for i in items:
+        order = sorted(items, key=lambda j, i=i: (-step[i, j].item(), j))
+        neighbours[i] = sorted(order[:k])
+    return neighbours, ((1 + step / 2**30) / 2).clamp(max=1).float()
+
+
+@pytest.mark.parametrize("crowd", [0, 256])
+@pytest.mark.parametrize("few_bits", [True, False])
+@pytest.mark.parametrize(
+    ("make", "chunk_size"),
+    [
+        (awkward_features, 29),
+        (awkward_features, 1024),
+        (alike, 13),
+        (alike, 64),
+        (opposites, 1),
+        (opposites, 41),
+    ],
+)
+def test_every_way_agrees_with_brute_force(monkeypatch, make, chunk_size, few_bits, crowd):
+    allow_few_bits(monkeypatch, few_bits)
+    monkeypatch.setattr(knn, "CROWD", crowd)
+    monkeypatch.setattr(knn, "PANEL_BYTES", 500 * chunk_size)  # a few blocks
+    features = make()
+    for k in (2, 10):
+        graph = semantic_graph(features, k, chunk_size=chunk_size)
+        neighbours, weight = brute_force(features, k)
+        row, column = graph.indices()
+        assert [column[row == i].tolist() for i in range(len(features))] == neighbours
+        assert torch.equal(graph.values(), weight[row, column])
+
+
+def test_the_bounds_hold_for_each_pair(monkeypatch):
+    """What bfloat16 says of a pair is right, and not by chance: bounds a third as wide are not."""
+    rows = cosine.UnitRows(torch.randn(307, 97, generator=torch.Generator().manual_seed(1)))
+    search = knn._Search(rows, 3, 100, torch.bfloat16)
+    narrow = wide = 0
+    for block in range(4):
+        search._start(block)
+    for j in (1, 2, 3):
+        left, right = search._rounded(0, 0), search._rounded(j, 1)
+        left[:, search.shift_column], right[:, search.shift_column] = -0.5, 1
+        score = knn._product(left, right, search.score[: len(left), : len(right)])
+        low, high = search._bounds(score, 0.5, search._error(0, j))
+        i, k = torch.arange(100), torch.arange(search.starts[j], search.starts[j + 1])
+        exact = rows.cosines(*torch.cartesian_prod(i, k).T).view_as(low) * cosine.STEP
+        wide += int(((exact < low) | (exact > high)).sum())
+        third = (high - low) / 6
+        middle = (high + low) / 2
+        narrow += int(((exact - middle).abs() > third).sum())
+    assert wide == 0
+    assert narrow > 0
+
+
+def test_compiled_products_are_the_same(monkeypatch):
+    expected = semantic_graph(awkward_features(), 10)
+    monkeypatch.setattr(knn, "COMPILE_FROM", 0)
+    assert same(semantic_graph(awkward_features(), 10), expected)
+    assert same(semantic_graph(awkward_features().double(), 10), expected)
+
+
+def test_equal_hashes_are_not_taken_for_equal_rows(monkeypatch):
+    expected = semantic_graph(awkward_features(), 10)
+    monkeypatch.setattr(cosine.UnitRows, "_keys", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
+    assert same(semantic_graph(awkward_features(), 10), expected)
 
 
 def test_pairs_are_compared_in_bounded_blocks(monkeypatch):
     expected = semantic_graph(awkward_features(), 10)
-    monkeypatch.setattr(knn, "PAIR_BYTES", 1)
+    monkeypatch.setattr(cosine, "PAIR_BYTES", 1)
+    monkeypatch.setattr(cosine, "BLOCK_BYTES", 1)
     assert same(semantic_graph(awkward_features(), 10, chunk_size=64), expected)
 
 
@@ -126,6 +225,8 @@ def test_first_k_per_row_is_stable():
         (torch.ones(3, 2).long(), {"k": 1}, r"float matrix, got torch\.int64"),
         (torch.tensor([[1.0], [float("nan")]]), {"k": 1}, "finite, row 1 is not"),
         (torch.tensor([[float("inf")], [1.0]]), {"k": 1}, "finite, row 0 is not"),
+        (torch.tensor([[1.0], [float("nan")]]).double(), {"k": 1}, "finite, row 1 is not"),
+        (torch.ones(3, 2), {"k": 1, "method": "luck"}, "method must be 'exact' or 'ann', got 'luck'"),
     ],
 )
 def test_refuses_bad_input(features, options, message):

@@ -1,0 +1,33 @@
+"""The order within a row of a graph: what a tie-break leaves, the lower position decides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["first_k_per_row"]
+
+
+def first_k_per_row(row: Tensor, k: int, *keys: Tensor) -> Tensor:
+    """Find the ``k`` first entries of each row in ascending order of ``keys``.
+
+    Entries that agree in every key keep their order. Rows with fewer entries keep all of theirs.
+
+    Args:
+        row: Row of each entry, shape ``(n,)``, integers in any order.
+        k: Entries to keep per row, >= 0.
+        keys: Sort keys, most significant first, each of shape ``(n,)``.
+
+    Returns:
+        Positions of the kept entries, shape ``(<= n,)``, int64, sorted by row and keys.
+
+    Example:
+        >>> first_k_per_row(torch.tensor([5, 3, 5, 5]), 2, torch.tensor([7, 0, 9, 1])).tolist()
+        [1, 3, 0]
+    """
+    order = torch.arange(len(row), device=row.device)
+    for key in (*reversed(keys), row):
+        order = order[torch.argsort(key[order], stable=True)]
+    row = row[order]
+    rank = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+    return order[rank < k]
