@@ -26,6 +26,10 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     cache of final embeddings, the padding row and any number of modalities are dealt with here.
 
     Attributes:
+        scores_cold_items: Whether what an item is like decides its scores, so that one without a training row
+            is ranked by more than its untrained ID embedding.
+        samples_negatives: Whether a batch has a negative item for each positive one.
+        frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
         raw_features: ``{modality: (n_items, F_m)}``, zero where an item has none; what graphs are built from.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
@@ -36,6 +40,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     input_type = InputType.PAIRWISE
     params_class: ClassVar[type]
     scores_cold_items: ClassVar[bool] = False
+    samples_negatives: ClassVar[bool] = True
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
@@ -60,6 +65,10 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
         """Do what a model does once an epoch, such as dropping edges."""
 
+    def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
+        """Return what the learning rate is multiplied by in an epoch."""
+        return 1.0
+
     def feature_tables(self, *, trained: bool) -> nn.Module:
         """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says."""
         tables = nn.Module()
@@ -70,6 +79,14 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             else:
                 tables.register_buffer(name, table, persistent=False)
         return tables
+
+    def feature_projections(self, width: int) -> nn.ModuleDict:
+        """Make ``F_m = W_m X_m + b_m`` for each modality; weights start Xavier uniform, biases zero."""
+        linears = {m: nn.Linear(x.shape[1], width) for m, x in self.raw_features.items()}
+        for linear in linears.values():
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        return nn.ModuleDict(linears)
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Return the terms of the loss as RecBole's trainer takes them."""

@@ -90,6 +90,7 @@ class SIGER(MultimodalRecommender):
 
     params_class = SIGERParams
     params: SIGERParams
+    scores_cold_items = True
 
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
