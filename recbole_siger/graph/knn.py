@@ -156,8 +156,8 @@ def knn_graph(features: Tensor, k: int, weight: str) -> Tensor:
         \bar S = D^{-1/2} S D^{-1/2}, \qquad S_{ij} = \max(\cos(x_i, x_j), 0) \text{ or } 1
         \quad\text{for } j \in \operatorname{top}_k \cos(x_i, \cdot)
 
-    Source: Section 3.2 of LATTICE (arXiv 2104.09036), Section 3.1 of FREEDOM (arXiv 2211.06924). Neighbours,
-    ties and items without a feature are those of :func:`semantic_graph`; row sums serve on both sides. A
+    Source: LATTICE (arXiv 2104.09036) for the cosine, FREEDOM (arXiv 2211.06924) for 1. Neighbours, ties and
+    items without a feature are those of :func:`semantic_graph`; row sums serve on both sides. A
     negative cosine counts as 0, for a negative row sum has no root.
 
     Args:

@@ -125,9 +125,10 @@ def weighted_sum(graphs: Sequence[Tensor], weights: Sequence[float] | Tensor) ->
     shapes = {tuple(graph.shape) for graph in graphs}
     if len(graphs) != len(weights) or len(shapes) != 1:
         raise ValueError(f"graphs of one shape and a weight each, got {shapes or None} and {weights}")
+    n, m = graphs[0].shape
     graphs = [graph.coalesce() for graph in graphs]
     value = torch.cat([weight * graph.values() for graph, weight in zip(graphs, weights, strict=True)])
-    return sparse_matrix(torch.cat([graph.indices() for graph in graphs], dim=1), value, shapes.pop())
+    return sparse_matrix(torch.cat([graph.indices() for graph in graphs], dim=1), value, (n, m))
 
 
 def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:

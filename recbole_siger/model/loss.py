@@ -235,7 +235,7 @@ def cosine_loss(query: Tensor, target: Tensor) -> Tensor:
     .. math::
         L = \frac{1}{B} \sum_b 1 - \cos(q_b, t_b)
 
-    Source: Eqs. 7-10 of BM3 (arXiv 2207.05969). A zero vector has cosine 0 and a zero gradient.
+    Source: BM3 (arXiv 2207.05969), whose loss is made of it. A zero vector has cosine 0 and a zero gradient.
 
     Args:
         query: Queries, shape ``(B, d)``, B >= 1, any length.

@@ -38,25 +38,30 @@ class BM3Params:
 
     embedding_size: int = bounded("[1, inf)")
     n_ui_layers: int = bounded("[0, inf)")
-    dropout: float = bounded("[0, 1)")  # p of Eq. 5
-    cl_weight: float = bounded("[0, inf)")  # weight of Eqs. 8-10
-    reg_weight: float = bounded("[0, inf)")  # λ of Eq. 11
+    dropout: float = bounded("[0, 1)")  # p
+    cl_weight: float = bounded("[0, inf)")  # μ
+    reg_weight: float = bounded("[0, inf)")  # λ
     train_features: bool
 
 
 class BM3(MultimodalRecommender):
     r"""A prediction of each embedding is turned towards the fixed, disturbed embedding of its partner.
 
-    ===============================  ===================================  ====================
-    Paper                            Here                                 Shape
-    ===============================  ===================================  ====================
-    :math:`h_u, h_i`, Eqs. 1-3       ``encode()``                         ``(U, d)``, ``(I, d)``
-    :math:`\dot h`, Eqs. 4-5         ``disturb()``                        as its argument
-    :math:`\tilde h`, Eq. 6          ``predictor``                        as its argument
-    :math:`L_{rec}`, Eq. 7           ``loss_terms()["reconstruction"]``   ``()``
-    Eqs. 8-10                        ``modality_loss()``                  ``()``
-    Eq. 12                           inner product of ``forward()``       ``(U, I)``
-    ===============================  ===================================  ====================
+    .. math::
+        L &= D(P u, i') + D(P i, u') + \mu \sum_m \bigl[D(P F_m, i') + D(P F_m, F_m')\bigr]
+            + \lambda \, \frac{\lVert u \rVert + \lVert i \rVert}{I} \\
+        u &= \hat E_u, \qquad i = \hat E_i + E_{id}, \qquad F_m = W_m X_m + b_m,
+            \qquad D(a, b) = 1 - \cos(a, b)
+
+    ==================================  ===================================  ======================
+    Symbol                              Here                                 Shape
+    ==================================  ===================================  ======================
+    :math:`u, i`                        ``encode()``                         ``(U, d)``, ``(I, d)``
+    :math:`x'`, dropped out, fixed      ``disturb(x)``                       as ``x``
+    :math:`P`                           ``predictor``                        ``(n, d)`` to ``(n, d)``
+    :math:`D`                           ``cosine_loss``                      ``()``
+    :math:`P u, P i`                    ``forward()``                        ``(U, d)``, ``(I, d)``
+    ==================================  ===================================  ======================
 
     The loss uses features, the ranking does not: an item without a training row keeps its first ID embedding.
 
@@ -87,18 +92,18 @@ class BM3(MultimodalRecommender):
     # ---- representations
 
     def encode(self) -> UserItem:
-        """Propagate the ID embeddings; items keep their own besides, Eqs. 1-3: ``(U, d)`` and ``(I, d)``."""
+        """Propagate the ID embeddings; items keep their own besides: ``(U, d)`` and ``(I, d)``."""
         user, item = self.user_embedding.weight, self.item_embedding.weight
         behavior = propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
         return UserItem(behavior.user, behavior.item + item)
 
     def forward(self) -> UserItem:
-        """Predict from both sides, Eqs. 6 and 12."""
+        """Predict from both sides: ``(U, d)`` and ``(I, d)``."""
         user, item = self.encode()
         return UserItem(self.predictor(user), self.predictor(item))
 
     def disturb(self, x: Tensor) -> Tensor:
-        """Drop entries and let no gradient through, Eqs. 4-5: ``(n, d)`` to ``(n, d)``."""
+        """Drop entries and let no gradient through: ``(n, d)`` to ``(n, d)``."""
         p = self.params.dropout
         kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= p
         return x.detach() * kept / (1 - p)
@@ -106,7 +111,7 @@ class BM3(MultimodalRecommender):
     # ---- training
 
     def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
-        """Return the terms of Eq. 11, weighted."""
+        """Return the terms of the loss, weighted."""
         p, encoded = self.params, self.encode()
         # An entity is disturbed once a batch, however often it occurs.
         (users, user), (items, item) = (
@@ -124,7 +129,7 @@ class BM3(MultimodalRecommender):
         }
 
     def modality_loss(self, modality: str, items: Tensor, item: Tensor, target: Tensor) -> Tensor:
-        """Turn a modality's prediction towards the item and towards itself, Eqs. 8-10: ``()``.
+        """Turn a modality's prediction towards the item and towards itself: ``()``.
 
         Args:
             modality: Its name.

@@ -49,24 +49,31 @@ class FREEDOMParams:
     n_ui_layers: int = bounded("[0, inf)")
     n_semantic_layers: int = bounded("[1, inf)")
     n_semantic_neighbors: int = bounded("[1, inf)")
-    image_weight: float = bounded("[0, 1]")  # α_v of Eq. 4
+    image_weight: float = bounded("[0, 1]")
     semantic_weights: tuple[float, ...] | None = bounded("[0, inf)")
-    edge_dropout: float = bounded("[0, 1)")  # ρ of Section 3.2
-    feature_weight: float = bounded("[0, inf)")  # λ of Eq. 13
+    edge_dropout: float = bounded("[0, 1)")  # ρ
+    feature_weight: float = bounded("[0, inf)")  # λ
     train_features: bool
 
 
 class FREEDOM(MultimodalRecommender):
     r"""LightGCN on a thinned graph, plus what items gather from items that look alike.
 
-    ===============================  ===========================  ====================
-    Paper                            Here                         Shape
-    ===============================  ===========================  ====================
-    :math:`S`, Eqs. 1-4              ``item_graph``               sparse ``(I, I)``
-    :math:`\hat A_\rho`, Eqs. 5-6    ``pruned_adj``               sparse ``(N, N)``
-    :math:`\tilde h`, Eqs. 7-11      ``encode()``                 ``(U, d)``, ``(I, d)``
-    Eqs. 12-13                       ``loss_terms()``             ``()``
-    ===============================  ===========================  ====================
+    .. math::
+        E_u &= \hat E_u, \qquad E_i = \hat E_i + S^L E_{id}, \qquad
+            S = \sum_m a_m \operatorname{norm}(\operatorname{top}_k X_m) \\
+        L &= \mathrm{BPR}(E_u, E_i, E_j) + \lambda \sum_m \mathrm{BPR}(E_u, F_{m,i}, F_{m,j}),
+            \qquad F_m = W_m X_m + b_m
+
+    ==================================  ===========================  ======================
+    Symbol                              Here                         Shape
+    ==================================  ===========================  ======================
+    :math:`S`                           ``item_graph``               sparse ``(I, I)``
+    :math:`a`                           ``graph_weights()``          ``(M,)``
+    :math:`\hat E`, LightGCN            ``propagate_user_item``      ``(U, d)``, ``(I, d)``
+    its graph in training               ``pruned_adj``               sparse ``(N, N)``
+    its graph in evaluation             ``norm_adj``                 sparse ``(N, N)``
+    ==================================  ===========================  ======================
 
     Training sees the thinned graph of its epoch; :meth:`forward`, which ranks, the whole one.
 
@@ -90,7 +97,7 @@ class FREEDOM(MultimodalRecommender):
         graphs = [knn_graph(x, p.n_semantic_neighbors, "one") for x in self.raw_features.values()]
         self.item_graph = SparseMatrix(weighted_sum(graphs, self.graph_weights()))
         bipartite = normalize_bipartite(interaction_matrix(self.train_edges, self.n_users, self.n_items))
-        self.edges, self.edge_weights = bipartite.indices(), bipartite.values()  # 1 / sqrt(d_u d_i), Eq. 5
+        self.edges, self.edge_weights = bipartite.indices(), bipartite.values()  # 1 / sqrt(d_u d_i)
         self.norm_adj = self.pruned_adj = self.build_adjacency(self.edges)
 
     def graph_weights(self) -> list[float]:
@@ -112,12 +119,12 @@ class FREEDOM(MultimodalRecommender):
     # ---- graphs
 
     def build_adjacency(self, edges: Tensor) -> SparseMatrix:
-        """Normalise the user-item graph of some interactions ``(2, n)``, Eq. 6: ``(N, N)``."""
+        """Normalise the user-item graph of some interactions ``(2, n)``: ``(N, N)``."""
         adjacency = normalize_adjacency(user_item_adjacency(edges, self.n_users, self.n_items))
         return SparseMatrix(adjacency, symmetric=True)
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Keep a share 1 - ρ of the interactions, drawn with their weights and without replacement, Eq. 5."""
+        r"""Keep a share 1 - ρ of the interactions, drawn by weight :math:`1 / \sqrt{d_u d_i}`, none twice."""
         n_kept = round((1 - self.params.edge_dropout) * len(self.edge_weights))
         # The first of exponential clocks with these rates: torch.multinomial's way, without its 2^24 limit.
         clock = torch.empty_like(self.edge_weights).exponential_(generator=self.generator)
@@ -127,7 +134,7 @@ class FREEDOM(MultimodalRecommender):
     # ---- representations
 
     def encode(self, norm_adj: SparseMatrix) -> UserItem:
-        """Propagate over both graphs and add, Eqs. 7-11: ``(U, d)`` and ``(I, d)``."""
+        """Propagate over both graphs and add: ``(U, d)`` and ``(I, d)``."""
         p, item = self.params, self.item_embedding.weight
         behavior = propagate_user_item(norm_adj, self.user_embedding.weight, item, p.n_ui_layers)
         return UserItem(
@@ -141,7 +148,7 @@ class FREEDOM(MultimodalRecommender):
     # ---- training
 
     def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
-        """Return the terms of Eq. 13, weighted."""
+        """Return the terms of the loss, weighted."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final = self.encode(self.pruned_adj)
         u, i, j = final.user[user], final.item[pos], final.item[neg]

@@ -52,7 +52,7 @@ class LATTICEParams:
     n_ui_layers: int = bounded("[0, inf)")
     n_semantic_layers: int = bounded("[1, inf)")
     n_semantic_neighbors: int = bounded("[1, inf)")
-    raw_graph_weight: float = bounded("[0, 1]")  # λ of Eq. 8
+    raw_graph_weight: float = bounded("[0, 1]")  # λ
     reg_weight: float = bounded("[0, inf)")
     lr_decay: float = bounded("(0, 1]")
     lr_decay_epochs: int = bounded("[1, inf)")
@@ -62,15 +62,22 @@ class LATTICEParams:
 class LATTICE(MultimodalRecommender):
     r"""Items gather from items that look alike, in their raw features and in what is learned from them.
 
-    ===============================  ===========================  ====================
-    Paper                            Here                         Shape
-    ===============================  ===========================  ====================
-    :math:`\tilde S^m`, Eqs. 1-3     ``raw_graphs[m]``            sparse ``(I, I)``
-    :math:`A^m`, Eqs. 5-6            ``build_learned_graph(m)``   sparse ``(I, I)``
-    :math:`A`, Eqs. 7-9              ``build_item_graph()``       sparse ``(I, I)``
-    :math:`h`, Eq. 10                ``propagate_last``           ``(I, d)``
-    :math:`\hat x`, Eq. 11           ``forward()``                ``(U, d)``, ``(I, d)``
-    ===============================  ===========================  ====================
+    .. math::
+        S &= (1 - \lambda) \operatorname{norm}\Bigl(\sum_m w_m \operatorname{top}_k \cos(W_m X_m + b_m)\Bigr)
+            + \lambda \sum_m w_m \operatorname{norm}(\operatorname{top}_k \cos X_m),
+            \qquad w = \operatorname{softmax}(a) \\
+        E_u &= \hat E_u, \qquad E_i = \hat E_i + h / \lVert h \rVert, \qquad h = S^L E_{id}
+
+    ==================================  ================================  ======================
+    Symbol                              Here                              Shape
+    ==================================  ================================  ======================
+    norm(top cos :math:`X_m`)           ``raw_graphs[m]``                 sparse ``(I, I)``
+    top cos :math:`(W_m X_m + b_m)`     ``build_learned_graph(m)``        sparse ``(I, I)``
+    :math:`a`                           ``modality_weights``              ``(M,)``
+    :math:`S`                           ``build_item_graph()``            sparse ``(I, I)``
+    :math:`\hat E`, LightGCN            ``propagate_user_item``           ``(U, d)``, ``(I, d)``
+    :math:`E`                           ``forward()``                     ``(U, d)``, ``(I, d)``
+    ==================================  ================================  ======================
 
     The learned graph is built with gradients for the first batch of an epoch and held fixed for the others.
     What ranks is the graph of the parameters as they are. No matrix of items by items is ever dense.
@@ -114,7 +121,7 @@ class LATTICE(MultimodalRecommender):
     # ---- graphs
 
     def build_learned_graph(self, modality: str) -> Tensor:
-        """Connect items by the cosine of their projected features, Eqs. 5-6: sparse ``(I, I)`` with gradients.
+        """Connect items by the cosine of their projected features: sparse ``(I, I)`` with gradients.
 
         The search for neighbours has no gradient and goes in blocks; their cosines have one.
         """
@@ -126,7 +133,7 @@ class LATTICE(MultimodalRecommender):
         return sparse_matrix(index, cosine.clamp_min(0), (self.n_items, self.n_items))
 
     def build_item_graph(self) -> Tensor:
-        """Mix learned and raw graphs, Eqs. 7-9: sparse ``(I, I)`` with gradients."""
+        """Mix learned and raw graphs, S: sparse ``(I, I)`` with gradients."""
         share, weights = self.params.raw_graph_weight, self.modality_weights.softmax(dim=0)
         learned = weighted_sum([self.build_learned_graph(m) for m in self.modalities], weights)
         raw = weighted_sum([self.raw_graphs[m] for m in self.modalities], weights)
@@ -135,7 +142,7 @@ class LATTICE(MultimodalRecommender):
     # ---- representations
 
     def encode(self, item_graph: Callable[[Tensor], Tensor]) -> UserItem:
-        """Add what items gather over the item graph to LightGCN, Eqs. 10-11: ``(U, d)`` and ``(I, d)``."""
+        """Add what items gather over the item graph to LightGCN: ``(U, d)`` and ``(I, d)``."""
         p, item = self.params, self.item_embedding.weight
         behavior = propagate_user_item(self.norm_adj, self.user_embedding.weight, item, p.n_ui_layers)
         semantics = propagate_last(item_graph, item, p.n_semantic_layers)

@@ -48,27 +48,37 @@ class MGCNParams:
     n_ui_layers: int = bounded("[0, inf)")
     n_semantic_layers: int = bounded("[1, inf)")
     n_semantic_neighbors: int = bounded("[1, inf)")
-    cl_weight: float = bounded("[0, inf)")  # λ_C of Eq. 18
-    cl_temperature: float = bounded("(0, inf)")  # τ of Eq. 17
+    cl_weight: float = bounded("[0, inf)")  # λ_c
+    cl_temperature: float = bounded("(0, inf)")  # τ
     contrast_dedup: bool
-    reg_weight: float = bounded("[0, inf)")  # λ_E of Eq. 18
+    reg_weight: float = bounded("[0, inf)")  # λ_r
     lr_decay: float = bounded("(0, 1]")
     lr_decay_epochs: int = bounded("[1, inf)")
     train_features: bool
 
 
 class MGCN(MultimodalRecommender):
-    r"""LightGCN, plus what the modalities share and what each has of its own, as far as behaviour asks for it.
+    r"""LightGCN, plus what modalities share and, as far as behaviour asks for it, what each has of its own.
 
-    ================================  ========================  ====================
-    Paper                             Here                      Shape
-    ================================  ========================  ====================
-    :math:`\ddot E_{i,m}`, Eqs. 1-2   ``purify()``              ``(I, d)``
-    :math:`\bar E_{id}`, Eqs. 3-5     ``encode_behavior()``     ``(U, d)``, ``(I, d)``
-    :math:`\bar E_m`, Eqs. 6-9        ``encode_semantics()``    ``(U, d)``, ``(I, d)``
-    :math:`E_{mul}`, Eqs. 10-15       ``fuse()``                ``(U, d)``, ``(I, d)``
-    Eqs. 16-18                        ``loss_terms()``          ``()``
-    ================================  ========================  ====================
+    .. math::
+        e_m &= E_{id} \odot \sigma(V_m (W_m X_m + b_m) + c_m), \qquad
+            v_m = (\bar R S_m e_m, \; S_m e_m) \\
+        c &= \sum_m \alpha_m v_m, \qquad \alpha = \operatorname{softmax}_m q^\top \tanh(W v_m + b) \\
+        s &= \frac{1}{M + 1} \Bigl(c + \sum_m \sigma(U_m \hat E + d_m) \odot (v_m - c)\Bigr),
+            \qquad E = \hat E + s \\
+        L &= \mathrm{BPR} + \lambda_r L_2 + \lambda_c \bigl(\mathrm{InfoNCE}(s_i, \hat E_i)
+            + \mathrm{InfoNCE}(s_u, \hat E_u)\bigr)
+
+    ==================================  ===========================  ======================
+    Symbol                              Here                         Shape
+    ==================================  ===========================  ======================
+    :math:`S_m`                         ``item_graphs[m]``           sparse ``(I, I)``
+    :math:`\bar R`                      ``user_items``               sparse ``(U, I)``
+    :math:`e_m`                         ``purify(m)``                ``(I, d)``
+    :math:`v_m`                         ``encode_semantics(m)``      ``(U, d)``, ``(I, d)``
+    :math:`\hat E`, LightGCN            ``encode_behavior()``        ``(U, d)``, ``(I, d)``
+    :math:`s`                           ``fuse()``                   ``(n, d)``
+    ==================================  ===========================  ======================
 
     Departures from the paper, as in the reference code:
         With M modalities the fused vector is the mean of M private parts and the common one.
@@ -108,23 +118,23 @@ class MGCN(MultimodalRecommender):
     # ---- representations
 
     def encode_behavior(self) -> UserItem:
-        """Propagate the ID embeddings over the user-item graph, Eqs. 3-5: ``(U, d)`` and ``(I, d)``."""
+        """Propagate the ID embeddings over the user-item graph: ``(U, d)`` and ``(I, d)``."""
         user, item = self.user_embedding.weight, self.item_embedding.weight
         return propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
 
     def purify(self, modality: str) -> Tensor:
-        """Gate the ID embeddings by the projected features, Eqs. 1-2: ``(I, d)``."""
+        """Gate the ID embeddings by the projected features: ``(I, d)``."""
         projected = self.projections[modality](getattr(self.features, modality))
         return self.item_embedding.weight * torch.sigmoid(self.purifiers[modality](projected))
 
     def encode_semantics(self, modality: str) -> UserItem:
-        """Gather from similar items, and from them into users, Eqs. 6-9: ``(U, d)`` and ``(I, d)``."""
+        """Gather from similar items, and from them into users: ``(U, d)`` and ``(I, d)``."""
         graph = self.item_graphs[modality]
         item = propagate_last(graph, self.purify(modality), self.params.n_semantic_layers)
         return UserItem(self.user_items(item), item)
 
     def fuse(self, behavior: Tensor, views: list[Tensor]) -> Tensor:
-        """Average the common part and the preferred private parts, Eqs. 10-15: ``(n, d)`` each."""
+        """Average the common part and the preferred private parts: ``(n, d)`` each."""
         stacked = torch.stack(views)
         common = (self.attention(stacked).softmax(dim=0) * stacked).sum(dim=0)
         private = [
@@ -141,14 +151,14 @@ class MGCN(MultimodalRecommender):
         return behavior, UserItem(user, item)
 
     def forward(self) -> UserItem:
-        """Add behaviour and fused semantics, Eq. 16."""
+        """Add behaviour and fused semantics: ``(U, d)`` and ``(I, d)``."""
         behavior, side = self.encode()
         return UserItem(behavior.user + side.user, behavior.item + side.item)
 
     # ---- training
 
     def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
-        """Return the terms of Eq. 18, weighted."""
+        """Return the terms of the loss, weighted."""
         p = self.params
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         behavior, side = self.encode()

@@ -41,19 +41,26 @@ class VBPRParams:
 
 
 class VBPR(MultimodalRecommender):
-    r"""Item i is :math:`[\gamma_i ; E f_i + b]`, where :math:`f_i` joins the features of all modalities.
+    r"""Half of an item's vector is its own, half is made from its features.
 
-    ============================================  ================================  =======
-    Paper                                         Here                              Shape
-    ============================================  ================================  =======
-    :math:`[\gamma_u ; \theta_u]`                 ``user_embedding``                (U, 2d)
-    :math:`\gamma_i`                              ``item_embedding``                (I, d)
-    :math:`E f_i`, Eq. 4                          ``projection``, ``features``      (I, d)
-    :math:`\hat x_{u,i}`, Eq. 4                   inner product of ``forward()``    (U, I)
-    ============================================  ================================  =======
+    .. math::
+        y_{ui} &= \gamma_u \cdot \gamma_i + \theta_u \cdot (W f_i + b),
+            \qquad f_i = [x_{i1} ; \dots ; x_{iM}] \\
+        L &= \mathrm{BPR} + \lambda \, \frac{\lVert e_u \rVert + \lVert e_i \rVert + \lVert e_j \rVert}{B}
+
+    ======================================  =================================  ============
+    Symbol                                  Here                               Shape
+    ======================================  =================================  ============
+    :math:`[\gamma_u ; \theta_u]`           ``user_embedding``                 ``(U, 2d)``
+    :math:`\gamma_i`                        ``item_embedding``                 ``(I, d)``
+    :math:`W, b`                            ``projection``                     ``(d, F)``, ``(d,)``
+    :math:`y`                               inner products of ``forward()``    ``(U, I)``
+    ======================================  =================================  ============
+
+    In the penalty, :math:`e` are the batch's embeddings, tables ``(B, 2d)``.
 
     Departures from the paper, as in the reference code:
-        There are no bias terms :math:`\beta_i` and :math:`\beta'^\top f_i`; the projection has one instead.
+        No item has a bias and no feature a global weight; the projection has a bias instead.
         The penalty is the length of the batch's embeddings, not squared, and none on the projection.
         With several modalities their features stand side by side.
     """
@@ -76,7 +83,7 @@ class VBPR(MultimodalRecommender):
     # ---- representations
 
     def encode_items(self, items: Tensor | slice) -> Tensor:
-        """Put the projected features beside the ID embeddings, Eq. 4: ``(n, 2d)`` for n items."""
+        """Put the projected features beside the ID embeddings: ``(n, 2d)`` for n items."""
         content = self.projection.bias.expand(self.n_items, -1)[items]
         # One weight for the joined features, but the joined features themselves would be a second copy.
         for m, weight in zip(self.modalities, self.projection.weight.split(self.widths, dim=1), strict=True):
