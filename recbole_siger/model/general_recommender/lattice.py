@@ -83,7 +83,7 @@ class LATTICE(MultimodalRecommender):
     What ranks is the graph of the parameters as they are. No matrix of items by items is ever dense.
 
     Departures from the paper, as in the reference code:
-        The mixture over modalities is normalised once for the learned part; its weights serve both parts.
+        The learned graphs are mixed before they are normalised, not after.
         The user-item graph has self loops and is normalised by rows.
     Departures from the reference code:
         A negative similarity counts as 0. An item without a feature has no edge in that modality's graphs.

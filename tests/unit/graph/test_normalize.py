@@ -61,9 +61,9 @@ def test_refuses_other_shapes_and_layouts():
 
 
 def test_gradients_go_through_the_degrees():
-    """Against a dense one, with a row of zeros, whose degree has no root to derive."""
-    index = torch.tensor([[0, 0, 1, 2, 2], [1, 2, 0, 2, 1]])
-    value = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64, requires_grad=True)
+    """Against a dense one, beside a row that stores a zero, whose degree has no root to derive."""
+    index = torch.tensor([[0, 0, 1, 2, 2, 3], [1, 2, 0, 2, 1, 0]])
+    value = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5, 0.0], dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
 
     def graph() -> torch.Tensor:
