@@ -2,7 +2,7 @@ r"""VBPR: matrix factorisation in which half of an item's vector is made from it
 
 Reference:
     Ruining He, Julian McAuley.
-    "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback." AAAI 2016.
+    "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback." AAAI 2016. arXiv:1510.01784.
 
 Reference code:
     https://github.com/enoche/MMRec
