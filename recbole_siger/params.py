@@ -64,8 +64,9 @@ class Option:
             ValueError: With what was expected, if type or range is wrong.
         """
         converted = _convert(value, self.type)
-        if self.interval and converted is not None and not _inside(converted, self.interval):
-            raise ValueError(f"expected a number in {self.interval}")
+        for number in converted if isinstance(converted, tuple) else (converted,):
+            if self.interval and number is not None and not _inside(number, self.interval):
+                raise ValueError(f"expected a number in {self.interval}")
         return converted
 
 

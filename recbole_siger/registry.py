@@ -31,6 +31,11 @@ _GENERAL = "recbole_siger.model.general_recommender"
 
 _SPECS = [
     ModelSpec("SIGER", f"{_GENERAL}.siger"),
+    ModelSpec("VBPR", f"{_GENERAL}.vbpr"),
+    ModelSpec("LATTICE", f"{_GENERAL}.lattice"),
+    ModelSpec("BM3", f"{_GENERAL}.bm3"),
+    ModelSpec("FREEDOM", f"{_GENERAL}.freedom"),
+    ModelSpec("MGCN", f"{_GENERAL}.mgcn"),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -118,6 +118,9 @@ class RunTrainer(Trainer):
     ) -> Any:
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch_idx)
+        if hasattr(self.model, "learning_rate_factor"):
+            for group in self.optimizer.param_groups:  # from the epoch alone, so that resuming is exact
+                group["lr"] = self.learning_rate * self.model.learning_rate_factor(epoch_idx)
         self._epoch, self._record = epoch_idx, EpochRecord(epoch_idx)
         start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
         watch = LossWatch(epoch_idx, self._names, self.device)

@@ -33,7 +33,12 @@ ZERO_FEATURE = "i09"
 FOREIGN = "elsewhere"
 
 # What a model needs beside the values below to be small and fast; a model without an entry needs nothing.
-MODEL_OPTIONS: dict[str, dict[str, Any]] = {"SIGER": {"n_semantic_neighbors": 5, "n_co_neighbors": 3}}
+MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "SIGER": {"n_semantic_neighbors": 5, "n_co_neighbors": 3},
+    "LATTICE": {"n_semantic_neighbors": 5},
+    "FREEDOM": {"n_semantic_neighbors": 5},
+    "MGCN": {"n_semantic_neighbors": 5},
+}
 
 Pairs = list[tuple[str, str]]
 

@@ -19,6 +19,7 @@ from recbole_siger.registry import MODELS, get_model_class, model_names, recbole
 ROOT = Path(__file__).parents[1] / "properties"
 OVERALL = ROOT / "overall.yaml"
 DATASETS = sorted((ROOT / "dataset").glob("*.yaml"))
+SEARCHES = sorted((ROOT / "search").glob("*.yaml"))
 KINDS = "int|float|str|bool|list|dict"
 # A setting on one line: the value, then its type and its meaning as a sentence.
 SETTING = re.compile(
@@ -139,4 +140,23 @@ def test_what_lies_beside_the_data_is_checked_too(tmp_path: Path, line: str) -> 
 
 
 def test_no_file_is_for_an_unknown_model() -> None:
-    assert {path.stem for path in (ROOT / "model").glob("*.yaml")} <= set(model_names())
+    for folder in ("model", "search"):
+        assert {path.stem for path in (ROOT / folder).glob("*.yaml")} <= set(model_names())
+
+
+def test_every_model_of_ours_has_a_search_space() -> None:
+    assert {path.stem for path in SEARCHES} >= {*MODELS, "BPR", "LightGCN"}
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_a_search_space_lists_values_that_the_model_takes(tmp_path: Path, path: Path) -> None:
+    known = make_config(tmp_path, path.stem).known_keys()
+    assert path.read_text(encoding="utf-8").startswith("# ")  # where the grid is from
+    for key, values in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        assert key in known
+        assert isinstance(values, list)
+        values = [parse_value(value) for value in values]
+        assert len(values) == len(set(values)) > 1
+        for value in values:
+            options = {"data_path": str(tmp_path), "gpu_id": "", key: value}
+            assert Config(path.stem, "none", config_dict=options)[key] == value

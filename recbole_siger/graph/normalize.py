@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["normalize_adjacency", "normalize_bipartite", "sparse_matrix"]
+__all__ = ["normalize_adjacency", "normalize_bipartite", "normalize_rows", "sparse_matrix", "weighted_sum"]
 
 
 def normalize_adjacency(adjacency: Tensor) -> Tensor:
@@ -16,6 +18,7 @@ def normalize_adjacency(adjacency: Tensor) -> Tensor:
 
     Source: Eqs. 1 and 5 of SIGER. The row sums of the weighted, directed matrix serve on *both* sides. An
     empty row stays empty; an edge into a node whose own row is empty vanishes. Never NaN, never infinite.
+    Weights that carry gradients keep them, through the degrees too.
 
     Args:
         adjacency: Sparse COO tensor, shape ``(n, n)``, finite weights >= 0; duplicate entries are summed.
@@ -70,6 +73,64 @@ def normalize_bipartite(interactions: Tensor) -> Tensor:
     return _scaled(entries, left, right)
 
 
+def normalize_rows(adjacency: Tensor) -> Tensor:
+    r"""Divide each edge by the degree of the node that it leaves.
+
+    .. math::
+        \bar A = D^{-1} A, \qquad D_{ii} = \sum_j A_{ij}
+
+    Source: the public code of LATTICE. An empty row stays empty; every other row sums to 1.
+
+    Args:
+        adjacency: Sparse COO tensor, shape ``(n, m)``, finite weights >= 0; duplicate entries are summed.
+
+    Returns:
+        Coalesced sparse COO tensor, shape ``(n, m)``, float32, in [0, 1], on the same device.
+
+    Raises:
+        ValueError: If ``adjacency`` is not a sparse COO matrix or has a negative or non-finite weight.
+
+    Example:
+        >>> normalize_rows(torch.tensor([[3.0, 1.0], [0.0, 0.0]]).to_sparse()).to_dense()
+        tensor([[0.7500, 0.2500],
+                [0.0000, 0.0000]])
+    """
+    if adjacency.dim() != 2:
+        raise ValueError(f"adjacency must have 2 dimensions, got shape {tuple(adjacency.shape)}")
+    row, _, weight = entries = _entries(adjacency, "adjacency")
+    scale = _inverse_root_of_sums(weight, row, adjacency.shape[0]).square()
+    return _scaled(entries, scale, weight.new_ones(adjacency.shape[1]))
+
+
+def weighted_sum(graphs: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
+    r"""Add graphs of the same nodes: :math:`\sum_m a_m S_m`.
+
+    Graphs and weights may carry gradients.
+
+    Args:
+        graphs: Sparse COO tensors of one shape ``(n, m)``, at least one.
+        weights: One number a graph.
+
+    Returns:
+        Coalesced sparse COO tensor, shape ``(n, m)``.
+
+    Raises:
+        ValueError: If there is not one weight a graph, or the shapes differ.
+
+    Example:
+        >>> one, other = torch.tensor([[[1.0, 0.0]], [[1.0, 2.0]]])
+        >>> weighted_sum([one.to_sparse(), other.to_sparse()], [0.5, 2.0]).to_dense()
+        tensor([[2.5000, 4.0000]])
+    """
+    shapes = {tuple(graph.shape) for graph in graphs}
+    if len(graphs) != len(weights) or len(shapes) != 1:
+        raise ValueError(f"graphs of one shape and a weight each, got {shapes or None} and {weights}")
+    n, m = graphs[0].shape
+    graphs = [graph.coalesce() for graph in graphs]
+    value = torch.cat([weight * graph.values() for graph, weight in zip(graphs, weights, strict=True)])
+    return sparse_matrix(torch.cat([graph.indices() for graph in graphs], dim=1), value, (n, m))
+
+
 def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
     """Make a sparse matrix from its entries; entries at the same place are summed.
 
@@ -109,7 +170,7 @@ def _inverse_root_of_sums(weight: Tensor, index: Tensor, size: int) -> Tensor:
     """Return one over the root of each node's sum, ``(size,)``, and 0 where the sum is 0."""
     # float64, so that the order of the sums, which differs between devices, cannot show in float32.
     degree = torch.zeros(size, dtype=weight.dtype, device=weight.device).index_add_(0, index, weight)
-    return torch.where(degree > 0, degree.rsqrt(), 0.0)
+    return torch.where(degree > 0, degree, torch.inf).rsqrt()  # chosen first: 0 has no gradient here
 
 
 def _scaled(entries: tuple[Tensor, Tensor, Tensor], left: Tensor, right: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def distinct_pairs(edges: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
     return pair // n_items, pair % n_items
 
 
-def user_item_adjacency(edges: Tensor, n_users: int, n_items: int) -> Tensor:
+def user_item_adjacency(edges: Tensor, n_users: int, n_items: int, *, self_loops: bool = False) -> Tensor:
     r"""Build the symmetric 0/1 adjacency of users and items.
 
     .. math::
@@ -76,6 +76,7 @@ def user_item_adjacency(edges: Tensor, n_users: int, n_items: int) -> Tensor:
             once.
         n_users: U, >= 1.
         n_items: I, >= 1.
+        self_loops: Give every node but the padding nodes 0 and U an edge to itself: G + I.
 
     Returns:
         Coalesced sparse COO tensor of ones, shape ``(N, N)`` with N = U + I, float32, on ``edges.device``.
@@ -91,5 +92,9 @@ def user_item_adjacency(edges: Tensor, n_users: int, n_items: int) -> Tensor:
     item = item + n_users
     index = torch.stack((torch.cat((user, item)), torch.cat((item, user))))
     n_nodes = n_users + n_items
+    if self_loops:
+        node = torch.arange(n_nodes, device=edges.device)
+        node = node[(node != 0) & (node != n_users)]
+        index = torch.cat((index, torch.stack((node, node))), dim=1)
     ones = torch.ones(index.shape[1], device=edges.device)
     return sparse_matrix(index, ones, (n_nodes, n_nodes))

@@ -15,8 +15,9 @@ from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
 from recbole_siger.errors import UserError
+from recbole_siger.graph.item_graph import knn_graph
 from recbole_siger.graph_cache import GraphCache
-from recbole_siger.model.layers import UserItem
+from recbole_siger.model.layers import Projection, UserItem
 
 __all__ = ["MultimodalRecommender"]
 
@@ -28,9 +29,12 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     cache of final embeddings, the padding row and any number of modalities are dealt with here.
 
     Attributes:
+        scores_cold_items: Whether what an item is like decides its scores, so that one without a training row
+            is ranked by more than its untrained ID embedding.
+        samples_negatives: Whether a batch has a negative item for each positive one.
+        frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
         raw_features: ``{modality: (n_items, F_m)}``, zero where an item has none; what graphs are built from.
-        scores_cold_items: Whether features reach the score of an item without training rows.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
         graph_cache: Keeps graphs that are built from features and edges alone.
@@ -40,6 +44,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     input_type = InputType.PAIRWISE
     params_class: ClassVar[type]
     scores_cold_items: ClassVar[bool] = False
+    samples_negatives: ClassVar[bool] = True
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
@@ -65,6 +70,10 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
         """Do what a model does once an epoch, such as dropping edges."""
 
+    def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
+        """Return what the learning rate is multiplied by in an epoch."""
+        return 1.0
+
     def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
         """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says.
 
@@ -83,6 +92,18 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             else:
                 tables.register_buffer(name, table.to(getattr(torch, dtype)), persistent=False)
         return tables
+
+    def feature_projections(self, width: int) -> nn.ModuleDict:
+        """Make ``F_m = W_m X_m + b_m`` for each modality."""
+        return nn.ModuleDict({m: Projection(x.shape[1], width) for m, x in self.raw_features.items()})
+
+    def knn_graphs(self, k: int, weight: str) -> dict[str, Tensor]:
+        """Build each modality's normalised graph of nearest neighbours: sparse ``(I, I)``."""
+        arguments: dict[str, int | str] = {"k": k, "weight": weight}
+        return {
+            m: self.graph_cache.cached("knn", knn_graph, {"features": x}, arguments)
+            for m, x in self.raw_features.items()
+        }
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Return the terms of the loss as RecBole's trainer takes them."""

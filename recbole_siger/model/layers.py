@@ -11,7 +11,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "FeatureGate",
+    "Projection",
     "UserItem",
+    "embedding_table",
     "perturb",
     "project",
     "unit_rows",
@@ -25,6 +27,13 @@ class UserItem(NamedTuple):
 
     user: Tensor  # (U, d)
     item: Tensor  # (I, d)
+
+
+def embedding_table(n_rows: int, width: int) -> nn.Embedding:
+    """Make a table of ID embeddings, ``(n_rows, width)``, that starts Xavier uniform."""
+    table = nn.Embedding(n_rows, width)
+    nn.init.xavier_uniform_(table.weight)
+    return table
 
 
 class FeatureGate(nn.Module):
@@ -55,6 +64,20 @@ class FeatureGate(nn.Module):
         inner = project(features, self.inner.weight, self.inner.bias)
         gate: Tensor = self.outer(inner).sigmoid_()
         return gate
+
+
+class Projection(nn.Linear):
+    """A linear map of raw features, :func:`project`; weights start Xavier uniform, biases zero."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(I, F)`` to ``(I, d)``."""
+        return project(features, self.weight, self.bias)
 
 
 def project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from recbole_siger.model.layers import unit_rows
 
-__all__ = ["anchor_info_nce", "bpr_loss", "info_nce", "l2_loss"]
+__all__ = ["anchor_info_nce", "bpr_loss", "cosine_loss", "info_nce", "l2_loss", "norm_loss"]
 
 # Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
 LOWEST_UNSHIFTED = 1 / 64
@@ -155,6 +155,63 @@ def l2_loss(*embeddings: Tensor) -> Tensor:
         )
     squares = torch.stack([e.square().sum() for e in embeddings])
     return squares.sum() / (2 * len(embeddings[0]))
+
+
+def cosine_loss(query: Tensor, target: Tensor) -> Tensor:
+    r"""Turn each query towards its target.
+
+    .. math::
+        L = \frac{1}{B} \sum_b 1 - \cos(q_b, t_b)
+
+    Source: BM3 (arXiv 2207.05969), whose loss is made of it. A zero vector has cosine 0 and a zero gradient.
+
+    Args:
+        query: Queries, shape ``(B, d)``, B >= 1, any length.
+        target: Targets, shape ``(B, d)``, any length; give it without gradients to hold it fixed.
+
+    Returns:
+        Mean over the batch, shape ``()``, in [0, 2].
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(B, d)``.
+
+    Example:
+        >>> cosine_loss(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[5.0, 0.0], [3.0, 0.0]])).item()
+        0.5
+    """
+    if query.dim() != 2 or query.shape != target.shape:
+        shapes = f"{tuple(query.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"query and target must both have shape (B, d), got {shapes}")
+    return 1 - (unit_rows(query) * unit_rows(target)).sum(dim=1).mean()
+
+
+def norm_loss(*embeddings: Tensor) -> Tensor:
+    r"""Length of whole tables, not squared, over their number of rows.
+
+    .. math::
+        L = \frac{1}{n} \sum_k \lVert E_k \rVert_F
+
+    Source: the ``EmbLoss`` of RecBole and MMRec, which VBPR and BM3 are run with. The gradient of a table of
+    zeros is zero.
+
+    Args:
+        embeddings: One or more tables, shape ``(n_k, d)``; n is that of the last.
+
+    Returns:
+        The sum of lengths over n, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If no table is given or the last has no rows.
+
+    Example:
+        >>> norm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 0.0], [0.0, 8.0]])).item()
+        7.5
+    """
+    if not embeddings or len(embeddings[-1]) == 0:
+        raise ValueError(
+            f"norm_loss needs embeddings of at least one row, got {[tuple(e.shape) for e in embeddings]}"
+        )
+    return torch.stack([e.norm() for e in embeddings]).sum() / len(embeddings[-1])
 
 
 def _checked_target(

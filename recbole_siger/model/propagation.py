@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SparseMatrix", "propagate_last", "propagate_mean"]
+from recbole_siger.model.layers import UserItem
+
+__all__ = ["SparseMatrix", "propagate_last", "propagate_mean", "propagate_user_item", "sparse_product"]
 
 
 class SparseMatrix(nn.Module):
@@ -164,7 +167,7 @@ def propagate_mean(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
     return mean
 
 
-def propagate_last(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+def propagate_last(matrix: Callable[[Tensor], Tensor], x: Tensor, n_layers: int) -> Tensor:
     r"""Propagate and keep the last layer only.
 
     .. math::
@@ -173,7 +176,7 @@ def propagate_last(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
     Source: Eq. 10 of SIGER. Nodes without neighbours become zero.
 
     Args:
-        matrix: Normalised graph S, shape ``(n, n)``.
+        matrix: Normalised graph S, shape ``(n, n)``, or what multiplies by it.
         x: Embeddings of layer 0, shape ``(n, d)``.
         n_layers: L, >= 0; 0 returns ``x``.
 
@@ -192,6 +195,62 @@ def propagate_last(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
     for _ in range(n_layers):
         x = matrix(x)
     return x
+
+
+def propagate_user_item(norm_adj: SparseMatrix, user: Tensor, item: Tensor, n_layers: int) -> UserItem:
+    """Propagate users and items over their bipartite graph and average the layers: LightGCN.
+
+    Args:
+        norm_adj: Normalised adjacency, shape ``(N, N)`` with N = U + I, users first.
+        user: Embeddings of layer 0, shape ``(U, d)``.
+        item: Embeddings of layer 0, shape ``(I, d)``.
+        n_layers: L, >= 0.
+
+    Returns:
+        Mean embeddings, shapes ``(U, d)`` and ``(I, d)``.
+
+    Example:
+        >>> swap = SparseMatrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).to_sparse(), symmetric=True)
+        >>> propagate_user_item(swap, torch.tensor([[0.0]]), torch.tensor([[3.0]]), n_layers=2)
+        UserItem(user=tensor([[1.]]), item=tensor([[2.]]))
+    """
+    mean = propagate_mean(norm_adj, torch.cat([user, item]), n_layers)
+    return UserItem(*mean.split([len(user), len(item)]))
+
+
+def sparse_product(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply by a sparse matrix whose values are learned, as a graph of learned similarities.
+
+    Gradients flow to both factors; memory is that of the matrix and of one table. For a fixed matrix,
+    :class:`SparseMatrix` keeps what is computed anew here at each call.
+
+    Args:
+        matrix: Sparse COO tensor, shape ``(n, m)``, of the type of ``x``; may carry gradients.
+        x: Dense factor, shape ``(m, d)``.
+
+    Returns:
+        The product, shape ``(n, d)``.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+        >>> value = torch.tensor([2.0, 3.0], requires_grad=True)
+        >>> matrix = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), value, (2, 2))
+        >>> sparse_product(matrix, torch.tensor([[1.0], [10.0]])).sum().backward()
+        >>> value.grad
+        tensor([10.,  1.])
+    """
+    if matrix.dim() != 2 or x.dim() != 2 or matrix.shape[1] != x.shape[0]:
+        shapes = f"{tuple(matrix.shape)} and {tuple(x.shape)}"
+        raise ValueError(f"matrix and x must have shapes (n, m) and (m, d), got {shapes}")
+    matrix = matrix.coalesce()
+    row, col = matrix.indices()
+    first = torch.zeros(len(matrix) + 1, dtype=torch.int64, device=x.device)
+    first[1:] = torch.bincount(row, minlength=len(matrix)).cumsum(0)
+    return functional.embedding_bag(
+        col, x, first, mode="sum", per_sample_weights=matrix.values(), include_last_offset=True
+    )
 
 
 class _MeanPropagation(torch.autograd.Function):

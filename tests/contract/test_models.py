@@ -31,7 +31,11 @@ from tests.conftest import (
 )
 
 # What takes a model's own randomness out of its loss; the generators of two devices draw different numbers.
-WITHOUT_NOISE: dict[str, dict[str, Any]] = {"SIGER": {"noise_eps": 0.0}}
+WITHOUT_NOISE: dict[str, dict[str, Any]] = {
+    "SIGER": {"noise_eps": 0.0},
+    "BM3": {"dropout": 0.0},
+    "FREEDOM": {"edge_dropout": 0.0},
+}
 # What a model needs to learn the checkerboard.
 CHECKERBOARD: dict[str, dict[str, Any]] = {}
 
@@ -225,7 +229,7 @@ def checkerboard(n: int = 29) -> Toy:
 def test_finds_the_diagonal_of_a_checkerboard(tmp_path: Path, model: str) -> None:
     """As implicit tests its models: the one item of the user's kind that was held back comes first."""
     options = {"topk": [1], "valid_metric": "Hit@1", "epochs": 20, "train_batch_size": 101, "eval_step": 0}
-    experiment = make_experiment(tmp_path, model, checkerboard(), **options, **CHECKERBOARD.get(model, {}))
+    experiment = make_experiment(tmp_path, model, checkerboard(), **options | CHECKERBOARD.get(model, {}))
     experiment.trainer.eval_collector.data_collect(experiment.train_data)
     before = experiment.trainer.evaluate(experiment.test_data, load_best_model=False)["hit@1"]
     result = experiment.train()
@@ -274,6 +278,22 @@ def test_an_evaluation_computes_the_embeddings_once(tmp_path: Path, model: str) 
     assert len(calls) == 1
     assert torch.equal(score_table(experiment), score_table(experiment))
     assert len(calls) == 1
+
+
+def test_features_rank_a_cold_item_if_the_model_says_so(tmp_path: Path, model: str) -> None:
+    """Other features of the one item without a training row move its scores, or the model cannot tell it."""
+    toys = {"plain": make_toy(), "changed": make_toy()}
+    cold = f"i{N_ITEMS - 2:02}"
+    for ids, array in toys["changed"].features.values():
+        array[ids.index(cold)] *= -1
+    scores = {}
+    for name, toy in toys.items():
+        experiment = make_experiment(tmp_path / name, model, toy)
+        train_steps(experiment, 3)
+        item = experiment.dataset.item_tokens.index(cold)
+        assert item not in experiment.model.train_edges[1]
+        scores[name] = score_table(experiment)[:, item]
+    assert torch.equal(*scores.values()) is not experiment.model.scores_cold_items
 
 
 @pytest.mark.parametrize("n_modalities", [1, 2, 3])

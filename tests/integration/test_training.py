@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from recbole.trainer import Trainer
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -206,6 +207,22 @@ def test_the_hook_is_called_once_an_epoch(settings: Settings, monkeypatch: pytes
     assert epochs == [0, 1, 2]
 
 
+def test_the_model_sets_the_learning_rate_of_an_epoch(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    train_epoch = Trainer._train_epoch
+
+    def noted(self: RunTrainer, *args: Any, **options: Any) -> Any:
+        rates.extend(group["lr"] for group in self.optimizer.param_groups)
+        return train_epoch(self, *args, **options)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", noted)
+    run(settings(epochs=3, learning_rate=0.01, lr_decay=0.25, lr_decay_epochs=2), "MGCN")
+    run(settings(epochs=2, learning_rate=0.01), "SIGER", "constant")
+    assert rates == pytest.approx([0.01, 0.005, 0.0025, 0.01, 0.01])
+
+
 # ---- what a run leaves
 
 
@@ -372,11 +389,13 @@ class Interrupt:
         cls = get_model_class(model)
         self.armed, self.epoch = True, -1
         calculate_loss, seen = cls.calculate_loss, []
+        hook = getattr(cls, "on_epoch_start", lambda *_: None)
 
-        def on_epoch_start(_: Any, epoch_idx: int) -> None:
+        def on_epoch_start(model_self: Any, epoch_idx: int) -> None:
             self.epoch = epoch_idx
             if self.armed and self.epoch == epoch and not after_batch:
                 raise KeyboardInterrupt
+            hook(model_self, epoch_idx)
 
         def interrupted(model_self: Any, interaction: Any, **options: Any) -> Any:
             if self.armed and self.epoch == epoch:
@@ -407,6 +426,10 @@ def assert_same_run(first: str, second: str) -> None:
         ("SIGER", {}, 3, False),
         ("SIGER", {"protocol": "recbole", "train_features": True}, 3, True),
         ("SIGER", {}, 0, True),  # there is no checkpoint yet
+        ("LATTICE", {"lr_decay_epochs": 2}, 3, True),  # builds a graph and sets a learning rate each epoch
+        ("BM3", {}, 3, False),
+        ("FREEDOM", {}, 3, True),  # draws edges each epoch
+        ("MGCN", {"lr_decay_epochs": 2}, 3, False),
         ("BPR", {}, 3, False),
         ("BPR", {"learner": "sgd", "eval_step": 2}, 3, True),
         ("NCL", NCL, 3, False),

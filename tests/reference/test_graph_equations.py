@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
+from recbole_siger.graph.item_graph import knn_graph
 from recbole_siger.graph.knn import semantic_graph
-from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
+from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, normalize_rows
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from tests.reference import twins
 
@@ -48,6 +49,40 @@ def test_bipartite_normalisation_eq_11(seed, n_edges):
     matrix = twins.interactions(random_edges(seed, n_edges), N_USERS, N_ITEMS)
     built = normalize_bipartite(torch.from_numpy(matrix).to_sparse())
     np.testing.assert_allclose(dense(built), twins.normalized_bipartite(matrix), rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, density=st.floats(0, 1))
+def test_normalisation_by_rows(seed, density):
+    rng = np.random.default_rng(seed)
+    matrix = rng.random((13, 7)) * (rng.random((13, 7)) < density)
+    built = dense(normalize_rows(torch.from_numpy(matrix).to_sparse()))
+    np.testing.assert_allclose(built, twins.row_normalized(matrix), rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, n_items=st.integers(1, 13), k=st.integers(1, 13))
+@pytest.mark.parametrize("weight", ["cosine", "one"])
+def test_knn_graphs_of_the_baselines(weight, seed, n_items, k):
+    """Two features only, so that many a neighbour has a negative cosine."""
+    features = np.random.default_rng(seed).normal(size=(n_items, 2))
+    features[0] = 0
+    built = dense(knn_graph(torch.from_numpy(features), k, weight))
+    assert np.isfinite(built).all()
+    expected = twins.normalized(twins.knn(features, k, weight))
+    np.testing.assert_allclose(built, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_by_hand_knn_graph():
+    """cos 0.6 to the other item: row sums 1.6; an opposite item counts as 0; each of two is a half."""
+    x = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    assert dense(knn_graph(x, 2, "cosine")).tolist() == [
+        pytest.approx([1 / 1.6, 0.6 / 1.6]),
+        pytest.approx([0.6 / 1.6, 1 / 1.6]),
+    ]
+    assert dense(knn_graph(x, 2, "one")).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert dense(knn_graph(opposite, 2, "cosine")).tolist() == [[1, 0], [0, 1]]
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+from recbole_siger.model.loss import (
+    anchor_info_nce,
+    bpr_loss,
+    cosine_loss,
+    info_nce,
+    l2_loss,
+    norm_loss,
+)
 from tests.reference import twins
 
 N_QUERIES, N_KEYS, WIDTH = 7, 11, 5
@@ -53,6 +60,16 @@ def test_objective_eq_19(seed):
     u, p, n = user.numpy(), pos.numpy(), neg.numpy()
     expected = twins.bpr(np.sum(u * p, 1), np.sum(u * n, 1)) + 0.01 * twins.l2(u, p, n)
     assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losses_of_the_baselines(seed):
+    """1 - cos with a zero row among the targets, and the length of whole tables."""
+    query, _, key, _ = tables(seed)
+    target = key[:N_QUERIES]
+    expected = twins.distance(query.numpy(), target.numpy())
+    assert cosine_loss(query, target).item() == pytest.approx(expected, rel=1e-9)
+    assert norm_loss(key, query).item() == pytest.approx(twins.norms(key.numpy(), query.numpy()), rel=1e-9)
 
 
 def test_by_hand_info_nce():

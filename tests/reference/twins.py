@@ -186,3 +186,66 @@ def bpr(pos: Array, neg: Array) -> float:
 def l2(*tables: Array) -> float:
     """The last term of Eq. 19."""
     return sum(length(row) ** 2 for table in tables for row in table) / (2 * len(tables[0]))
+
+
+# ---- what the baselines share
+
+
+def knn(features: Array, k: int, weight: str) -> Array:
+    """The top-K of :func:`semantic` with weights max(cos, 0) or 1."""
+    result = np.zeros((len(features), len(features)))
+    for i in range(len(features)):
+        ranking = []
+        for j in range(len(features)):
+            if features[i].any() and features[j].any():
+                ranking.append((j != i, -round(cosine(features[i], features[j]), 9), j))
+        for _, _, j in sorted(ranking)[:k]:
+            result[i, j] = 1 if weight == "one" else max(cosine(features[i], features[j]), 0)
+    return result
+
+
+def row_normalized(matrix: Array) -> Array:
+    """D^-1 A with D = row sums."""
+    result = np.zeros(matrix.shape)
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            if value:
+                result[i, j] = value / sum(row)
+    return result
+
+
+def layer_mean(matrix: Array, x: Array, n_layers: int) -> Array:
+    """The mean of layers 0 to L, on any matrix."""
+    layers = [x]
+    for _ in range(n_layers):
+        layers.append(product(matrix, layers[-1]))
+    return sum(layers) / (n_layers + 1)
+
+
+def linear(x: Array, weight: Array, bias: Array) -> Array:
+    """W x + b for each row of ``x``."""
+    result = np.zeros((len(x), len(bias)))
+    for i, row in enumerate(x):
+        for c in range(len(bias)):
+            result[i, c] = sum(weight[c] * row) + bias[c]
+    return result
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), entry by entry."""
+    return np.array([[1 / (1 + exp(-value)) for value in row] for row in x.tolist()])
+
+
+def unit(x: Array) -> Array:
+    """Each row divided by its length; a zero row stays."""
+    return np.stack([row / length(row) if length(row) else row for row in x])
+
+
+def norms(*tables: Array) -> float:
+    """The lengths of whole tables, over the rows of the last."""
+    return sum(length(table.flatten()) for table in tables) / len(tables[-1])
+
+
+def distance(query: Array, target: Array) -> float:
+    """Mean of 1 - cos."""
+    return sum(1 - cosine(q, t) for q, t in zip(query, target, strict=True)) / len(query)

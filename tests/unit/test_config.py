@@ -361,3 +361,12 @@ def test_feature_path_stays_with_the_data_path(tmp_path: Path) -> None:
     assert config["feature_path"] == str(tmp_path / "ml-100k")
     assert Path(config["data_path"], "ml-100k.inter").is_file()  # RecBole's own copy
     assert config.effective()["data_path"] == str(tmp_path)
+
+
+def test_a_model_without_negatives_needs_no_flag() -> None:
+    config = Config("BM3", "none", config_dict={"gpu_id": ""})
+    assert config["train_neg_sample_args"]["distribution"] == "none"
+    assert config.origin["train_neg_sample_args"] == "BM3.samples_negatives"
+    assert Config("VBPR", "none")["train_neg_sample_args"]["distribution"] == "uniform"
+    again = Config(config_dict=config.effective())
+    assert again["train_neg_sample_args"] == config["train_neg_sample_args"]

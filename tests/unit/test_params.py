@@ -21,6 +21,7 @@ class Example:
     flag: bool
     names: tuple[str, ...] | None
     note: str | None
+    shares: tuple[float, ...] | None = bounded("[0, 1]")
 
 
 GOOD: dict[str, Any] = {
@@ -30,6 +31,7 @@ GOOD: dict[str, Any] = {
     "flag": False,
     "names": ["a", "b"],
     "note": None,
+    "shares": [0.25, 1],
     "foreign": object(),
 }
 
@@ -44,15 +46,25 @@ def refusal(**changes: Any) -> str:
 
 def test_known_values_in_their_types() -> None:
     params = build_params(Example, GOOD)
-    assert params == Example(width=3, rate=1.0, kind="cosine", flag=False, names=("a", "b"), note=None)
+    assert params == Example(
+        width=3, rate=1.0, kind="cosine", flag=False, names=("a", "b"), note=None, shares=(0.25, 1.0)
+    )
     assert type(params.rate) is float
     assert type(params.names) is tuple
 
 
 def test_options_are_listed_in_order_with_their_ranges() -> None:
     listed = options(Example)
-    assert [option.name for option in listed] == ["width", "rate", "kind", "flag", "names", "note"]
-    assert [option.range for option in listed] == ["[1, inf)", "(0, 1]", "cosine | popularity", "", "", ""]
+    assert [option.name for option in listed] == ["width", "rate", "kind", "flag", "names", "note", "shares"]
+    assert [option.range for option in listed] == [
+        "[1, inf)",
+        "(0, 1]",
+        "cosine | popularity",
+        "",
+        "",
+        "",
+        "[0, 1]",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +87,9 @@ def test_options_are_listed_in_order_with_their_ranges() -> None:
         ("names", "a", "expected a list"),
         ("names", [1], "a string"),
         ("note", 4, "a string"),
+        ("shares", 0.5, "expected a list"),
+        ("shares", [0.5, 1.5], "expected a number in [0, 1]"),
+        ("shares", ["much"], "number"),
     ],
 )
 def test_a_wrong_value_is_told_with_key_value_and_origin(key: str, value: Any, expected: str) -> None:

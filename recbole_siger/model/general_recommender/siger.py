@@ -31,9 +31,9 @@ from recbole_siger.graph.normalize import normalize_adjacency, normalize_biparti
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.batch import BatchRows, batch_rows
-from recbole_siger.model.layers import FeatureGate, UserItem, perturb
+from recbole_siger.model.layers import FeatureGate, UserItem, embedding_table, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
-from recbole_siger.model.propagation import SparseMatrix, propagate_mean
+from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
 from recbole_siger.params import bounded
 
 __all__ = ["SIGER", "SIGERParams"]
@@ -97,10 +97,8 @@ class SIGER(MultimodalRecommender):
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
         p, width = self.params, self.params.embedding_size
-        self.user_embedding = nn.Embedding(self.n_users, width)
-        self.item_embedding = nn.Embedding(self.n_items, width)
-        nn.init.xavier_uniform_(self.user_embedding.weight)
-        nn.init.xavier_uniform_(self.item_embedding.weight)
+        self.user_embedding = embedding_table(self.n_users, width)
+        self.item_embedding = embedding_table(self.n_items, width)
         self.features = self.feature_tables(trained=p.train_features, dtype=p.feature_dtype)
         self.gates = nn.ModuleDict({m: FeatureGate(x.shape[1], width) for m, x in self.raw_features.items()})
 
@@ -136,10 +134,8 @@ class SIGER(MultimodalRecommender):
 
     def encode_behavior(self) -> UserItem:
         """Propagate the ID embeddings over the user-item graph, Eqs. 1-2: ``(U, d)`` and ``(I, d)``."""
-        table = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
-        return UserItem(
-            *propagate_mean(self.norm_adj, table, self.params.n_ui_layers).split([self.n_users, self.n_items])
-        )
+        user, item = self.user_embedding.weight, self.item_embedding.weight
+        return propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
 
     def encode_semantics(self, modality: str, n_views: int = 0) -> tuple[UserItem, list[Tensor]]:
         """Encode one modality, Eqs. 8-11, and ``n_views`` perturbed views of its items, Eq. 12.

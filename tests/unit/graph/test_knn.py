@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recbole_siger.graph import cosine, knn
+from recbole_siger.graph.item_graph import knn_graph
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.ordering import first_k_per_row
 
@@ -232,3 +233,16 @@ def test_first_k_per_row_is_stable():
 def test_refuses_bad_input(features, options, message):
     with pytest.raises(ValueError, match=message):
         semantic_graph(features, **options)
+
+
+def test_an_unknown_weight_is_refused():
+    with pytest.raises(ValueError, match="weight must be 'cosine' or 'one', got 'half'"):
+        knn_graph(awkward_features(), 3, "half")
+
+
+@pytest.mark.parametrize("weight", ["cosine", "one"])
+def test_items_without_features_give_no_nan(weight):
+    graph = knn_graph(awkward_features(), 10, weight).to_dense()
+    assert graph.isfinite().all()
+    assert not graph[[0, 5, 100]].any()
+    assert not graph[:, [0, 5, 100]].any()

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, sparse_matrix
+from recbole_siger.graph.normalize import (
+    normalize_adjacency,
+    normalize_bipartite,
+    normalize_rows,
+    sparse_matrix,
+    weighted_sum,
+)
 
 
 def test_empty_rows_stay_empty_and_finite():
@@ -37,7 +43,7 @@ def test_no_entries():
 
 
 @pytest.mark.parametrize("bad", [-0.5, float("inf"), float("nan")])
-@pytest.mark.parametrize("normalize", [normalize_adjacency, normalize_bipartite])
+@pytest.mark.parametrize("normalize", [normalize_adjacency, normalize_bipartite, normalize_rows])
 def test_refuses_bad_weights(normalize, bad):
     with pytest.raises(ValueError, match=f"finite weights >= 0, got {bad}"):
         normalize(torch.tensor([[0.0, bad], [1.0, 0.0]]).to_sparse())
@@ -50,3 +56,45 @@ def test_refuses_other_shapes_and_layouts():
         normalize_adjacency(torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"2 dimensions, got shape \(5,\)"):
         normalize_bipartite(torch.ones(5).to_sparse())
+    with pytest.raises(ValueError, match=r"2 dimensions, got shape \(5,\)"):
+        normalize_rows(torch.ones(5).to_sparse())
+
+
+def test_gradients_go_through_the_degrees():
+    """Against a dense one, beside a row that stores a zero, whose degree has no root to derive."""
+    index = torch.tensor([[0, 0, 1, 2, 2, 3], [1, 2, 0, 2, 1, 0]])
+    value = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5, 0.0], dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+
+    def graph() -> torch.Tensor:
+        return torch.sparse_coo_tensor(index, value, (4, 4), check_invariants=True)
+
+    found = torch.autograd.grad((normalize_adjacency(graph()).to_dense() * weight).sum(), value)[0]
+    dense = graph().to_dense()[:3, :3]
+    scale = dense.sum(dim=1).rsqrt()
+    expected = torch.autograd.grad((scale[:, None] * dense * scale * weight[:3, :3]).sum(), value)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weighted_sum_carries_the_gradients_of_graphs_and_weights():
+    one, other = torch.rand(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    one[0], other[:, 2] = 0, 0
+    one, other = (x.to_sparse().requires_grad_() for x in (one, other))
+    weights = torch.tensor([0.3, -2.0], dtype=torch.float64, requires_grad=True)
+    total = weighted_sum([one, other], weights)
+    torch.testing.assert_close(total.to_dense(), 0.3 * one.to_dense() - 2 * other.to_dense())
+    assert torch.equal(total.indices(), total.coalesce().indices())
+    total.to_dense().sum().backward()
+    torch.testing.assert_close(
+        weights.grad, torch.stack([one.detach().values().sum(), other.detach().values().sum()])
+    )
+    assert one.grad.to_dense()[1:].unique().tolist() == [pytest.approx(0.3)]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0]])
+def test_a_weighted_sum_refuses_what_does_not_fit(weights):
+    graph = torch.ones(2, 3).to_sparse()
+    with pytest.raises(ValueError, match="one shape and a weight each"):
+        weighted_sum([graph, graph], weights)
+    with pytest.raises(ValueError, match="one shape and a weight each"):
+        weighted_sum([graph, torch.ones(3, 2).to_sparse()], [1.0, 2.0])

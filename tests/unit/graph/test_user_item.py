@@ -25,6 +25,13 @@ def test_adjacency_is_symmetric_and_leaves_padding_alone():
     assert adjacency[3, 5 + 4] == 1
 
 
+def test_self_loops_are_for_all_nodes_but_padding():
+    plain, loops = (user_item_adjacency(EDGES, 5, 7, self_loops=x).to_dense() for x in (False, True))
+    expected = torch.eye(12)
+    expected[0, 0] = expected[5, 5] = 0
+    assert torch.equal(loops - plain, expected)
+
+
 def test_no_edges():
     assert user_item_adjacency(torch.zeros(2, 0, dtype=torch.int64), 3, 2)._nnz() == 0
 

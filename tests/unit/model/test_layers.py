@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.model.layers import FeatureGate, UserItem, perturb, project, unit_rows
+from recbole_siger.model.layers import (
+    FeatureGate,
+    Projection,
+    UserItem,
+    embedding_table,
+    perturb,
+    project,
+    unit_rows,
+)
 
 
 def test_gate_starts_with_zero_biases_and_xavier_weights():
@@ -141,3 +149,19 @@ def test_user_item_unpacks():
     user, item = UserItem(user=torch.zeros(2, 1), item=torch.ones(3, 1))
     assert len(user) == 2
     assert len(item) == 3
+
+
+def test_embedding_table_starts_xavier_uniform():
+    table = embedding_table(211, 13)
+    bound = (6 / (211 + 13)) ** 0.5
+    assert 0.9 * bound < table.weight.abs().max() <= bound
+    assert table.weight.shape == (211, 13)
+
+
+def test_projection_starts_xavier_uniform_with_zero_biases():
+    projection = Projection(211, 13)
+    bound = (6 / (211 + 13)) ** 0.5
+    assert 0.9 * bound < projection.weight.abs().max() <= bound
+    assert not projection.bias.any()
+    x = torch.randn(3, 211)
+    torch.testing.assert_close(projection(x), torch.nn.functional.linear(x, projection.weight))

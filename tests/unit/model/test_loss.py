@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+from recbole_siger.model.loss import (
+    anchor_info_nce,
+    bpr_loss,
+    cosine_loss,
+    info_nce,
+    l2_loss,
+    norm_loss,
+)
 
 N_QUERIES, N_KEYS, WIDTH = 7, 11, 5
 
@@ -143,3 +150,19 @@ def test_contrast_takes_half_precision_and_autocast() -> None:
     assert loss.dtype == torch.float32
     assert torch.isfinite(query.grad).all()
     assert abs((loss - anchor_info_nce(query, key, key, 0.2) - exact).item()) < 0.05
+
+
+def test_zero_vectors_and_tables_have_finite_gradients():
+    x = torch.zeros(3, 2, requires_grad=True)
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    loss = cosine_loss(x, y)
+    assert loss.item() == 1
+    (loss + norm_loss(x, y)).backward()
+    assert not x.grad.any()
+
+
+def test_baseline_losses_refuse():
+    with pytest.raises(ValueError, match=r"shape \(B, d\), got \(7, 5\) and \(7, 3\)"):
+        cosine_loss(torch.ones(7, 5), torch.ones(7, 3))
+    with pytest.raises(ValueError, match=r"at least one row, got \[\(3, 2\), \(0, 2\)\]"):
+        norm_loss(torch.ones(3, 2), torch.ones(0, 2))

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_mean
+from recbole_siger.model.propagation import (
+    SparseMatrix,
+    propagate_last,
+    propagate_mean,
+    propagate_user_item,
+    sparse_product,
+)
 
 
 def random_dense(n: int, m: int) -> torch.Tensor:
@@ -101,3 +107,49 @@ def test_propagation_of_no_layers_is_the_input():
 def test_propagation_refuses_negative_layers(propagate):
     with pytest.raises(ValueError, match="n_layers must be at least 0, got -1"):
         propagate(SparseMatrix(random_dense(7, 7).to_sparse()), torch.randn(7, 3), -1)
+
+
+def test_propagation_of_users_and_items_is_that_of_their_joined_table():
+    dense = random_dense(11, 11)
+    matrix = SparseMatrix((dense + dense.T).to_sparse(), symmetric=True)
+    user, item = torch.randn(7, 3), torch.randn(4, 3)
+    found = propagate_user_item(matrix, user, item, 2)
+    torch.testing.assert_close(torch.cat(found), propagate_mean(matrix, torch.cat([user, item]), 2))
+    assert (len(found.user), len(found.item)) == (7, 4)
+
+
+def test_propagation_takes_any_product():
+    dense, x = random_dense(7, 7), torch.randn(7, 3)
+    torch.testing.assert_close(propagate_last(lambda t: dense @ t, x, 2), dense @ dense @ x)
+
+
+def sparse_with(value: torch.Tensor) -> torch.Tensor:
+    """``(11, 7)`` with one place named twice and one row empty."""
+    index = torch.tensor([[0, 0, 10, 3, 3, 3, 0], [6, 1, 5, 0, 2, 6, 1]])
+    return torch.sparse_coo_tensor(index, value, (11, 7), check_invariants=True)
+
+
+def test_sparse_product_is_the_dense_one_and_so_are_its_gradients():
+    value = torch.rand(7, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, dtype=torch.float64)
+    sparse, dense = sparse_product(sparse_with(value), x), sparse_with(value).to_dense() @ x
+    torch.testing.assert_close(sparse, dense)
+    assert not sparse[1].any()
+    for found, expected in zip(
+        torch.autograd.grad((sparse * weight).sum(), (value, x)),
+        torch.autograd.grad((dense * weight).sum(), (value, x)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(lambda v, t: sparse_product(sparse_with(v), t), (value, x))
+
+
+def test_sparse_product_agrees_with_the_fixed_one():
+    graph, x = random_dense(11, 7).to_sparse(), torch.randn(7, 5)
+    torch.testing.assert_close(sparse_product(graph, x), SparseMatrix(graph)(x))
+
+
+def test_sparse_product_refuses():
+    with pytest.raises(ValueError, match=r"\(n, m\) and \(m, d\), got \(11, 7\) and \(11, 5\)"):
+        sparse_product(random_dense(11, 7).to_sparse(), torch.ones(11, 5))

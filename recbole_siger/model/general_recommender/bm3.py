@@ -1,0 +1,143 @@
+r"""BM3: users and items that predict each other's disturbed copies, without negative items.
+
+Reference:
+    Xin Zhou, Hongyu Zhou, Yong Liu, Zhiwei Zeng, Chunyan Miao, Pengwei Wang, Yuan You, Feijun Jiang.
+    "Bootstrap Latent Representations for Multi-modal Recommendation." WWW 2023. arXiv:2207.05969.
+
+Reference code:
+    https://github.com/enoche/BM3, https://github.com/enoche/MMRec
+
+Shapes:
+    U users and I items (both with RecBole's padding row 0), N = U + I, B batch, d ``embedding_size``, F_m raw
+    width of modality m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.graph.normalize import normalize_adjacency
+from recbole_siger.graph.user_item import user_item_adjacency
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.layers import UserItem, embedding_table
+from recbole_siger.model.loss import cosine_loss, norm_loss
+from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
+from recbole_siger.params import bounded
+
+__all__ = ["BM3", "BM3Params"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BM3Params:
+    """Types and ranges; defaults and meanings stand in ``properties/model/BM3.yaml``."""
+
+    embedding_size: int = bounded("[1, inf)")
+    n_ui_layers: int = bounded("[0, inf)")
+    dropout: float = bounded("[0, 1)")  # p
+    cl_weight: float = bounded("[0, inf)")  # μ
+    reg_weight: float = bounded("[0, inf)")  # λ
+    train_features: bool
+
+
+class BM3(MultimodalRecommender):
+    r"""A prediction of each embedding is turned towards the fixed, disturbed embedding of its partner.
+
+    .. math::
+        L &= D(P u, i') + D(P i, u') + \mu \sum_m \bigl[D(P F_m, i') + D(P F_m, F_m')\bigr]
+            + \lambda \, \frac{\lVert u \rVert + \lVert i \rVert}{I} \\
+        u &= \hat E_u, \qquad i = \hat E_i + E_{id}, \qquad F_m = W_m X_m + b_m,
+            \qquad D(a, b) = 1 - \cos(a, b)
+
+    ==================================  ===================================  ======================
+    Symbol                              Here                                 Shape
+    ==================================  ===================================  ======================
+    :math:`u, i`                        ``encode()``                         ``(U, d)``, ``(I, d)``
+    :math:`x'`, dropped out, fixed      ``disturb(x)``                       as ``x``
+    :math:`P`                           ``predictor``                        ``(n, d)`` to ``(n, d)``
+    :math:`D`                           ``cosine_loss``                      ``()``
+    :math:`P u, P i`                    ``forward()``                        ``(U, d)``, ``(I, d)``
+    ==================================  ===================================  ======================
+
+    The loss uses features, the ranking does not: an item without a training row keeps its first ID embedding.
+
+    Departures from the paper, as in the reference code:
+        The penalty is the length, not squared, of the embeddings of all users and items, over I.
+    Departures from the reference code:
+        The padding rows have no part in that penalty. Features are projected for the batch's items only.
+        With several modalities their losses are summed, as for two.
+    """
+
+    params_class = BM3Params
+    params: BM3Params
+    samples_negatives = False
+
+    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        p, width = self.params, self.params.embedding_size
+        self.user_embedding = embedding_table(self.n_users, width)
+        self.item_embedding = embedding_table(self.n_items, width)
+        self.features = self.feature_tables(trained=p.train_features)
+        self.projections = self.feature_projections(width)
+        self.predictor = nn.Linear(width, width)
+        nn.init.xavier_normal_(self.predictor.weight)
+
+        adjacency = normalize_adjacency(user_item_adjacency(self.train_edges, self.n_users, self.n_items))
+        self.norm_adj = SparseMatrix(adjacency, symmetric=True)
+
+    # ---- representations
+
+    def encode(self) -> UserItem:
+        """Propagate the ID embeddings; items keep their own besides: ``(U, d)`` and ``(I, d)``."""
+        user, item = self.user_embedding.weight, self.item_embedding.weight
+        behavior = propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
+        return UserItem(behavior.user, behavior.item + item)
+
+    def forward(self) -> UserItem:
+        """Predict from both sides: ``(U, d)`` and ``(I, d)``."""
+        user, item = self.encode()
+        return UserItem(self.predictor(user), self.predictor(item))
+
+    def disturb(self, x: Tensor) -> Tensor:
+        """Drop entries and let no gradient through: ``(n, d)`` to ``(n, d)``."""
+        p = self.params.dropout
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= p
+        return x.detach() * kept / (1 - p)
+
+    # ---- training
+
+    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Return the terms of the loss, weighted."""
+        p, encoded = self.params, self.encode()
+        # An entity is disturbed once a batch, however often it occurs.
+        (users, user), (items, item) = (
+            interaction[key].unique(return_inverse=True) for key in (self.USER_ID, self.ITEM_ID)
+        )
+        u, i = encoded.user[users], encoded.item[items]
+        user_target, item_target = self.disturb(u)[user], self.disturb(i)[item]
+        predicted_user, predicted_item = self.predictor(u)[user], self.predictor(i)[item]
+        reconstruction = cosine_loss(predicted_user, item_target) + cosine_loss(predicted_item, user_target)
+        modality = torch.stack([self.modality_loss(m, items, item, item_target) for m in self.modalities])
+        return {
+            "reconstruction": reconstruction,
+            "modality": p.cl_weight * modality.sum(),
+            "regularization": p.reg_weight * norm_loss(encoded.user[1:], encoded.item[1:]),
+        }
+
+    def modality_loss(self, modality: str, items: Tensor, item: Tensor, target: Tensor) -> Tensor:
+        """Turn a modality's prediction towards the item and towards itself: ``()``.
+
+        Args:
+            modality: Its name.
+            items: The distinct items of the batch, shape ``(n,)``.
+            item: Position in ``items`` of each row of the batch, shape ``(B,)``.
+            target: The disturbed items of the batch, shape ``(B, d)``.
+        """
+        content = self.projections[modality](getattr(self.features, modality)[items])
+        predicted, disturbed = self.predictor(content)[item], self.disturb(content)[item]
+        return cosine_loss(predicted, target) + cosine_loss(predicted, disturbed)

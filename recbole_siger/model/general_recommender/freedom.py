@@ -1,0 +1,154 @@
+r"""FREEDOM: a frozen item graph, and a user-item graph that loses edges of popular nodes each epoch.
+
+Reference:
+    Xin Zhou, Zhiqi Shen.
+    "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation."
+    ACM Multimedia 2023. arXiv:2211.06924.
+
+Reference code:
+    https://github.com/enoche/FREEDOM, https://github.com/enoche/MMRec
+
+Shapes:
+    U users and I items (both with RecBole's padding row 0), N = U + I, E distinct training interactions, B
+    batch, d ``embedding_size``, F_m raw width of modality m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
+from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, weighted_sum
+from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.layers import UserItem, embedding_table
+from recbole_siger.model.loss import bpr_loss
+from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.params import bounded
+
+__all__ = ["FREEDOM", "FREEDOMParams"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FREEDOMParams:
+    """Types and ranges; defaults and meanings stand in ``properties/model/FREEDOM.yaml``."""
+
+    embedding_size: int = bounded("[1, inf)")
+    n_ui_layers: int = bounded("[0, inf)")
+    n_semantic_layers: int = bounded("[1, inf)")
+    n_semantic_neighbors: int = bounded("[1, inf)")
+    image_weight: float = bounded("[0, 1]")
+    semantic_weights: tuple[float, ...] | None = bounded("[0, inf)")
+    edge_dropout: float = bounded("[0, 1)")  # ρ
+    feature_weight: float = bounded("[0, inf)")  # λ
+    train_features: bool
+
+
+class FREEDOM(MultimodalRecommender):
+    r"""LightGCN on a thinned graph, plus what items gather from items that look alike.
+
+    .. math::
+        E_u &= \hat E_u, \qquad E_i = \hat E_i + S^L E_{id}, \qquad
+            S = \sum_m a_m \operatorname{norm}(\operatorname{top}_k X_m) \\
+        L &= \mathrm{BPR}(E_u, E_i, E_j) + \lambda \sum_m \mathrm{BPR}(E_u, F_{m,i}, F_{m,j}),
+            \qquad F_m = W_m X_m + b_m
+
+    ==================================  ===========================  ======================
+    Symbol                              Here                         Shape
+    ==================================  ===========================  ======================
+    :math:`S`                           ``item_graph``               sparse ``(I, I)``
+    :math:`a`                           ``graph_weights()``          ``(M,)``
+    :math:`\hat E`, LightGCN            ``propagate_user_item``      ``(U, d)``, ``(I, d)``
+    its graph in training               ``pruned_adj``               sparse ``(N, N)``
+    its graph in evaluation             ``norm_adj``                 sparse ``(N, N)``
+    ==================================  ===========================  ======================
+
+    Training sees the thinned graph of its epoch; :meth:`forward`, which ranks, the whole one.
+
+    Departures from the reference code:
+        With modalities other than image and text, ``semantic_weights`` or equal shares mix the graphs.
+        An item without a feature has no edge in that modality's graph.
+    """
+
+    params_class = FREEDOMParams
+    params: FREEDOMParams
+    scores_cold_items = True
+
+    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        p, width = self.params, self.params.embedding_size
+        self.user_embedding = embedding_table(self.n_users, width)
+        self.item_embedding = embedding_table(self.n_items, width)
+        self.features = self.feature_tables(trained=p.train_features)
+        self.projections = self.feature_projections(width)
+
+        graphs = self.knn_graphs(p.n_semantic_neighbors, "one").values()
+        self.item_graph = SparseMatrix(weighted_sum([*graphs], self.graph_weights()))
+        bipartite = normalize_bipartite(interaction_matrix(self.train_edges, self.n_users, self.n_items))
+        self.edges, self.edge_weights = bipartite.indices(), bipartite.values()  # 1 / sqrt(d_u d_i)
+        self.norm_adj = self.pruned_adj = self.build_adjacency(self.edges)
+
+    def graph_weights(self) -> list[float]:
+        """Return the share of each modality's item graph, in the order of ``modalities``.
+
+        Raises:
+            UserError: If ``semantic_weights`` has not one number a modality.
+        """
+        p, names = self.params, self.modalities
+        if p.semantic_weights is not None:
+            if len(p.semantic_weights) != len(names):
+                given = list(p.semantic_weights)
+                raise UserError(f"semantic_weights={given}: give one number each for {', '.join(names)}")
+            return list(p.semantic_weights)
+        if "image" not in names or len(names) == 1:
+            return [1 / len(names)] * len(names)
+        return [p.image_weight if m == "image" else (1 - p.image_weight) / (len(names) - 1) for m in names]
+
+    # ---- graphs
+
+    def build_adjacency(self, edges: Tensor) -> SparseMatrix:
+        """Normalise the user-item graph of some interactions ``(2, n)``: ``(N, N)``."""
+        adjacency = normalize_adjacency(user_item_adjacency(edges, self.n_users, self.n_items))
+        return SparseMatrix(adjacency, symmetric=True)
+
+    def on_epoch_start(self, epoch: int) -> None:
+        r"""Keep a share 1 - ρ of the interactions, drawn by weight :math:`1 / \sqrt{d_u d_i}`, none twice."""
+        n_kept = round((1 - self.params.edge_dropout) * len(self.edge_weights))
+        # The first of exponential clocks with these rates: torch.multinomial's way, without its 2^24 limit.
+        clock = torch.empty_like(self.edge_weights).exponential_(generator=self.generator)
+        kept = (clock / self.edge_weights).topk(n_kept, largest=False).indices
+        self.pruned_adj = self.build_adjacency(self.edges[:, kept])
+
+    # ---- representations
+
+    def encode(self, norm_adj: SparseMatrix) -> UserItem:
+        """Propagate over both graphs and add: ``(U, d)`` and ``(I, d)``."""
+        p, item = self.params, self.item_embedding.weight
+        behavior = propagate_user_item(norm_adj, self.user_embedding.weight, item, p.n_ui_layers)
+        return UserItem(
+            behavior.user, behavior.item + propagate_last(self.item_graph, item, p.n_semantic_layers)
+        )
+
+    def forward(self) -> UserItem:
+        """Encode over the whole user-item graph."""
+        return self.encode(self.norm_adj)
+
+    # ---- training
+
+    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Return the terms of the loss, weighted."""
+        user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        final = self.encode(self.pruned_adj)
+        u, i, j = final.user[user], final.item[pos], final.item[neg]
+        terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
+        for m in self.modalities:
+            content = self.projections[m](getattr(self.features, m)[torch.cat([pos, neg])])
+            liked, other = (u.repeat(2, 1) * content).sum(dim=-1).split(len(pos))
+            terms[f"bpr_{m}"] = self.params.feature_weight * bpr_loss(liked, other)
+        return terms

@@ -1,0 +1,169 @@
+r"""MGCN: features purified by behaviour, and fused by what users and items prefer.
+
+Reference:
+    Penghang Yu, Zhiyi Tan, Guanming Lu, Bing-Kun Bao.
+    "Multi-View Graph Convolutional Network for Multimedia Recommendation." ACM Multimedia 2023.
+    arXiv:2308.03588.
+
+Reference code:
+    https://github.com/demonph10/MGCN, https://github.com/enoche/MMRec
+
+Shapes:
+    U users and I items (both with RecBole's padding row 0), N = U + I, B batch, d ``embedding_size``, F_m raw
+    width of modality m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
+from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.layers import UserItem, embedding_table
+from recbole_siger.model.loss import bpr_loss, info_nce, l2_loss
+from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.params import bounded
+
+__all__ = ["MGCN", "MGCNParams"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGCNParams:
+    """Types and ranges; defaults and meanings stand in ``properties/model/MGCN.yaml``."""
+
+    embedding_size: int = bounded("[1, inf)")
+    n_ui_layers: int = bounded("[0, inf)")
+    n_semantic_layers: int = bounded("[1, inf)")
+    n_semantic_neighbors: int = bounded("[1, inf)")
+    cl_weight: float = bounded("[0, inf)")  # λ_c
+    cl_temperature: float = bounded("(0, inf)")  # τ
+    contrast_dedup: bool
+    reg_weight: float = bounded("[0, inf)")  # λ_r
+    lr_decay: float = bounded("(0, 1]")
+    lr_decay_epochs: int = bounded("[1, inf)")
+    train_features: bool
+
+
+class MGCN(MultimodalRecommender):
+    r"""LightGCN, plus what modalities share and, as far as behaviour asks for it, what each has of its own.
+
+    .. math::
+        e_m &= E_{id} \odot \sigma(V_m (W_m X_m + b_m) + c_m), \qquad
+            v_m = (\bar R S_m e_m, \; S_m e_m) \\
+        c &= \sum_m \alpha_m v_m, \qquad \alpha = \operatorname{softmax}_m q^\top \tanh(W v_m + b) \\
+        s &= \frac{1}{M + 1} \Bigl(c + \sum_m \sigma(U_m \hat E + d_m) \odot (v_m - c)\Bigr),
+            \qquad E = \hat E + s \\
+        L &= \mathrm{BPR} + \lambda_r L_2 + \lambda_c \bigl(\mathrm{InfoNCE}(s_i, \hat E_i)
+            + \mathrm{InfoNCE}(s_u, \hat E_u)\bigr)
+
+    ==================================  ===========================  ======================
+    Symbol                              Here                         Shape
+    ==================================  ===========================  ======================
+    :math:`S_m`                         ``item_graphs[m]``           sparse ``(I, I)``
+    :math:`\bar R`                      ``user_items``               sparse ``(U, I)``
+    :math:`e_m`                         ``purify(m)``                ``(I, d)``
+    :math:`v_m`                         ``encode_semantics(m)``      ``(U, d)``, ``(I, d)``
+    :math:`\hat E`, LightGCN            ``encode_behavior()``        ``(U, d)``, ``(I, d)``
+    :math:`s`                           ``fuse()``                   ``(n, d)``
+    ==================================  ===========================  ======================
+
+    Departures from the paper, as in the reference code:
+        With M modalities the fused vector is the mean of M private parts and the common one.
+        A batch contrasts its rows as they come; ``contrast_dedup`` contrasts distinct ids.
+    Departures from the reference code:
+        A negative similarity counts as 0. An item without a feature has no edge in that modality's graph, so
+        its view there is zero, where the reference divides by zero.
+        The penalty is divided by the rows of the batch, where the last batch of an epoch has fewer.
+    """
+
+    params_class = MGCNParams
+    params: MGCNParams
+    scores_cold_items = True
+
+    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        p, width = self.params, self.params.embedding_size
+        self.user_embedding = embedding_table(self.n_users, width)
+        self.item_embedding = embedding_table(self.n_items, width)
+        self.features = self.feature_tables(trained=p.train_features)
+        self.projections = self.feature_projections(width)
+        self.purifiers = nn.ModuleDict({m: nn.Linear(width, width) for m in self.modalities})
+        self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
+        self.preferences = nn.ModuleDict({m: nn.Linear(width, width) for m in self.modalities})
+
+        edges, n_users, n_items = self.train_edges, self.n_users, self.n_items
+        adjacency = normalize_adjacency(user_item_adjacency(edges, n_users, n_items))
+        self.norm_adj = SparseMatrix(adjacency, symmetric=True)
+        self.user_items = SparseMatrix(normalize_bipartite(interaction_matrix(edges, n_users, n_items)))
+        graphs = self.knn_graphs(p.n_semantic_neighbors, "cosine")
+        self.item_graphs = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in graphs.items()})
+
+    def learning_rate_factor(self, epoch: int) -> float:
+        """Let the learning rate fall by ``lr_decay`` every ``lr_decay_epochs``."""
+        return self.params.lr_decay ** (epoch / self.params.lr_decay_epochs)
+
+    # ---- representations
+
+    def encode_behavior(self) -> UserItem:
+        """Propagate the ID embeddings over the user-item graph: ``(U, d)`` and ``(I, d)``."""
+        user, item = self.user_embedding.weight, self.item_embedding.weight
+        return propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
+
+    def purify(self, modality: str) -> Tensor:
+        """Gate the ID embeddings by the projected features: ``(I, d)``."""
+        projected = self.projections[modality](getattr(self.features, modality))
+        return self.item_embedding.weight * torch.sigmoid(self.purifiers[modality](projected))
+
+    def encode_semantics(self, modality: str) -> UserItem:
+        """Gather from similar items, and from them into users: ``(U, d)`` and ``(I, d)``."""
+        graph = self.item_graphs[modality]
+        item = propagate_last(graph, self.purify(modality), self.params.n_semantic_layers)
+        return UserItem(self.user_items(item), item)
+
+    def fuse(self, behavior: Tensor, views: list[Tensor]) -> Tensor:
+        """Average the common part and the preferred private parts: ``(n, d)`` each."""
+        stacked = torch.stack(views)
+        common = (self.attention(stacked).softmax(dim=0) * stacked).sum(dim=0)
+        private = [
+            torch.sigmoid(self.preferences[m](behavior)) * (view - common)
+            for m, view in zip(self.modalities, views, strict=True)
+        ]
+        return torch.stack([*private, common]).mean(dim=0)
+
+    def encode(self) -> tuple[UserItem, UserItem]:
+        """Return behaviour and fused semantics, ``(U, d)`` and ``(I, d)`` each."""
+        behavior, semantics = self.encode_behavior(), [self.encode_semantics(m) for m in self.modalities]
+        user = self.fuse(behavior.user, [s.user for s in semantics])
+        item = self.fuse(behavior.item, [s.item for s in semantics])
+        return behavior, UserItem(user, item)
+
+    def forward(self) -> UserItem:
+        """Add behaviour and fused semantics: ``(U, d)`` and ``(I, d)``."""
+        behavior, side = self.encode()
+        return UserItem(behavior.user + side.user, behavior.item + side.item)
+
+    # ---- training
+
+    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Return the terms of the loss, weighted."""
+        p = self.params
+        user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        behavior, side = self.encode()
+        final = UserItem(behavior.user + side.user, behavior.item + side.item)
+        u, i, j = final.user[user], final.item[pos], final.item[neg]
+        users, items = (user.unique(), pos.unique()) if p.contrast_dedup else (user, pos)
+        contrast = info_nce(side.item[items], behavior.item[items], p.cl_temperature) + info_nce(
+            side.user[users], behavior.user[users], p.cl_temperature
+        )
+        return {
+            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "contrast": p.cl_weight * contrast,
+            "regularization": p.reg_weight * l2_loss(u, i, j),
+        }

@@ -1,0 +1,106 @@
+r"""VBPR: matrix factorisation in which half of an item's vector is made from its features.
+
+Reference:
+    Ruining He, Julian McAuley.
+    "VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback." AAAI 2016. arXiv:1510.01784.
+
+Reference code:
+    https://github.com/enoche/MMRec
+
+Shapes:
+    U users and I items (both with RecBole's padding row 0), B batch, d ``embedding_size``, F_m raw width of
+    modality m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.layers import UserItem, embedding_table, project
+from recbole_siger.model.loss import bpr_loss, norm_loss
+from recbole_siger.params import bounded
+
+__all__ = ["VBPR", "VBPRParams"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VBPRParams:
+    """Types and ranges; defaults and meanings stand in ``properties/model/VBPR.yaml``."""
+
+    embedding_size: int = bounded("[1, inf)")
+    reg_weight: float = bounded("[0, inf)")
+    train_features: bool
+
+
+class VBPR(MultimodalRecommender):
+    r"""Half of an item's vector is its own, half is made from its features.
+
+    .. math::
+        y_{ui} &= \gamma_u \cdot \gamma_i + \theta_u \cdot (W f_i + b),
+            \qquad f_i = [x_{i1} ; \dots ; x_{iM}] \\
+        L &= \mathrm{BPR} + \lambda \, \frac{\lVert e_u \rVert + \lVert e_i \rVert + \lVert e_j \rVert}{B}
+
+    ======================================  =================================  ============
+    Symbol                                  Here                               Shape
+    ======================================  =================================  ============
+    :math:`[\gamma_u ; \theta_u]`           ``user_embedding``                 ``(U, 2d)``
+    :math:`\gamma_i`                        ``item_embedding``                 ``(I, d)``
+    :math:`W, b`                            ``projection``                     ``(d, F)``, ``(d,)``
+    :math:`y`                               inner products of ``forward()``    ``(U, I)``
+    ======================================  =================================  ============
+
+    In the penalty, :math:`e` are the batch's embeddings, tables ``(B, 2d)``.
+
+    Departures from the paper, as in the reference code:
+        No item has a bias and no feature a global weight; the projection has a bias instead.
+        The penalty is the length of the batch's embeddings, not squared, and none on the projection.
+        With several modalities their features stand side by side.
+    """
+
+    params_class = VBPRParams
+    params: VBPRParams
+    scores_cold_items = True
+
+    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
+        super().__init__(config, dataset)
+        p, width = self.params, self.params.embedding_size
+        self.user_embedding = embedding_table(self.n_users, 2 * width)
+        self.item_embedding = embedding_table(self.n_items, width)
+        self.features = self.feature_tables(trained=p.train_features)
+        self.widths = [x.shape[1] for x in self.raw_features.values()]
+        self.projection = nn.Linear(sum(self.widths), width)
+        nn.init.xavier_normal_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    # ---- representations
+
+    def encode_items(self, items: Tensor | slice) -> Tensor:
+        """Put the projected features beside the ID embeddings: ``(n, 2d)`` for n items."""
+        content = self.projection.bias.expand(self.n_items, -1)[items]
+        # One weight for the joined features, but the joined features themselves would be a second copy.
+        for m, weight in zip(self.modalities, self.projection.weight.split(self.widths, dim=1), strict=True):
+            content = content + project(getattr(self.features, m)[items], weight)
+        return torch.cat([self.item_embedding.weight[items], content], dim=1)
+
+    def forward(self) -> UserItem:
+        """Return users and items, ``(U, 2d)`` and ``(I, 2d)``."""
+        return UserItem(self.user_embedding.weight, self.encode_items(slice(None)))
+
+    # ---- training
+
+    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Return the ranking loss and the penalty on the batch's embeddings."""
+        user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        u = self.user_embedding(user)
+        i, j = self.encode_items(torch.cat([pos, neg])).split(len(pos))
+        return {
+            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "regularization": self.params.reg_weight * norm_loss(u, i, j),
+        }
