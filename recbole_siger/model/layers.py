@@ -13,7 +13,7 @@ __all__ = [
     "FeatureGate",
     "Projection",
     "UserItem",
-    "embedding_table",
+    "embedding_tables",
     "perturb",
     "project",
     "unit_rows",
@@ -29,11 +29,12 @@ class UserItem(NamedTuple):
     item: Tensor  # (I, d)
 
 
-def embedding_table(n_rows: int, width: int) -> nn.Embedding:
-    """Make a table of ID embeddings, ``(n_rows, width)``, that starts Xavier uniform."""
-    table = nn.Embedding(n_rows, width)
-    nn.init.xavier_uniform_(table.weight)
-    return table
+def embedding_tables(*shapes: tuple[int, int]) -> list[nn.Embedding]:
+    """Make tables of ID embeddings, ``(rows, width)`` each, that start Xavier uniform."""
+    tables = [nn.Embedding(*shape) for shape in shapes]
+    for table in tables:
+        nn.init.xavier_uniform_(table.weight)
+    return tables
 
 
 class FeatureGate(nn.Module):

@@ -27,7 +27,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, weighted_sum
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.layers import UserItem, embedding_table
+from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.params import bounded
@@ -83,8 +83,9 @@ class FREEDOM(MultimodalRecommender):
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
         p, width = self.params, self.params.embedding_size
-        self.user_embedding = embedding_table(self.n_users, width)
-        self.item_embedding = embedding_table(self.n_items, width)
+        self.user_embedding, self.item_embedding = embedding_tables(
+            (self.n_users, width), (self.n_items, width)
+        )
         self.features = self.feature_tables(trained=p.train_features)
         self.projections = self.feature_projections(width)
 

@@ -31,7 +31,7 @@ from recbole_siger.graph.normalize import normalize_adjacency, normalize_biparti
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.batch import BatchRows, batch_rows
-from recbole_siger.model.layers import FeatureGate, UserItem, embedding_table, perturb
+from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
 from recbole_siger.params import bounded
@@ -97,8 +97,9 @@ class SIGER(MultimodalRecommender):
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
         p, width = self.params, self.params.embedding_size
-        self.user_embedding = embedding_table(self.n_users, width)
-        self.item_embedding = embedding_table(self.n_items, width)
+        self.user_embedding, self.item_embedding = embedding_tables(
+            (self.n_users, width), (self.n_items, width)
+        )
         self.features = self.feature_tables(trained=p.train_features, dtype=p.feature_dtype)
         self.gates = nn.ModuleDict({m: FeatureGate(x.shape[1], width) for m, x in self.raw_features.items()})
 

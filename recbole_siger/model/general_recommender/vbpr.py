@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.layers import UserItem, embedding_table, project
+from recbole_siger.model.layers import UserItem, embedding_tables, project
 from recbole_siger.model.loss import bpr_loss, norm_loss
 from recbole_siger.params import bounded
 
@@ -71,8 +71,9 @@ class VBPR(MultimodalRecommender):
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
         p, width = self.params, self.params.embedding_size
-        self.user_embedding = embedding_table(self.n_users, 2 * width)
-        self.item_embedding = embedding_table(self.n_items, width)
+        self.user_embedding, self.item_embedding = embedding_tables(
+            (self.n_users, 2 * width), (self.n_items, width)
+        )
         self.features = self.feature_tables(trained=p.train_features)
         self.widths = [x.shape[1] for x in self.raw_features.values()]
         self.projection = nn.Linear(sum(self.widths), width)

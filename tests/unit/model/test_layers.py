@@ -7,7 +7,7 @@ from recbole_siger.model.layers import (
     FeatureGate,
     Projection,
     UserItem,
-    embedding_table,
+    embedding_tables,
     perturb,
     project,
     unit_rows,
@@ -151,11 +151,12 @@ def test_user_item_unpacks():
     assert len(item) == 3
 
 
-def test_embedding_table_starts_xavier_uniform():
-    table = embedding_table(211, 13)
-    bound = (6 / (211 + 13)) ** 0.5
-    assert 0.9 * bound < table.weight.abs().max() <= bound
-    assert table.weight.shape == (211, 13)
+def test_embedding_tables_start_xavier_uniform():
+    tables = embedding_tables((211, 13), (101, 7))
+    for table, (n_rows, width) in zip(tables, ((211, 13), (101, 7)), strict=True):
+        bound = (6 / (n_rows + width)) ** 0.5
+        assert 0.9 * bound < table.weight.abs().max() <= bound
+        assert table.weight.shape == (n_rows, width)
 
 
 def test_projection_starts_xavier_uniform_with_zero_biases():
