@@ -148,8 +148,9 @@ class FREEDOM(MultimodalRecommender):
         final = self.encode(self.pruned_adj)
         u, i, j = final.user[user], final.item[pos], final.item[neg]
         terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
+        items, place = torch.cat([pos, neg]).unique(return_inverse=True)  # each is projected once
         for m in self.modalities:
-            content = self.projections[m](getattr(self.features, m)[torch.cat([pos, neg])])
+            content = self.projections[m](getattr(self.features, m)[items])[place]
             liked, other = (u.repeat(2, 1) * content).sum(dim=-1).split(len(pos))
             terms[f"bpr_{m}"] = self.params.feature_weight * bpr_loss(liked, other)
         return terms

@@ -100,7 +100,8 @@ class VBPR(MultimodalRecommender):
         """Return the ranking loss and the penalty on the batch's embeddings."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u = self.user_embedding(user)
-        i, j = self.encode_items(torch.cat([pos, neg])).split(len(pos))
+        items, place = torch.cat([pos, neg]).unique(return_inverse=True)  # each is projected once
+        i, j = self.encode_items(items)[place].split(len(pos))
         return {
             "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
             "regularization": self.params.reg_weight * norm_loss(u, i, j),
