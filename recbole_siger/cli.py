@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.arguments import one_run_folder, read_options, single_values
 from recbole_siger.errors import UserError
 
 __all__ = ["main"]
@@ -79,61 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _options(
-    words: Sequence[str], flags: Sequence[str] = (), lists: Sequence[str] = ()
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Split words into positional ones and ``(key, value)`` of ``--key=value``, ``--key value`` or a flag.
-
-    A key of ``lists`` takes the words up to the next key, as a shell leaves ``--out t.{md,tex}``.
-    """
-    short = {"-m": "--model", "-d": "--dataset"}
-    positional: list[str] = []
-    found: list[tuple[str, str]] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            positional.append(word)
-            continue
-        key, equals, value = short.get(word, word).partition("=")
-        name = key.removeprefix("--")
-        if not key.startswith("--") or not name:
-            raise UserError(f"command line: cannot read {word!r}; write --key=value")
-        if not equals and name in flags:
-            value = "True"
-        elif not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"command line: --{name} has no value; write --{name}=VALUE")
-            value = rest.pop(0)
-        found.append((name, value))
-        while name in lists and rest and not rest[0].startswith("-"):
-            found.append((name, rest.pop(0)))
-    return positional, found
-
-
-def _single(found: Sequence[tuple[str, str]]) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for key, value in found:
-        if values.setdefault(key, value) != value:
-            raise UserError(
-                f"command line: --{key} is given twice, as {values[key]!r} and {value!r}; keep one"
-            )
-    return values
-
-
-def _one_run(words: Sequence[str], command: str) -> tuple[Path, str | None]:
-    positional, found = _options(words)
-    values = _single(found)
-    if len(positional) != 1 or set(values) - {"data_path"}:
-        raise UserError(f"command line: write `recbole-siger {command} RUN_DIR [--data_path=FOLDER]`")
-    return Path(positional[0]), values.get("data_path")
-
-
 def _run(words: Sequence[str]) -> int:
-    positional, found = _options(words, flags=("dry_run",))
+    positional, found = read_options(words, flags=("dry_run",))
     if positional:
         raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
-    values = _single(found)
+    values = single_values(found)
     dry_run = values.pop("dry_run", "False").lower() in ("true", "1", "yes")
     files = values.pop("config_files", "").split()
     model, dataset = values.pop("model", None), values.pop("dataset", None)
@@ -149,10 +100,10 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _estimate(words: Sequence[str]) -> int:
-    positional, found = _options(words)
+    positional, found = read_options(words)
     if positional:
         raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
-    values = _single(found)
+    values = single_values(found)
     files = values.pop("config_files", "").split()
     from recbole_siger.estimate import print_estimate
 
@@ -163,12 +114,12 @@ def _estimate(words: Sequence[str]) -> int:
 def _resume(words: Sequence[str]) -> int:
     from recbole_siger.quick_start import resume_run
 
-    resume_run(*_one_run(words, "resume"))
+    resume_run(*one_run_folder(words, "resume"))
     return 0
 
 
 def _evaluate(words: Sequence[str]) -> int:
-    run_dir, data_path = _one_run(words, "evaluate")
+    run_dir, data_path = one_run_folder(words, "evaluate")
     from recbole_siger.quick_start import evaluate_run, format_metrics
 
     print(f"test   {format_metrics(evaluate_run(run_dir, data_path))}")
@@ -176,8 +127,8 @@ def _evaluate(words: Sequence[str]) -> int:
 
 
 def _config(words: Sequence[str]) -> int:
-    positional, found = _options(words)
-    values = _single(found)
+    positional, found = read_options(words)
+    values = single_values(found)
     if len(positional) != 1 or set(values) - {"dataset"}:
         raise UserError("command line: write `recbole-siger config MODEL [--dataset=NAME]`")
     from recbole_siger.describe import print_options
@@ -200,11 +151,11 @@ def _table_options(
     words: Sequence[str],
 ) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
     """Return options given once, lists, and what makes a ``TableParams``."""
-    positional, found = _options(words, flags=("allow_mixed",), lists=("out", "runs"))
+    positional, found = read_options(words, flags=("allow_mixed",), lists=("out", "runs"))
     if positional:
         raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
     lists = {name: [value for key, value in found if key == name] for name in ("out", "runs", "set")}
-    values = _single([entry for entry in found if entry[0] not in lists])
+    values = single_values([entry for entry in found if entry[0] not in lists])
     table: dict[str, Any] = {key: values.pop(key) for key in ("stat", "correct", "over") if key in values}
     table["allow_mixed"] = values.pop("allow_mixed", "False").lower() in ("true", "1", "yes")
     if "columns" in values:
@@ -281,9 +232,9 @@ def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
 
 
 def _report(words: Sequence[str]) -> int:
-    positional, found = _options(words, flags=("vectors",), lists=("out",))
+    positional, found = read_options(words, flags=("vectors",), lists=("out",))
     out = [value for key, value in found if key == "out"]
-    values = _single([entry for entry in found if entry[0] != "out"])
+    values = single_values([entry for entry in found if entry[0] != "out"])
     kind, rest = (positional[0], positional[1:]) if positional else ("", [])
     usage = "`recbole-siger report RUN_DIR ... [--out=report.html]`; see `recbole-siger --help`"
     from recbole_siger.report import overlap, runs
@@ -309,7 +260,7 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _import_mmrec(words: Sequence[str]) -> int:
-    positional, found = _options(words, flags=("overwrite",))
+    positional, found = read_options(words, flags=("overwrite",))
     features = {}
     for _, pair in (entry for entry in found if entry[0] == "feature"):
         modality, equals, file = pair.partition("=")
@@ -318,7 +269,7 @@ def _import_mmrec(words: Sequence[str]) -> int:
         if modality in features:
             raise UserError(f"command line: --feature {modality} is given twice; keep one")
         features[modality] = Path(file)
-    values = _single([entry for entry in found if entry[0] != "feature"])
+    values = single_values([entry for entry in found if entry[0] != "feature"])
     if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:
         raise UserError(
             "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
@@ -337,8 +288,8 @@ def _import_mmrec(words: Sequence[str]) -> int:
 
 
 def _cold_start(words: Sequence[str]) -> int:
-    positional, found = _options(words)
-    values = _single(found)
+    positional, found = read_options(words)
+    values = single_values(found)
     if positional or not {"models", "dataset"} <= set(values):
         raise UserError("command line: write `recbole-siger cold-start --models=A,B --dataset=NAME`")
     from recbole_siger.cold_start_report import cold_start_report
@@ -355,8 +306,8 @@ def _cold_start(words: Sequence[str]) -> int:
 
 
 def _audit(words: Sequence[str]) -> int:
-    positional, found = _options(words, flags=("json",))
-    values = _single(found)
+    positional, found = read_options(words, flags=("json",))
+    values = single_values(found)
     if positional:
         raise UserError("command line: write `recbole-siger audit --dataset=NAME [--run=DIR] [--json]`")
     as_json = values.pop("json", "False").lower() == "true"
@@ -367,8 +318,8 @@ def _audit(words: Sequence[str]) -> int:
 
 
 def _cache(words: Sequence[str]) -> int:
-    positional, found = _options(words)
-    values = _single(found)
+    positional, found = read_options(words)
+    values = single_values(found)
     if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
         raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
     from recbole_siger.graph_cache import GraphCache

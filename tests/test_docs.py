@@ -34,6 +34,7 @@ GUIDE = "docs/adding_a_model.md"
 ELSEWHERE = {
     "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
     'pip install -e ".[test]"': ".ci/run takes the line from README and runs it",
+    'pip install -e ".[ncl]"': ".ci/run installs with the extra `test`, which holds all of this",
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",

@@ -117,7 +117,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             return self.forward()
         if self._final is None:
             with torch.no_grad():
-                self._final = self.forward()
+                user, item = self.forward()
+            # Ranking multiplies by the transpose, a third faster if that is what lies in a row in memory.
+            self._final = UserItem(user, item.T.contiguous().T)
         return self._final
 
     def predict(self, interaction: Interaction) -> Tensor:
