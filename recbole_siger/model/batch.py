@@ -28,6 +28,14 @@ class BatchRows(NamedTuple):
     queries: Tensor | None
     positions: tuple[Tensor, ...]
 
+    def of(self, table: Tensor) -> Tensor:
+        """Cut a table to the rows that the batch needs: ``(n_rows, d)`` to ``(n, d)``."""
+        return table[self.ids] if isinstance(self.ids, slice) else table.index_select(0, self.ids)
+
+    def keys_of(self, table: Tensor) -> Tensor:
+        """Cut a table to the contrasted rows: ``(n_rows, d)`` to ``(n_keys, d)``."""
+        return table[self.key_ids] if isinstance(self.key_ids, slice) else table.index_select(0, self.key_ids)
+
     def contrast(
         self, loss: Callable[..., Tensor], query: Tensor, key: Tensor, *rest: Tensor | float
     ) -> Tensor:
@@ -46,7 +54,7 @@ class BatchRows(NamedTuple):
         return loss(self._queries_of(query), key[: self.n_keys], *others, target=self.queries)
 
     def _queries_of(self, table: Tensor) -> Tensor:
-        return table[: self.n_keys] if self.queries is None else table[self.queries]
+        return table[: self.n_keys] if self.queries is None else table.index_select(0, self.queries)
 
 
 def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str) -> BatchRows:

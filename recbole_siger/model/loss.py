@@ -124,7 +124,7 @@ def anchor_info_nce(
         raise ValueError(f"view_a and anchor must have the same shape, got {shapes}")
     target = _checked_target(view_a, view_b, temperature, target, chunk_size)
     a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
-    positive = ((a + b[target]) * c).sum(dim=1) / (2 * temperature)
+    positive = torch.linalg.vecdot(a + b.index_select(0, target), c) / (2 * temperature)
     return _contrast(a, b, positive, temperature, target, chunk_size)
 
 
@@ -268,33 +268,38 @@ class _CrossEntropy(torch.autograd.Function):
         target: Tensor,
         chunk_size: int,
     ) -> Tensor:
-        total, query = query.new_zeros(()), query / temperature
+        query = query / temperature
+        mass, top = torch.empty_like(query[:, 0]), torch.zeros_like(query[:, 0])
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
-        grad_positive = None if positive is None else torch.empty_like(positive)
         buffer = query.new_empty(min(chunk_size, len(query)), len(key))
         for start in range(0, len(query), chunk_size):
             rows = slice(start, start + chunk_size)
-            part, goal = query[rows], target[rows, None]
+            part = query[rows]
             logits = torch.mm(part, key.T, out=buffer[: len(part)])
-            if positive is not None:
-                logits.scatter_(1, goal, positive[rows, None])
-            chosen = logits.gather(1, goal)
+            if positive is not None:  # the target's logit is no product of query and key
+                logits.scatter_(1, target[rows, None], -torch.inf)
             if temperature < LOWEST_UNSHIFTED:
-                top = logits.amax(dim=1, keepdim=True)
-                logits -= top
-                chosen -= top
-            mass = logits.exp_().sum(dim=1, keepdim=True)
-            total += (mass.log() - chosen).sum()
-            if grad_positive is not None:  # that logit is no product of query and key
-                grad_positive[rows] = (logits.gather(1, goal) / mass - 1)[:, 0]
-                logits.scatter_(1, goal, 0)
-            torch.mm(logits, key, out=grad_query[rows]).div_(mass)
-            grad_key.addmm_(logits.T, part / mass)
-        if grad_positive is None:
-            grad_query -= key[target]
+                torch.amax(logits, dim=1, out=top[rows])
+                if positive is not None:
+                    torch.maximum(top[rows], positive[rows], out=top[rows])
+                logits -= top[rows, None]
+            torch.sum(logits.exp_(), dim=1, out=mass[rows])
+            if positive is not None:
+                mass[rows] += (positive[rows] - top[rows]).exp()
+            torch.mm(logits, key, out=grad_query[rows])
+            grad_key.addmm_(logits.T, part / mass[rows, None])
+        grad_query.div_(mass.unsqueeze(1))
+        grad_positive = None
+        if positive is None:
+            wanted = key.index_select(0, target)
+            chosen = torch.linalg.vecdot(query, wanted)
+            grad_query -= wanted
             grad_key.index_add_(0, target, query, alpha=-1)
+        else:
+            chosen = positive
+            grad_positive = (positive - top).exp_().div_(mass).sub_(1)
         ctx.save_for_backward(grad_query.div_(temperature), grad_key, grad_positive)
-        return total / len(query)
+        return (mass.log_() + top - chosen).mean()
 
     @staticmethod
     @once_differentiable

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from recbole_siger import cli
-from recbole_siger.cli import _options, _single, main
+from recbole_siger.arguments import read_options, single_values
+from recbole_siger.cli import main
 from recbole_siger.errors import UserError
 
 
@@ -46,7 +47,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_words_become_keys_and_values(words: list[str], positional: list[str], found: list[Any]) -> None:
-    assert _options(words, flags=("flag",)) == (positional, found)
+    assert read_options(words, flags=("flag",)) == (positional, found)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,14 @@ def test_words_become_keys_and_values(words: list[str], positional: list[str], f
 )
 def test_words_that_cannot_be_read(words: list[str], part: str) -> None:
     with pytest.raises(UserError, match=r"^command line: ") as caught:
-        _options(words)
+        read_options(words)
     assert part in str(caught.value)
 
 
 def test_a_key_twice() -> None:
-    assert _single([("a", "1"), ("a", "1"), ("b", "2")]) == {"a": "1", "b": "2"}
+    assert single_values([("a", "1"), ("a", "1"), ("b", "2")]) == {"a": "1", "b": "2"}
     with pytest.raises(UserError, match="--a is given twice, as '1' and '2'; keep one"):
-        _single([("a", "1"), ("b", "2"), ("a", "2")])
+        single_values([("a", "1"), ("b", "2"), ("a", "2")])
 
 
 def test_run_passes_everything_on(experiments: list[Any]) -> None:

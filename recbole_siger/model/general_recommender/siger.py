@@ -166,17 +166,16 @@ class SIGER(MultimodalRecommender):
 
     def fuse(self, semantics: Semantics) -> UserItem:
         """Average the modalities, Eq. 15: ``(U, d)`` and ``(I, d)``."""
-        user = torch.stack([s.user for s in semantics.values()]).mean(dim=0)
-        item = torch.stack([s.item for s in semantics.values()]).mean(dim=0)
-        return UserItem(user, item)
+        n_modalities = len(semantics)
+        return UserItem(*(sum(tables) / n_modalities for tables in zip(*semantics.values(), strict=True)))
 
     def forward(self) -> UserItem:
         """Add behaviour and fused semantics, Eq. 17."""
-        return self.merge(self.encode_behavior(), {m: self.encode_semantics(m)[0] for m in self.modalities})
+        semantics = {m: self.encode_semantics(m)[0] for m in self.modalities}
+        return self.merge(self.encode_behavior(), self.fuse(semantics))
 
-    def merge(self, behavior: UserItem, semantics: Semantics) -> UserItem:
+    def merge(self, behavior: UserItem, fused: UserItem) -> UserItem:
         """Eq. 17 on encoded parts: ``(U, d)`` and ``(I, d)``."""
-        fused = self.fuse(semantics)
         return UserItem(behavior.user + fused.user, behavior.item + fused.item)
 
     # ---- training
@@ -189,26 +188,26 @@ class SIGER(MultimodalRecommender):
         items = batch_rows(pos, neg, n_rows=self.n_items, negatives=p.contrast_negatives)
 
         def of_batch(table: UserItem) -> UserItem:
-            return UserItem(table.user[users.ids], table.item[items.ids])
+            return UserItem(users.of(table.user), items.of(table.item))
 
         behavior = of_batch(self.encode_behavior())
         encoded = {m: self.encode_semantics(m, 0 if p.ablation == "mp" else 2) for m in self.modalities}
         semantics = {m: of_batch(clean) for m, (clean, _) in encoded.items()}
-        final = self.merge(behavior, semantics)
-        u, i, j = final.user[users.positions[0]], *(final.item[position] for position in items.positions)
+        fused = self.fuse(semantics)
+        final = self.merge(behavior, fused)
+        u = final.user.index_select(0, users.positions[0])
+        i, j = (final.item.index_select(0, position) for position in items.positions)
 
         terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
         if p.ablation != "mp":
-            views = [[view[items.key_ids] for view in views] for _, views in encoded.values()]
+            views = [[items.keys_of(view) for view in views] for _, views in encoded.values()]
             terms["perturbation"] = p.cl_weight * self.perturbation_loss(views, items)
         if p.ablation != "da":
             if len(self.modalities) > 1:
                 terms["modality_alignment"] = p.align_weight * self.modality_loss(
                     behavior, semantics, users, items
                 )
-            terms["behavior_alignment"] = p.align_weight * self.behavior_loss(
-                behavior, self.fuse(semantics), users, items
-            )
+            terms["behavior_alignment"] = p.align_weight * self.behavior_loss(behavior, fused, users, items)
         return {**terms, "regularization": p.reg_weight * l2_loss(u, i, j)}
 
     def perturbation_loss(self, views: list[list[Tensor]], items: BatchRows) -> Tensor:
