@@ -15,6 +15,7 @@ import time
 from benchmarks.measure import machine
 
 SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs")
+WITHOUT_DATA = ("graphs",)
 
 
 def main() -> int:
@@ -30,13 +31,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="these alone")
     options = parser.parse_args()
     print(json.dumps(machine()))
-    arguments = ["--quick"] if options.quick else []
-    for name in ("data_path", "out"):
-        if getattr(options, name):
-            arguments.append(f"--{name}={getattr(options, name)}")
     failed = []
     for script in options.only:
-        start = time.perf_counter()
+        arguments, start = ["--quick"] if options.quick else [], time.perf_counter()
+        if options.data_path and script not in WITHOUT_DATA:
+            arguments.append(f"--data_path={options.data_path}")
+        if options.out:
+            arguments.append(f"--out={options.out}")
         if subprocess.run([sys.executable, "-m", f"benchmarks.{script}", *arguments], check=False).returncode:
             failed.append(script)
         print(f"{script}: {time.perf_counter() - start:.0f} s", flush=True)

@@ -4,7 +4,7 @@ Every measurement is a process of its own, so that the peak of its memory above 
 its times are wall time and processor time, because on a busy machine only the latter can be compared:
 
     python -m benchmarks.graphs --quick
-    python -m benchmarks.graphs --out=results/graphs.jsonl --plot=results/graphs.png
+    python -m benchmarks.graphs --out=results/performance.jsonl --plot=results/graphs.png
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measure import write_records
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.knn import semantic_graph
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print a line each, then ratios and exponents; write JSON lines and a plot where asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.graphs", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, within 100 seconds on two cores")
-    parser.add_argument("--out", type=Path, help="file for one JSON object a measurement")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     parser.add_argument("--plot", type=Path, help="PNG of time and memory against the number of items")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most items to measure")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in its own process
@@ -51,9 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     for task in tasks(options.quick, options.largest):
         results.append(in_own_process(task))
         print(line(results[-1]), flush=True)
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text("".join(f"{json.dumps(one)}\n" for one in results), encoding="utf-8")
+        write_records(options.out, [{"benchmark": "graphs", **results[-1]}])
     print_ratios(results)
     print_growth(results)
     if options.plot:

@@ -9,7 +9,6 @@ The loader's batches are compared, too: row for row and negative for negative.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.measure import write_records
+from benchmarks.shapes import SHAPES, write_dataset
 from recbole_siger.config import Config
 from recbole_siger.data.dataloader import TrainLoader
 from recbole_siger.data.dataset import MultimodalDataset
@@ -34,9 +34,6 @@ from recbole.sampler import Sampler
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
-# Amazon Baby: users, items, and rows of training, validation and test.
-BABY = (19_445, 7_050, {"train": 118_551, "valid": 20_559, "test": 21_682})
-
 
 def arguments(description: str) -> argparse.Namespace:
     """Read the options that these benchmarks share."""
@@ -44,28 +41,9 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: within a minute")
     parser.add_argument("--rounds", type=int, help="interleaved rounds")
     parser.add_argument("--data_path", help="folder of the datasets; by default random data of Baby's shape")
-    parser.add_argument("--dataset", default="baby")
+    parser.add_argument("--dataset", choices=SHAPES, default="baby")
     parser.add_argument("--out", type=Path, help="JSON lines are added to this file")
     return parser.parse_args()
-
-
-def write_random(folder: Path) -> None:
-    """Write interactions of Baby's shape: a few for most users, popular items more often."""
-    rng, (n_users, n_items, sizes) = np.random.default_rng(2020), BABY
-    popularity = 1 / (10 + np.arange(n_items))
-    n_rows, pairs = sum(sizes.values()), np.empty(0, dtype=np.int64)
-    everyone = np.arange(n_users).repeat(2) * n_items + rng.integers(0, n_items, 2 * n_users)
-    while len(pairs) < n_rows:
-        users = rng.integers(0, n_users, n_rows)
-        items = rng.choice(n_items, n_rows, p=popularity / popularity.sum())
-        pairs = np.unique(np.concatenate([everyone, pairs, users * n_items + items]))
-    pairs = rng.permutation(pairs)[:n_rows]
-    folder.mkdir(parents=True)
-    for split, part in zip(sizes, np.split(pairs, np.cumsum(list(sizes.values()))[:-1]), strict=True):
-        rows = "".join(f"u{pair // n_items}\ti{pair % n_items}\n" for pair in part.tolist())
-        (folder / f"baby.{split}.inter").write_text("user_id:token\titem_id:token\n" + rows)
-    facts = "benchmark_filename: [train, valid, test]\nload_col:\n  inter: [user_id, item_id]\n"
-    (folder / "baby.yaml").write_text(facts)
 
 
 @contextmanager
@@ -73,7 +51,7 @@ def data(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the configuration that finds the data, real or random."""
     with tempfile.TemporaryDirectory() as folder:
         if options.data_path is None:
-            write_random(Path(folder) / "baby")
+            write_dataset(Path(folder), options.dataset, None, features=False)
         values = {"data_path": options.data_path or folder, "protocol": "recbole", "gpu_id": ""}
         yield {**values, "metric_decimal_place": 16, "checkpoint_dir": folder}
 
@@ -107,10 +85,8 @@ def report(question: str, times: Times, out: Path | None, **facts: Any) -> None:
             f"{max(wall) * 1e3:.1f}), {ratios[0]:.2f} x ours; processor {medians[name][1] * 1e3:.1f} ms, "
             f"{ratios[1]:.2f} x ours"
         )
-        line = {"question": question, "name": name, "wall": wall, "processor": busy, "ratios": ratios}
-        if out:
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | facts) + "\n")
+        record = {"benchmark": question, "candidate": name, "wall": wall, "processor": busy, "ratios": ratios}
+        write_records(out, [record | facts])
 
 
 def same_batches(one: Any, other: Any) -> bool:

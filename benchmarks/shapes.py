@@ -31,7 +31,7 @@ SHAPES = {
 WIDTHS = {"image": 4096, "text": 384}
 
 
-def write_dataset(folder: Path, name: str, data_path: Path | None) -> bool:
+def write_dataset(folder: Path, name: str, data_path: Path | None, *, features: bool = True) -> bool:
     """Write ``<folder>/<name>`` in the format of the package.
 
     Args:
@@ -39,6 +39,7 @@ def write_dataset(folder: Path, name: str, data_path: Path | None) -> bool:
         name: Key of :data:`SHAPES`.
         data_path: Where ``<name>`` lies as `import-mmrec` writes it; without it, or without the set,
             interactions are drawn with the popularity of a power law.
+        features: Whether to draw features.
 
     Returns:
         Whether the interactions are the real ones.
@@ -56,15 +57,15 @@ def write_dataset(folder: Path, name: str, data_path: Path | None) -> bool:
         items = sorted({line.split("\t")[1].strip() for line in lines} - {"item_id:token"})
     else:
         items = _draw_interactions(target, name, SHAPES[name], rng)
-    for modality, width in WIDTHS.items():
-        features = rng.standard_normal((len(items), width), dtype=np.float32)
-        np.save(target / f"{name}.{modality}.npy", features)
+    widths = WIDTHS if features else {}
+    for modality, width in widths.items():
+        np.save(target / f"{name}.{modality}.npy", rng.standard_normal((len(items), width), dtype=np.float32))
         (target / f"{name}.{modality}.ids").write_text(
             "".join(f"{item}\n" for item in items), encoding="utf-8"
         )
     (target / f"{name}.yaml").write_text(
         "benchmark_filename: [train, valid, test]\nload_col:\n  inter: [user_id, item_id]\n"
-        f"protocol: mmrec\nfeatures: [{', '.join(WIDTHS)}]\n",
+        f"protocol: mmrec\nfeatures: [{', '.join(widths)}]\n",
         encoding="utf-8",
     )
     return real
