@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     parser.add_argument("--plot", type=Path, help="PNG of time and memory against the number of items")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most items to measure")
+    parser.add_argument(
+        "--largest_ann", type=int, help="most for ann, which takes longest; by default as many"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in its own process
     options = parser.parse_args(arguments)
     if options.one:
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'graph':14} {'items':>9} {'width':>6} {'seconds':>9} {'cpu s':>9} {'MiB':>8}  note")
     results = []
-    for task in tasks(options.quick, options.largest):
+    for task in tasks(options.quick, options.largest, options.largest_ann or options.largest):
         results.append(in_own_process(task))
         print(line(results[-1]), flush=True)
         write_records(options.out, [{"benchmark": "graphs", **results[-1]}])
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         plot(results, options.plot)
 
 
-def tasks(quick: bool, largest: int) -> list[dict[str, Any]]:
+def tasks(quick: bool, largest: int, largest_ann: int) -> list[dict[str, Any]]:
     """List what is measured; the dense way and the blocks alternate."""
     if quick:
         wide, n_dense = (512, 384), 5_000
@@ -84,7 +87,7 @@ def tasks(quick: bool, largest: int) -> list[dict[str, Any]]:
         {"graph": graph, "n_items": n, "width": 0 if graph == "co_occurrence" else 384}
         for graph, ns in sizes.items()
         for n in ns
-        if n <= largest
+        if n <= (largest_ann if graph == "ann" else largest)
     ]
     return against + grown
 

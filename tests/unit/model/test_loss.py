@@ -76,6 +76,53 @@ def test_length_does_not_matter():
     torch.testing.assert_close(longer, both_losses(query, anchor, key))
 
 
+@pytest.mark.parametrize("temperature", [0.2, 0.02, 0.01])
+def test_float32_is_that_of_whole_float64_matrices(temperature):
+    generator = torch.Generator().manual_seed(2)
+    made = [torch.randn(n, 13, generator=generator) for n in (601, 601, 701)]
+    made[2][5], made[2][7] = made[0][5], -made[0][7]  # a cosine of 1, and one of -1
+    target = torch.randint(701, (601,), generator=generator)
+    target[5], target[7] = 5, 7
+    fast, dense = ([t.to(dtype).requires_grad_() for t in made] for dtype in (torch.float32, torch.float64))
+
+    a, c, b = (torch.nn.functional.normalize(t, dim=1) for t in dense)
+    logits = a @ b.T / temperature
+    plain = torch.nn.functional.cross_entropy(logits, target)
+    anchored = ((a * c).sum(dim=1) + (b[target] * c).sum(dim=1)) / (2 * temperature)
+    masked = logits.scatter(1, target[:, None], anchored[:, None])
+    wanted = torch.stack((plain, torch.nn.functional.cross_entropy(masked, target)))
+    query, anchor, key = fast
+    loss = torch.stack(
+        (
+            info_nce(query, key, temperature, target=target),
+            anchor_info_nce(query, key, anchor, temperature, target=target),
+        )
+    )
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=0)
+    for one in range(2):
+        mine = torch.autograd.grad(loss[one], fast, retain_graph=True, allow_unused=True)
+        exact = torch.autograd.grad(wanted[one], dense, retain_graph=True, allow_unused=True)
+        for left, right in zip(mine, exact, strict=True):
+            if right is not None:
+                assert (left.double() - right).norm() <= 1e-5 * right.norm()
+
+
+def test_nothing_of_queries_times_keys_is_allocated():
+    n, seen = 3001, []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            seen.extend(t.numel() for t in (out if isinstance(out, tuple) else (out,)) if hasattr(t, "numel"))
+            return out
+
+    tables = [torch.randn(n, 5, requires_grad=True) for _ in range(3)]
+    with Sizes():
+        info_nce(tables[0], tables[1], 0.2).backward()
+        anchor_info_nce(*tables, 0.2).backward()
+    assert max(seen) == 128 * n
+
+
 def test_a_tiny_temperature_does_not_overflow():
     loss = both_losses(*tables(torch.float32), temperature=1e-4)
     assert loss.isfinite().all()
