@@ -84,12 +84,17 @@ def tasks(quick: bool, largest: int, largest_ann: int) -> list[dict[str, Any]]:
         for graph in ("dense", "exact")
     ]
     grown = [
-        {"graph": graph, "n_items": n, "width": 0 if graph == "co_occurrence" else 384}
+        {"graph": graph, "n_items": n, "width": width_of(graph, n)}
         for graph, ns in sizes.items()
         for n in ns
         if n <= (largest_ann if graph == "ann" else largest)
     ]
     return against + grown
+
+
+def width_of(graph: str, n_items: int) -> int:
+    """Return the width of features; a million rows of 384 would take ann an hour."""
+    return 0 if graph == "co_occurrence" else 384 if n_items <= 100_000 else 64
 
 
 def in_own_process(task: dict[str, Any]) -> dict[str, Any]:

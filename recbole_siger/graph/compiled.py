@@ -43,39 +43,40 @@ def _transpose(user_start: Array, items: Array, place: Array, users: Array) -> N
 
 @numba.njit(nogil=True)
 def _co_occurrences(
-    user_start: Array, items: Array, item_start: Array, users: Array, tie: Array, min_count: int,
+    user_start: Array, items: Array, item_start: Array, users: Array, state: Array, min_count: int,
     neighbour: Array, best: Array,
 ) -> None:  # fmt: skip
+    # ``state`` holds an item's counter, 0, beside its tie key: what is far in memory is fetched once.
     n_items, k = neighbour.shape
-    count, seen = np.zeros(n_items, np.int32), np.empty(n_items, np.int32)
+    seen, kept_tie = np.empty(n_items, np.int32), np.empty(k, np.int32)
     for i in range(n_items):
         n_seen = 0
         for edge in range(item_start[i], item_start[i + 1]):
             user = users[edge]
             for place in range(user_start[user], user_start[user + 1]):
                 j = items[place]
-                if count[j] == 0:
+                if state[j, 0] == 0:
                     seen[n_seen] = j
                     n_seen += 1
-                count[j] += 1
+                state[j, 0] += 1
         n_kept = 0
         for place in range(n_seen):
             j = seen[place]
-            c = count[j]
-            count[j] = 0
+            c, tie = state[j, 0], state[j, 1]
+            state[j, 0] = 0
             if j == i or c < min_count:
                 continue
             # Move along the kept ones that are worse, from the last on.
             at = n_kept
             while at > 0:
-                other, d = neighbour[i, at - 1], best[i, at - 1]
-                if d > c or (d == c and (tie[other] < tie[j] or (tie[other] == tie[j] and other < j))):
+                other, d, t = neighbour[i, at - 1], best[i, at - 1], kept_tie[at - 1]
+                if d > c or (d == c and (t < tie or (t == tie and other < j))):
                     break
                 if at < k:
-                    neighbour[i, at], best[i, at] = other, d
+                    neighbour[i, at], best[i, at], kept_tie[at] = other, d, t
                 at -= 1
             if at < k:
-                neighbour[i, at], best[i, at] = j, c
+                neighbour[i, at], best[i, at], kept_tie[at] = j, c, tie
                 n_kept = min(n_kept + 1, k)
 
 
@@ -89,7 +90,7 @@ def co_occurrences(
         items: Distinct items of each user, ``(E,)``, int32.
         item_start: Where each item's users start in the order of items, and their end, ``(I + 1,)``, int64.
         tie: Of two items that share equally many users, the one with the lower number is better, ``(I,)``;
-            then the one with the lower id.
+            within 32 bits; then the one with the lower id.
         k: Items kept, >= 1.
         min_count: Fewest shared users.
 
@@ -100,5 +101,7 @@ def co_occurrences(
     best = np.zeros_like(neighbour)
     users = np.empty(len(items), np.int32)
     _transpose(user_start, items, item_start[:-1].copy(), users)
-    _co_occurrences(user_start, items, item_start, users, tie, min_count, neighbour, best)
+    state = np.zeros((len(tie), 2), np.int32)
+    state[:, 1] = tie
+    _co_occurrences(user_start, items, item_start, users, state, min_count, neighbour, best)
     return neighbour, best

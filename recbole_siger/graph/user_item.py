@@ -57,10 +57,12 @@ def distinct_pairs(edges: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
         pair.numpy().sort()  # with vector instructions, several times as fast as torch
         kept = torch.ones(len(pair), dtype=torch.bool)
         torch.ne(pair[1:], pair[:-1], out=kept[1:])
-        pair = pair[kept]
+        if not kept.all():
+            pair = pair[kept]
     else:
         pair = torch.unique(pair)
-    return pair // n_items, pair % n_items
+    item = pair % n_items
+    return pair.floor_divide_(n_items), item
 
 
 def user_item_adjacency(edges: Tensor, n_users: int, n_items: int, *, self_loops: bool = False) -> Tensor:
