@@ -256,16 +256,20 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    names = {"exact": "kNN, exact, 384 wide", "ann": "kNN, HNSW, 384 wide", "co_occurrence": "co-occurrence"}
+    names = {
+        "exact": ("kNN, exact, 384 wide", "o-"),
+        "ann": ("kNN, HNSW, 384 wide, above 100,000: 64", "s--"),
+        "co_occurrence": ("co-occurrence, 20 users an item", "^:"),
+    }
     for axis, name, label in zip(
         axes, ("cpu_seconds", "peak_mib"), ("processor seconds", "MiB above the inputs"), strict=True
     ):
-        for graph, text in names.items():
+        for graph, (text, style) in names.items():
             found = curve(results, graph)
-            axis.plot([r["n_items"] for r in found], [r[name] for r in found], marker="o", label=text)
+            axis.plot([r["n_items"] for r in found], [r[name] for r in found], style, label=text)
         axis.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

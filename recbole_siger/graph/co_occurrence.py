@@ -29,7 +29,7 @@ def co_occurrence_graph(
     *,
     min_count: int = 1,
     tie_break: str = "cosine",
-    max_pairs: int = 4_000_000,
+    max_pairs: int = 1_000_000,
 ) -> Tensor:
     r"""Connect every item to the ``k`` items that share most users with it.
 
