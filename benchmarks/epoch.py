@@ -8,14 +8,13 @@ the peak of a process of its own that trains an epoch and validates.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
-from benchmarks.shapes import SHAPES, write_dataset
+from benchmarks.shapes import shape_parser, write_dataset
 from benchmarks.step import candidate
 
 NAMES = ("SIGER, float32", "SIGER, bfloat16", "RecBole's LightGCN")
@@ -24,15 +23,9 @@ NAIVE = "naive, features trained"
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby", "sports"])
+    parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each candidate")
     parser.add_argument("--naive", action="store_true", help="also one epoch of the naive model: minutes")
-    parser.add_argument("--quick", action="store_true", help="Baby alone, one epoch of SIGER and LightGCN")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 1) if options.quick else (options.shapes, options.rounds)
     names = (NAMES[0], NAMES[-1]) if options.quick else NAMES

@@ -8,7 +8,6 @@ batch x 39,387 numbers, several times over for its gradients, and a loss over al
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import tempfile
 import time
@@ -16,19 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import fresh_process_peak, print_table, write_records
-from benchmarks.shapes import SHAPES, write_dataset
+from benchmarks.shapes import shape_parser, write_dataset
 from benchmarks.step import build
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby", "clothing"])
-    parser.add_argument("--quick", action="store_true", help="Baby alone")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
+    parser = shape_parser(__doc__, ["baby", "clothing"])
     options = parser.parse_args()
     records: list[dict[str, Any]] = []
     for shape in ["baby"] if options.quick else options.shapes:

@@ -5,13 +5,14 @@ How long a step takes depends on the sizes and on which items go together, not o
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["SHAPES", "Shape", "write_dataset"]
+__all__ = ["SHAPES", "Shape", "shape_parser", "write_dataset"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ SHAPES = {
     "clothing": Shape(39_387, 23_033, 197_338),
 }
 WIDTHS = {"image": 4096, "text": 384}
+
+
+def shape_parser(doc: str | None, shapes: list[str]) -> argparse.ArgumentParser:
+    """Make a parser with what the benchmarks on these shapes have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=shapes)
+    parser.add_argument("--quick", action="store_true", help="Baby alone, and little of it")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
+    return parser
 
 
 def write_dataset(folder: Path, name: str, data_path: Path | None, *, features: bool = True) -> bool:

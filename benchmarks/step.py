@@ -8,7 +8,6 @@ wide. First the losses of one step are compared with those of the naive model: t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -22,7 +21,7 @@ import torch
 
 from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
 from benchmarks.naive.siger import NaiveSIGER
-from benchmarks.shapes import SHAPES, write_dataset
+from benchmarks.shapes import shape_parser, write_dataset
 from recbole_siger.config import Config
 from recbole_siger.quick_start import Experiment, build_experiment
 from recbole_siger.run_folder import RunFolder
@@ -41,15 +40,9 @@ BASE = "naive, features trained"
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby", "sports"])
+    parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=15, help="counted steps of each candidate")
     parser.add_argument("--memory", action="store_true", help="also the peak of each in a process of its own")
-    parser.add_argument("--quick", action="store_true", help="Baby alone, 5 rounds")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 5) if options.quick else (options.shapes, options.rounds)
     for shape in shapes:
@@ -92,7 +85,7 @@ def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[d
 
 def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
     """Build the parts of one run, silently."""
-    values = {"data_path": str(folder), "saved": False, **options}
+    values = {"data_path": str(folder), "saved": False, "cache_dir": "none", **options}
     logging.disable(logging.INFO)
     with contextlib.redirect_stderr(io.StringIO()):
         return build_experiment(Config(model, shape, config_dict=values), RunFolder(folder))
