@@ -161,7 +161,7 @@ class Experiment:
         check_fits(self)
         _, valid = trainer.fit(self.train_data, self.valid_data)
         test = self.test()
-        facts = protocol_facts(config, self.digests())
+        facts = protocol_facts(config, self.split_digests())
         results = {
             "model": config["model"],
             "dataset": config["dataset"],
@@ -206,16 +206,21 @@ class Experiment:
             details["chance"] = chance_of(ranking, self.test_data, topk)
         return details
 
-    def digests(self) -> dict[str, str]:
-        """Return a SHA-256 of each split's interactions, in any order, and of each feature matrix in use."""
+    def split_digests(self) -> dict[str, str]:
+        """Return a SHA-256 of each split's interactions, in any order."""
         parts = {}
         for name, loader in zip(("train", "valid", "test"), self.loaders(), strict=True):
             split = loader._dataset
             users, items = (split.inter_feat[field].numpy() for field in (split.uid_field, split.iid_field))
-            parts[name] = np.sort(users * split.item_num + items)
-        for name, table in getattr(self.model, "raw_features", {}).items():
-            parts[f"features of {name}"] = table.cpu().numpy()
-        return {name: hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for name, a in parts.items()}
+            parts[name] = _sha256(np.sort(users * split.item_num + items))
+        return parts
+
+    def digests(self) -> dict[str, str]:
+        """Return those of the splits, and one of each feature matrix in use."""
+        features = getattr(self.model, "raw_features", {}).items()
+        return self.split_digests() | {
+            f"features of {name}": _sha256(x.cpu().numpy()) for name, x in features
+        }
 
     def test(self) -> dict[str, float]:
         """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
@@ -227,6 +232,10 @@ class Experiment:
 
         init_seed(self.config.run.seed if seed is None else seed, self.config["reproducibility"])
         return self.trainer.evaluate(loader)
+
+
+def _sha256(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def build_experiment(config: Config, run: RunFolder) -> Experiment:

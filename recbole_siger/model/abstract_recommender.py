@@ -16,8 +16,11 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
 from recbole_siger.errors import UserError
 from recbole_siger.graph.item_graph import knn_graph
+from recbole_siger.graph.normalize import normalize_adjacency
+from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.graph_cache import GraphCache
 from recbole_siger.model.layers import Projection, UserItem
+from recbole_siger.model.propagation import SparseMatrix
 
 __all__ = ["MultimodalRecommender"]
 
@@ -96,6 +99,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def feature_projections(self, width: int) -> nn.ModuleDict:
         """Make ``F_m = W_m X_m + b_m`` for each modality."""
         return nn.ModuleDict({m: Projection(x.shape[1], width) for m, x in self.raw_features.items()})
+
+    def build_norm_adj(self, edges: Tensor) -> SparseMatrix:
+        """Normalise the user-item graph of some interactions ``(2, n)``: ``(N, N)`` with N = U + I."""
+        adjacency = normalize_adjacency(user_item_adjacency(edges, self.n_users, self.n_items))
+        return SparseMatrix(adjacency, symmetric=True)
 
     def knn_graphs(self, k: int, weight: str) -> dict[str, Tensor]:
         """Build each modality's normalised graph of nearest neighbours: sparse ``(I, I)``."""

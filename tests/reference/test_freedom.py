@@ -103,7 +103,7 @@ def test_edges_are_drawn_by_weight_without_replacement(tmp_path: Path) -> None:
         chance = weight[first] / sum(weight) * weight[second] / (sum(weight) - weight[first])
         expected[[first, second]] += chance
     found, drawn = np.zeros(5), []
-    model.build_adjacency = drawn.append
+    model.build_norm_adj = drawn.append
     for epoch in range(n_epochs):
         model.on_epoch_start(epoch)
     for edges in drawn:

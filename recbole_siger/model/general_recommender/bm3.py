@@ -22,12 +22,10 @@ from torch import Tensor, nn
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.graph.normalize import normalize_adjacency
-from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
-from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
+from recbole_siger.model.propagation import propagate_user_item
 from recbole_siger.params import bounded
 
 __all__ = ["BM3", "BM3Params"]
@@ -88,8 +86,7 @@ class BM3(MultimodalRecommender):
         self.predictor = nn.Linear(width, width)
         nn.init.xavier_normal_(self.predictor.weight)
 
-        adjacency = normalize_adjacency(user_item_adjacency(self.train_edges, self.n_users, self.n_items))
-        self.norm_adj = SparseMatrix(adjacency, symmetric=True)
+        self.norm_adj = self.build_norm_adj(self.train_edges)
 
     # ---- representations
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
-from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, weighted_sum
-from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.graph.normalize import normalize_bipartite, weighted_sum
+from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss
@@ -93,7 +93,7 @@ class FREEDOM(MultimodalRecommender):
         self.item_graph = SparseMatrix(weighted_sum([*graphs], self.graph_weights()))
         bipartite = normalize_bipartite(interaction_matrix(self.train_edges, self.n_users, self.n_items))
         self.edges, self.edge_weights = bipartite.indices(), bipartite.values()  # 1 / sqrt(d_u d_i)
-        self.norm_adj = self.pruned_adj = self.build_adjacency(self.edges)
+        self.norm_adj = self.pruned_adj = self.build_norm_adj(self.edges)
 
     def graph_weights(self) -> list[float]:
         """Return the share of each modality's item graph, in the order of ``modalities``.
@@ -113,18 +113,13 @@ class FREEDOM(MultimodalRecommender):
 
     # ---- graphs
 
-    def build_adjacency(self, edges: Tensor) -> SparseMatrix:
-        """Normalise the user-item graph of some interactions ``(2, n)``: ``(N, N)``."""
-        adjacency = normalize_adjacency(user_item_adjacency(edges, self.n_users, self.n_items))
-        return SparseMatrix(adjacency, symmetric=True)
-
     def on_epoch_start(self, epoch: int) -> None:
         r"""Keep a share 1 - ρ of the interactions, drawn by weight :math:`1 / \sqrt{d_u d_i}`, none twice."""
         n_kept = round((1 - self.params.edge_dropout) * len(self.edge_weights))
         # The first of exponential clocks with these rates: torch.multinomial's way, without its 2^24 limit.
         clock = torch.empty_like(self.edge_weights).exponential_(generator=self.generator)
         kept = (clock / self.edge_weights).topk(n_kept, largest=False).indices
-        self.pruned_adj = self.build_adjacency(self.edges[:, kept])
+        self.pruned_adj = self.build_norm_adj(self.edges[:, kept])
 
     # ---- representations
 

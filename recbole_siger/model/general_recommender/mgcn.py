@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
-from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.graph.normalize import normalize_bipartite
+from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss, info_nce, l2_loss
@@ -100,8 +100,7 @@ class MGCN(MultimodalRecommender):
         self.preferences = nn.ModuleDict({m: nn.Linear(width, width) for m in self.modalities})
 
         edges, n_users, n_items = self.train_edges, self.n_users, self.n_items
-        adjacency = normalize_adjacency(user_item_adjacency(edges, n_users, n_items))
-        self.norm_adj = SparseMatrix(adjacency, symmetric=True)
+        self.norm_adj = self.build_norm_adj(edges)
         self.user_items = SparseMatrix(normalize_bipartite(interaction_matrix(edges, n_users, n_items)))
         graphs = self.knn_graphs(p.n_semantic_neighbors, "cosine")
         self.item_graphs = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in graphs.items()})
