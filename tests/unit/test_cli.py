@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from recbole_siger import cli
-from recbole_siger.arguments import read_options, single_values
 from recbole_siger.cli import main
+from recbole_siger.cli.arguments import read_options, single_values
 from recbole_siger.errors import UserError
 
 
@@ -107,7 +107,7 @@ def test_help_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_in_the_usage() -> None:
     listed = {line.split()[0] for line in cli.USAGE.splitlines() if line.startswith("  ") and line[2] != " "}
-    assert listed == set(cli._COMMANDS)
+    assert listed == set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,16 @@
-"""The command line: arguments only, no logic."""
+"""Commands about several runs: tables, figures, checks."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from recbole_siger.arguments import one_run_folder, read_options, single_values
+from recbole_siger.cli.arguments import read_options, single_values
 from recbole_siger.errors import UserError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "USAGE"]
 
 USAGE = """\
-recbole-siger COMMAND
-
-  run --model=SIGER --dataset=ml-100k [--config_files "a.yaml b.yaml"] [--key=value ...] [--dry_run]
-                        train, select on validation, test, and leave a run folder
-  estimate --model=SIGER --dataset=ml-100k [any option of run]
-                        memory that a run will need, before it trains
-  resume RUN_DIR        continue an interrupted run
-  evaluate RUN_DIR      test a run again, in a fresh process
-                        both take --data_path=FOLDER where the data have moved
-  config MODEL [--dataset=NAME]
-                        every option of a model: default, range and meaning
-  models                every model name
   compare --models=SIGER,LightGCN,EASE --dataset=ml-100k [--seeds=5] [--key=value ...]
                         table of models, the first tested against the others; starts missing runs
                         --stat=wilcoxon|t-test --correct=holm|none --over=users|seeds --columns=recall@20
@@ -39,112 +25,11 @@ recbole-siger COMMAND
   report RUN_DIR ... [--out=report.html] [--vectors]
                         one offline page of runs; `report curves RUN_DIR`, `report vectors RUN_DIR` and
                         `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
-  import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
-                        turn a folder in MMRec's layout into a dataset
   cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [--key=value ...]
                         results for cold items or users: table and bar chart; finished runs are used again
   audit --dataset=NAME [--run=DIR] [--json] [--key=value ...]
                         hold a dataset, a model's graphs and a run against what an honest evaluation needs
-  cache ls|clear [--cache_dir=FOLDER]
-                        list or delete the graphs that earlier runs have built
-  doctor [--json]       check this installation
 """
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 for a failed check, 2 for bad input, or 130 if interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] == "help" or {"-h", "--help"} & set(words):
-        print(USAGE, end="")
-        return 0 if words else 2
-    command = _COMMANDS.get(words[0])
-    try:
-        if command is None:
-            from recbole_siger.params import did_you_mean
-
-            raise UserError(
-                f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; see `recbole-siger --help`"
-            )
-        return command(words[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted; `recbole-siger resume RUN_DIR` continues a run, the command itself a table",
-            file=sys.stderr,
-        )
-        return 130
-
-
-def _run(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("dry_run",))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
-    values = single_values(found)
-    dry_run = values.pop("dry_run", "False").lower() in ("true", "1", "yes")
-    files = values.pop("config_files", "").split()
-    model, dataset = values.pop("model", None), values.pop("dataset", None)
-    if dry_run:
-        from recbole_siger.describe import print_effective
-
-        print_effective(model, dataset, files, values)
-        return 0
-    from recbole_siger.quick_start import run_experiment
-
-    run_experiment(model, dataset, files, command_line=values)
-    return 0
-
-
-def _estimate(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
-    values = single_values(found)
-    files = values.pop("config_files", "").split()
-    from recbole_siger.estimate import print_estimate
-
-    print_estimate(values.pop("model", None), values.pop("dataset", None), files, values)
-    return 0
-
-
-def _resume(words: Sequence[str]) -> int:
-    from recbole_siger.quick_start import resume_run
-
-    resume_run(*one_run_folder(words, "resume"))
-    return 0
-
-
-def _evaluate(words: Sequence[str]) -> int:
-    run_dir, data_path = one_run_folder(words, "evaluate")
-    from recbole_siger.quick_start import evaluate_run, format_metrics
-
-    print(f"test   {format_metrics(evaluate_run(run_dir, data_path))}")
-    return 0
-
-
-def _config(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    values = single_values(found)
-    if len(positional) != 1 or set(values) - {"dataset"}:
-        raise UserError("command line: write `recbole-siger config MODEL [--dataset=NAME]`")
-    from recbole_siger.describe import print_options
-
-    print_options(positional[0], values.get("dataset"))
-    return 0
-
-
-def _models(words: Sequence[str]) -> int:
-    if words:
-        raise UserError("command line: write `recbole-siger models`")
-    from recbole_siger.registry import MODELS, model_names
-
-    for name in model_names():
-        print(f"{name:20} {'recbole_siger' if name in MODELS else 'recbole'}")
-    return 0
 
 
 def _table_options(
@@ -215,6 +100,12 @@ def _ablate(words: Sequence[str]) -> int:
     return ablate_model(model, _study(values), table_params(table), out=lists["out"])
 
 
+def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
+    for name in names:
+        if lists[name]:
+            raise UserError(f"command line: {command} takes no --{name}")
+
+
 def _sweep(words: Sequence[str]) -> int:
     values, lists, table = _table_options(words)
     _refuse(lists, "sweep", "runs", "set")
@@ -223,12 +114,6 @@ def _sweep(words: Sequence[str]) -> int:
 
     model, key, listed = _needed(values, "sweep", "model", "key", "values")
     return sweep_option(model, key, listed, _study(values), table_params(table), out=lists["out"])
-
-
-def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
-    for name in names:
-        if lists[name]:
-            raise UserError(f"command line: {command} takes no --{name}")
 
 
 def _report(words: Sequence[str]) -> int:
@@ -256,34 +141,6 @@ def _report(words: Sequence[str]) -> int:
         vectors = values.get("vectors", "False").lower() == "true"
         page = out[0] if out else "report.html"
         runs.report_page(positional, page, vectors=vectors, data_path=values.get("data_path"))
-    return 0
-
-
-def _import_mmrec(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("overwrite",))
-    features = {}
-    for _, pair in (entry for entry in found if entry[0] == "feature"):
-        modality, equals, file = pair.partition("=")
-        if not equals or not modality or not file:
-            raise UserError(f"command line: --feature {pair!r}; write --feature MODALITY=FILE")
-        if modality in features:
-            raise UserError(f"command line: --feature {modality} is given twice; keep one")
-        features[modality] = Path(file)
-    values = single_values([entry for entry in found if entry[0] != "feature"])
-    if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:
-        raise UserError(
-            "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
-        )
-    from recbole_siger.data.mmrec import import_mmrec
-
-    import_mmrec(
-        Path(positional[0]),
-        values["name"],
-        data_path=Path(values.get("data_path", "dataset")),
-        features=features,
-        overwrite=values.get("overwrite", "False").lower() == "true",
-        report=print,
-    )
     return 0
 
 
@@ -317,44 +174,11 @@ def _audit(words: Sequence[str]) -> int:
     return print_audit(dataset, run, values, as_json=as_json)
 
 
-def _cache(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    values = single_values(found)
-    if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
-        raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
-    from recbole_siger.graph_cache import GraphCache
-
-    graphs = GraphCache(values.get("cache_dir"))
-    for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
-        print(line)
-    return 0
-
-
-def _doctor(words: Sequence[str]) -> int:
-    if set(words) - {"--json"}:
-        raise UserError("command line: write `recbole-siger doctor [--json]`")
-    from recbole_siger import doctor
-
-    return doctor.main(as_json=bool(words))
-
-
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _run,
-    "estimate": _estimate,
-    "resume": _resume,
-    "evaluate": _evaluate,
-    "config": _config,
-    "models": _models,
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": _compare,
     "ablate": _ablate,
     "sweep": _sweep,
     "report": _report,
-    "import-mmrec": _import_mmrec,
     "cold-start": _cold_start,
     "audit": _audit,
-    "cache": _cache,
-    "doctor": _doctor,
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Commands about data and this installation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recbole_siger.cli.arguments import read_options, single_values
+from recbole_siger.errors import UserError
+
+__all__ = ["COMMANDS", "USAGE"]
+
+USAGE = """\
+  import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
+                        turn a folder in MMRec's layout into a dataset
+  cache ls|clear [--cache_dir=FOLDER]
+                        list or delete the graphs that earlier runs have built
+  doctor [--json]       check this installation
+"""
+
+
+def _import_mmrec(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("overwrite",))
+    features = {}
+    for _, pair in (entry for entry in found if entry[0] == "feature"):
+        modality, equals, file = pair.partition("=")
+        if not equals or not modality or not file:
+            raise UserError(f"command line: --feature {pair!r}; write --feature MODALITY=FILE")
+        if modality in features:
+            raise UserError(f"command line: --feature {modality} is given twice; keep one")
+        features[modality] = Path(file)
+    values = single_values([entry for entry in found if entry[0] != "feature"])
+    if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:
+        raise UserError(
+            "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
+        )
+    from recbole_siger.data.mmrec import import_mmrec
+
+    import_mmrec(
+        Path(positional[0]),
+        values["name"],
+        data_path=Path(values.get("data_path", "dataset")),
+        features=features,
+        overwrite=values.get("overwrite", "False").lower() == "true",
+        report=print,
+    )
+    return 0
+
+
+def _cache(words: Sequence[str]) -> int:
+    positional, found = read_options(words)
+    values = single_values(found)
+    if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
+        raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
+    from recbole_siger.graph_cache import GraphCache
+
+    graphs = GraphCache(values.get("cache_dir"))
+    for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
+        print(line)
+    return 0
+
+
+def _doctor(words: Sequence[str]) -> int:
+    if set(words) - {"--json"}:
+        raise UserError("command line: write `recbole-siger doctor [--json]`")
+    from recbole_siger import doctor
+
+    return doctor.main(as_json=bool(words))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "import-mmrec": _import_mmrec,
+    "cache": _cache,
+    "doctor": _doctor,
+}
