@@ -21,10 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.config import Config, parse_value
 from recbole_siger.errors import UserError
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
+__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed", "seed_list"]
 
 Report = Callable[[str], None]
 
@@ -76,6 +77,25 @@ def needs_one_seed(spec: RunSpec) -> bool:
     )
 
 
+def seed_list(seeds: int | str | Sequence[int], first: int) -> list[int]:
+    """Return the seeds that are meant: a number of them, counted up from ``first``, or a list.
+
+    >>> seed_list("3", 2020), seed_list("7,9", 2020)
+    ([2020, 2021, 2022], [7, 9])
+
+    Raises:
+        UserError: If there is none, or one is repeated.
+    """
+    number = parse_value(seeds)
+    if type(number) is int and number >= 1:
+        return list(range(first, first + number))
+    listed = parse_value(f"[{seeds}]") if isinstance(seeds, str) and "," in seeds else seeds
+    several = list(listed) if isinstance(listed, list | tuple) else []
+    if not several or len({*several}) != len(several) or not all(type(seed) is int for seed in several):
+        raise UserError(f"--seeds={seeds}: write how many, or a list of different seeds such as 2020,2021")
+    return several
+
+
 def complete_runs(
     specs: Sequence[RunSpec],
     *,
@@ -85,9 +105,9 @@ def complete_runs(
 ) -> list[RunFolder | Failure]:
     """Return a finished run folder, or what went wrong, for each of ``specs``, in their order.
 
-    A finished run below ``<runs_dir>/<dataset>`` is re-used if its configuration has the same hash, it was
-    made by this version of the package, and the data are those it was trained on. An unfinished one is
-    resumed. Equal specs are run once.
+    A finished run below ``<runs_dir>/<dataset>``, or the winner of a search there, is re-used if its
+    configuration has the same hash, it was made by this version of the package, and the data are those it was
+    trained on. An unfinished one is resumed. Equal specs are run once.
 
     Args:
         specs: What is wanted.
@@ -120,9 +140,7 @@ def complete_runs(
             raise
 
 
-def _config(spec: RunSpec) -> Any:
-    from recbole_siger.config import Config
-
+def _config(spec: RunSpec) -> Config:
     environment = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         return Config(
@@ -137,7 +155,8 @@ def _config(spec: RunSpec) -> Any:
 
 def _folders_by_hash(folder: Path) -> dict[str, list[RunFolder]]:
     """Find run folders, newest first; one whose config.yaml is damaged is passed over."""
-    files = sorted(folder.glob("*/config.yaml"), key=lambda file: -file.stat().st_mtime)
+    files = [*folder.glob("*/config.yaml"), *folder.glob("tune-*/best-*/config.yaml")]
+    files.sort(key=lambda file: -file.stat().st_mtime)
     found: dict[str, list[RunFolder]] = {}
     for run in (RunFolder(file.parent) for file in files):
         try:

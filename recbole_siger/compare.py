@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
+from recbole_siger.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed, seed_list
 from recbole_siger.comparison import (
     Comparison,
     Entry,
@@ -16,7 +16,7 @@ from recbole_siger.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.config import Config, parse_value, read_yaml
+from recbole_siger.config import Config, read_yaml
 from recbole_siger.errors import UserError
 from recbole_siger.params import did_you_mean
 from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
@@ -51,16 +51,8 @@ class Study:
         Raises:
             UserError: If there is none, or one is repeated.
         """
-        value = parse_value(self.seeds)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-            config = Config(model, self.dataset, self.files, command_line=dict(self.options))
-            return list(range(config.run.seed, config.run.seed + value))
-        listed = parse_value(f"[{self.seeds}]")
-        if "," in self.seeds and all(type(seed) is int for seed in listed) and len({*listed}) == len(listed):
-            return listed
-        raise UserError(
-            f"--seeds={self.seeds}: write how many, or a list of different seeds such as 2020,2021"
-        )
+        config = Config(model, self.dataset, self.files, command_line=dict(self.options))
+        return seed_list(self.seeds, config.run.seed)
 
     def specs(self, model: str, options: Mapping[str, Any]) -> list[RunSpec]:
         """Return one model's runs, one a seed; one in all where no seed changes the result."""

@@ -47,9 +47,10 @@ TESTED = {
     "rich": ("15.0.0", "15.0.0"),
     "faiss-cpu": ("1.15.1", "1.15.1"),
     "matplotlib": ("3.11.2", "3.11.2"),
+    "optuna": ("5.0.0", "5.0.0"),
 }
 
-_OF_EXTRAS = ("faiss-cpu", "matplotlib")
+_OF_EXTRAS = ("faiss-cpu", "matplotlib", "optuna")
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}
 

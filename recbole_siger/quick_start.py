@@ -22,7 +22,7 @@ import numpy as np
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
-from recbole_siger.progress import logging_to, peak_memory_mib
+from recbole_siger.progress import Progress, logging_to, peak_memory_mib
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
 __all__ = [
@@ -68,9 +68,7 @@ def run_experiment(
     try:
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
-            run.write_ids(*_tokens(experiment.dataset))
-            run.write_digests(experiment.digests())
-            run.write_config(config.effective())
+            experiment.begin()
             return experiment.train()
     finally:
         run.discard_unstarted()
@@ -93,14 +91,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         )
     with logging_to(run.file("run.log")):
         experiment = build_experiment(config_of_run(run, data_path), run)
-        run.check_ids(*_tokens(experiment.dataset))
-        run.check_digests(experiment.digests())
-        if run.file(CHECKPOINT).exists():
-            first = experiment.trainer.resume(experiment.train_data)
-            _log.info("resuming %s at epoch %d", run.path, first)
-        else:
-            run.truncate_metrics(0)
-            _log.info("%s has no checkpoint yet; starting again", run.path)
+        experiment.take_up()
         return experiment.train()
 
 
@@ -128,8 +119,7 @@ def load_experiment(run_dir: str | Path, data_path: str | Path | None = None) ->
     """
     run = RunFolder.open(run_dir)
     experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
-    run.check_ids(*_tokens(experiment.dataset))
-    run.check_digests(experiment.digests())
+    experiment.check_data()
     experiment.trainer.load_model(run)
     return experiment
 
@@ -153,13 +143,38 @@ class Experiment:
     model: Any
     trainer: Any
 
-    def train(self) -> dict[str, Any]:
-        """Fit, test the best epoch, and write the run folder."""
+    def begin(self) -> None:
+        """Write what a run folder holds before the first epoch."""
+        self.run.write_ids(*_tokens(self.dataset))
+        self.run.write_digests(self.digests())
+        self.run.write_config(self.config.effective())
+
+    def check_data(self) -> None:
+        """Refuse data that are not those of the run folder."""
+        self.run.check_ids(*_tokens(self.dataset))
+        self.run.check_digests(self.digests())
+
+    def take_up(self) -> None:
+        """Go back to the run folder's last checkpoint, or to the start where there is none."""
+        self.check_data()
+        if self.run.file(CHECKPOINT).exists():
+            _log.info("resuming %s at epoch %d", self.run.path, self.trainer.resume(self.train_data))
+        else:
+            self.run.truncate_metrics(0)
+            _log.info("%s has no checkpoint yet; starting again", self.run.path)
+
+    def fit(self) -> dict[str, float]:
+        """Train; return the validation metrics of the best epoch."""
         from recbole_siger.estimate import check_fits
 
-        config, run, trainer = self.config, self.run, self.trainer
         check_fits(self)
-        _, valid = trainer.fit(self.train_data, self.valid_data)
+        _, valid = self.trainer.fit(self.train_data, self.valid_data)
+        return {key: float(value) for key, value in (valid or {}).items()}
+
+    def train(self) -> dict[str, Any]:
+        """Fit, test the best epoch, and write the run folder."""
+        config, run, trainer = self.config, self.run, self.trainer
+        valid = self.fit()
         test = self.test()
         facts = protocol_facts(config, self.split_digests())
         results = {
@@ -171,7 +186,7 @@ class Experiment:
             "candidates": candidates_of(config),
             "seed": config.run.seed,
             "best_epoch": trainer.best_epoch,
-            "valid": {key: float(value) for key, value in (valid or {}).items()},
+            "valid": valid,
             "test": test,
             **self._details(),
             **({"scores_cold_items": scores_cold_items(self.model)} if asks_for_cold_items(config) else {}),
@@ -238,8 +253,17 @@ def _sha256(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def build_experiment(config: Config, run: RunFolder) -> Experiment:
-    """Load the data, split it, build model and trainer."""
+def build_experiment(
+    config: Config, run: RunFolder, dataset: Any = None, progress: Progress | None = None
+) -> Experiment:
+    """Load the data, split it, build model and trainer.
+
+    Args:
+        config: The configuration.
+        run: Where the trainer writes.
+        dataset: The dataset, where it is loaded already, of this configuration and not yet split.
+        progress: What hears of each epoch.
+    """
     from recbole.utils import init_seed
 
     from recbole_siger.model.acceleration import accelerate
@@ -247,7 +271,7 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
 
     _set_arithmetic(config["reproducibility"])
     init_seed(config.run.seed, config["reproducibility"])
-    dataset, (train_data, valid_data, test_data) = _load(config)
+    dataset, (train_data, valid_data, test_data) = _load(config, dataset)
     if max(config["topk"]) >= dataset.item_num:
         n_items = dataset.item_num - 1
         raise UserError(f"topk={config['topk']}: the dataset has {n_items} items; ask for no more")
@@ -269,7 +293,7 @@ def build_experiment(config: Config, run: RunFolder) -> Experiment:
             "%s cannot score an item without training rows: what it says of one is chance or item order",
             config["model"],
         )
-    trainer = build_trainer(config, model, run)
+    trainer = build_trainer(config, model, run, progress)
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 
 
@@ -286,15 +310,20 @@ def _set_arithmetic(reproducible: bool) -> None:
     torch.set_flush_denormal(True)
 
 
-def _load(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Load a dataset and its three loaders: ours for models that rank all items, else RecBole's."""
+def ranks_all_items(config: Config) -> bool:
+    """Tell whether the model is a general recommender, which this package loads data for itself."""
     from recbole.utils import ModelType
 
-    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL):
+    return config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
+
+
+def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Load a dataset and its three loaders: ours for models that rank all items, else RecBole's."""
+    if ranks_all_items(config):
         from recbole_siger.data.dataset import MultimodalDataset
         from recbole_siger.protocol import split_and_load
 
-        dataset = MultimodalDataset(config)
+        dataset = MultimodalDataset(config) if loaded is None else loaded
         return dataset, split_and_load(config, dataset)
 
     from recbole.data import create_dataset, data_preparation

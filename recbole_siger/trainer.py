@@ -183,12 +183,12 @@ class RunTrainer(Trainer):
         record.best_epoch, record.peak_memory_mib = self.best_epoch, round(peak_memory_mib(self.device), 1)
         self.n_epochs = record.epoch + 1
         self.seconds.append(record.seconds_train + record.seconds_valid)
-        best = None if self.best_epoch is None else float(self.best_valid_score)
-        self.progress.finished(record, self.valid_metric, best)
         if self.run:
             self.run.append_metrics(vars(record))
             if time.monotonic() - self._checkpoint_at >= self.config.run.checkpoint_interval:
                 self.save_run_checkpoint()
+        best = None if self.best_epoch is None else float(self.best_valid_score)
+        self.progress.finished(record, self.valid_metric, best)
 
     # ---- the best epoch
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from recbole_siger import cli
 from recbole_siger.config import Config
 from recbole_siger.registry import MODELS
+from recbole_siger.tuning.search import SearchParams
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -40,6 +42,11 @@ ELSEWHERE = {
     "ruff check": ".ci/run",
     "ruff format --check": ".ci/run",
     "mypy": ".ci/run",
+    "ray start --head --port=6379": "tests/integration/test_tune.py, with two nodes",
+    "ray start --address=HEAD:6379": "tests/integration/test_tune.py, with two nodes",
+    "recbole-siger tune --model=SIGER --dataset=ml-100k --address=auto --out=/shared/siger": (
+        "tests/integration/test_tune.py, with two nodes"
+    ),
     "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
 }
 # Options of the command line itself; all others are keys of the configuration.
@@ -48,8 +55,8 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
     *("runs", "runs_dir", "jobs", "key", "values", "vectors"),
 }
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"check"}
-CLI_OPTIONS |= {"kind", "models", "out", "run"}
+FOREIGN_OPTIONS = {"check", "head", "port"}
+CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -135,6 +142,10 @@ def run_command(command: str) -> None:
     elif words[0] in ("compare", "ablate", "sweep") and "runs" not in values:
         words = ["--seeds=1" if word.startswith("--seeds=") else word for word in words]
         words += [f"--{key}={value}" for key, value in SMALL.items()]
+    elif words[0] == "tune":
+        words = ["--seeds=1" if word.startswith("--seeds=") else word for word in words]
+        words = [word for word in words if not word.startswith("--num_samples=")]
+        words += ["--num_samples=1", *(f"--{key}={value}" for key, value in SMALL.items())]
     assert cli.main(words) == 0, command
 
 
@@ -289,3 +300,15 @@ def apply_guide(copy: Path) -> list[str]:
             (copy / file).write_text(before.replace(line, f"{line}\n{code}"), encoding="utf-8")
     assert len(written) == 2
     return written
+
+
+@pytest.mark.slow
+def test_the_search_from_python_runs(tmp_path: Path) -> None:
+    (block,) = blocks("docs/tuning.md", "python")
+    script = tmp_path / "search.py"
+    script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(block, '    ')}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1].startswith("{'learning_rate': ")

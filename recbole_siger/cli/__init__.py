@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; `recbole-siger resume RUN_DIR` continues a run, the command itself a table",
+            "interrupted; `recbole-siger resume RUN_DIR` continues a run, --resume a search, "
+            "the command itself a table",
             file=sys.stderr,
         )
         return 130

@@ -22,6 +22,12 @@ USAGE = """\
                         tables of a model's component and modality variants
   sweep --model=SIGER --dataset=ml-100k --key=n_co_neighbors --values=2,3,5 [--seeds=3] [as compare]
                         one option over several values; --out takes pictures too (.png, .svg, .pdf)
+  tune --model=SIGER --dataset=ml-100k [--search=grid|random|bayes] [--num_samples=48] [--key=value ...]
+                        search hyper-parameters with Ray, choose on validation, test the winner once
+                        --set=key=value,value and --space=FILE instead of properties/search/<Model>.yaml,
+                        --seeds=2020,2021 --metric=recall@20 --scheduler=asha|none --grace_epochs,
+                        --reduction_factor, --cpus_per_trial, --gpus_per_trial, --max_concurrent,
+                        --address=auto, --out=DIR, --resume
   report RUN_DIR ... [--out=report.html] [--vectors]
                         one offline page of runs; `report curves RUN_DIR`, `report vectors RUN_DIR` and
                         `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
@@ -116,6 +122,34 @@ def _sweep(words: Sequence[str]) -> int:
     return sweep_option(model, key, listed, _study(values), table_params(table), out=lists["out"])
 
 
+def _tune(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("resume",))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    pairs = [value for key, value in found if key == "set"]
+    values = single_values([entry for entry in found if entry[0] != "set"])
+    model, dataset = _needed(values, "tune", "model", "dataset")
+    from recbole_siger.tuning.search import SearchParams, tune_model
+
+    resume = values.pop("resume", "False").lower() in ("true", "1", "yes")
+    search = {key: values.pop(key) for key in SearchParams.__dataclass_fields__ if key in values}
+    named = {key: values.pop(key, None) for key in ("out", "space")}
+    files, seeds = values.pop("config_files", "").split(), values.pop("seeds", "1")
+    tune_model(
+        model,
+        dataset,
+        files=files,
+        options=values,
+        space_file=named["space"],
+        space=pairs,
+        seeds=seeds,
+        out=named["out"],
+        resume=resume,
+        **search,
+    )
+    return 0
+
+
 def _report(words: Sequence[str]) -> int:
     positional, found = read_options(words, flags=("vectors",), lists=("out",))
     out = [value for key, value in found if key == "out"]
@@ -178,6 +212,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": _compare,
     "ablate": _ablate,
     "sweep": _sweep,
+    "tune": _tune,
     "report": _report,
     "cold-start": _cold_start,
     "audit": _audit,

@@ -1,0 +1,158 @@
+"""What a search knows of its trials, in memory and in the files that it leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.errors import UserError
+from recbole_siger.files import write_text
+from recbole_siger.tuning.space import Point, point_id
+
+__all__ = ["ENDED", "Ledger", "Trial"]
+
+ENDED = ("finished", "pruned", "failed")
+"""States in which a trial is over; the others are ``waiting`` and ``running``."""
+
+
+@dataclass
+class Trial:
+    """One point with one seed.
+
+    Attributes:
+        id: Of point and seed, the same in every session.
+        values: The point.
+        seed: Of the run.
+        state: ``waiting``, ``running``, ``finished``, ``pruned`` or ``failed``.
+        score: Best validation score so far.
+        best_epoch: Its epoch, from 0.
+        epochs: Epochs trained.
+        seconds: Spent in them.
+        reason: Why it failed, in one line.
+        folder: The last checkpoint, a run folder, below the folder of the search.
+    """
+
+    id: str
+    values: Point
+    seed: int
+    state: str = "waiting"
+    score: float | None = None
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    folder: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+    def told(self) -> str:
+        """Name the point in one line."""
+        pairs = self.values.items()
+        return "  ".join(f"{key} {f'{v:.4g}' if isinstance(v, float) else v}" for key, v in pairs)
+
+
+@dataclass
+class Ledger:
+    """All trials of a search by id, and the folder in which their table lies; ``seconds`` is wall time."""
+
+    folder: Path
+    metric: str
+    bigger: bool = True
+    trials: dict[str, Trial] = field(default_factory=dict)
+    seconds: float = 0.0
+    _written: float = 0.0
+
+    def add(self, values: Point, seed: int) -> Trial:
+        """Return the trial of a point and a seed, made if it is new."""
+        key = point_id(values, seed)
+        return self.trials.setdefault(key, Trial(key, dict(values), seed))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials are in each state, for those states that occur."""
+        states = ("finished", "pruned", "failed", "running", "waiting")
+        found = {state: sum(t.state == state for t in self.trials.values()) for state in states}
+        return {state: n for state, n in found.items() if n}
+
+    def better(self, one: float, other: float) -> bool:
+        """Say whether one score beats another."""
+        return one > other if self.bigger else one < other
+
+    def best_trial(self) -> Trial | None:
+        """Return the trial with the best score so far, whatever its state."""
+        scored = [trial for trial in self.trials.values() if trial.score is not None]
+        best = max if self.bigger else min
+        return best(scored, key=lambda trial: trial.score or 0.0, default=None)
+
+    def ranked(self) -> list[tuple[float, list[Trial]]]:
+        """Return ``(mean score, its trials)`` of each point whose every seed has finished, best first.
+
+        Equal means keep the order in which the points were added.
+        """
+        points: dict[str, list[Trial]] = {}
+        for trial in self.trials.values():
+            points.setdefault(point_id(trial.values, 0), []).append(trial)
+        whole = [
+            (sum(trial.score or 0.0 for trial in trials) / len(trials), trials)
+            for trials in points.values()
+            if all(trial.state == "finished" and trial.score is not None for trial in trials)
+        ]
+        return sorted(whole, key=lambda entry: -entry[0] if self.bigger else entry[0])
+
+    # ---- files
+
+    def write(self, *, every: float = 0.0) -> None:
+        """Write ``trials.csv`` and ``trials.json``, unless that was done in the last ``every`` seconds."""
+        if time.monotonic() - self._written < every:
+            return
+        write_text(self.folder / "trials.csv", self.table())
+        whole = {"seconds": self.seconds, "trials": [asdict(trial) for trial in self.trials.values()]}
+        write_text(self.folder / "trials.json", json.dumps(whole, indent=1) + "\n")
+        self._written = time.monotonic()
+
+    def table(self) -> str:
+        """Return the trials as CSV, those with the best score first."""
+        keys = list(dict.fromkeys(key for trial in self.trials.values() for key in trial.values))
+        stream = io.StringIO()
+        table = csv.writer(stream, lineterminator="\n")
+        head = ["trial", "state", f"valid_{self.metric}", "best_epoch", "epochs", "seconds", "seed"]
+        table.writerow([*head, *keys, "reason"])
+        sign = -1 if self.bigger else 1
+        for trial in sorted(
+            self.trials.values(),
+            key=lambda one: (one.score is None, 0.0 if one.score is None else sign * one.score),
+        ):
+            facts = [trial.id, trial.state, _cell(trial.score), _cell(trial.best_epoch), trial.epochs]
+            values = [_cell(trial.values.get(key)) for key in keys]
+            table.writerow([*facts, round(trial.seconds, 1), trial.seed, *values, trial.reason])
+        return stream.getvalue()
+
+    def load(self, *, retry: bool) -> None:
+        """Take in the trials of an earlier session; to ``retry``, those that ran or failed wait again.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        file = self.folder / "trials.json"
+        try:
+            whole = json.loads(file.read_text(encoding="utf-8"))
+            self.seconds, trials = float(whole["seconds"]), [Trial(**row) for row in whole["trials"]]
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing; this folder holds no search to resume") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file}: damaged ({error}); search anew with another --out") from None
+        for trial in trials:
+            if retry and trial.state in ("running", "failed"):
+                trial.state, trial.reason = "waiting", ""
+            self.trials[trial.id] = trial
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else json.dumps(value) if isinstance(value, list | dict) else value

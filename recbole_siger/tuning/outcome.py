@@ -1,0 +1,119 @@
+"""What a search leaves: the winner's run folder and options, the story of the search, two pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path, write_text
+from recbole_siger.progress import logging_to
+from recbole_siger.quick_start import format_metrics, resume_run
+from recbole_siger.report.figures import check_matplotlib
+from recbole_siger.run_folder import RunFolder
+from recbole_siger.tuning.ledger import Ledger, Trial
+from recbole_siger.tuning.trial import TRIAL_FILE
+
+__all__ = ["PLACES", "write_outcome"]
+
+_log = logging.getLogger(__name__)
+
+PLACES = ("data_path", "cache_dir", "gpu_id", "use_gpu", "checkpoint_interval", "saved")
+"""Where a run happens; these change no result."""
+
+_NOT_KEPT = {*PLACES, "model", "dataset", "seed", "run_dir"}
+
+
+def write_outcome(config: Config, ledger: Ledger, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Test the winner, once for each seed, and write ``best.yaml``, ``search.json`` and the figures.
+
+    Args:
+        config: What all trials share.
+        ledger: The ended search.
+        request: What was asked, for ``search.json``.
+
+    Returns:
+        What ``search.json`` holds.
+
+    Raises:
+        UserError: If no trial finished.
+    """
+    folder, ranked = ledger.folder, ledger.ranked()
+    if not ranked:
+        reasons = sorted({trial.reason for trial in ledger.trials.values() if trial.reason})
+        raise UserError(f"{folder}: no trial finished: {'; '.join(reasons) or 'all were stopped'}")
+    score, trials = ranked[0]
+    tested = [_test(config, folder, trial) for trial in trials]
+    test = {name: fmean(run["test"][name] for run in tested) for name in tested[0]["test"]}
+    runs = [Path(run["run_dir"]).name for run in tested]
+    found = {
+        **{key: config[key] for key in ("model", "dataset")},
+        **{key: tested[0][key] for key in ("protocol", "protocol_id")},
+        "metric": ledger.metric,
+        **{key: value for key, value in request.items() if key != "config"},
+        "trials": ledger.counts(),
+        "seconds": round(ledger.seconds, 1),
+        "best": {"values": trials[0].values, "valid": score, "test": test, "runs": runs},
+        "versions": {**tested[0]["versions"], "ray": version("ray")},
+    }
+    _write_options(config, ledger, trials[0], score)
+    write_text(folder / "search.json", json.dumps(found, indent=2) + "\n")
+    with logging_to(None):
+        _draw(ledger)
+        _log.info(
+            "%d trials: %s", len(ledger.trials), ", ".join(f"{n} {s}" for s, n in ledger.counts().items())
+        )
+        _log.info("best valid %s %.4f: %s", ledger.metric, score, trials[0].told())
+        _log.info("test   %s", format_metrics(test))
+        _log.info("search: %s", folder)
+    return found
+
+
+def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
+    """Make a finished trial's checkpoint a run folder and test it; one that is there already is kept."""
+    run, source = RunFolder(folder / f"best-seed{trial.seed}"), folder / trial.folder
+    here = config.effective()
+    places = {key: here[key] for key in PLACES if key in here}  # wherever the trial was trained
+    values = {**RunFolder(source).read_config(), **places}
+    if run.file("results.json").exists() and run.read_config() == values:
+        return {**run.read_results(), "run_dir": str(run.path)}
+    with atomic_path(run.path) as temporary:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(TRIAL_FILE))
+        RunFolder(temporary).write_config(values)
+    return resume_run(run.path)
+
+
+def _write_options(config: Config, ledger: Ledger, trial: Trial, score: float) -> None:
+    """Write the winner's options for ``--config_files``, with those that were given for all trials."""
+    given = {key: value for key, value in config.external_config_dict.items() if key not in _NOT_KEPT}
+    file, model, dataset = ledger.folder / "best.yaml", config["model"], config["dataset"]
+    n = len(ledger.trials)
+    head = [
+        f"# {model} on {dataset}: the best of {n} trials by valid {ledger.metric}, {score:.4f}",
+        f"# recbole-siger run --model={model} --dataset={dataset} --config_files={file}",
+    ]
+    body = yaml.safe_dump({**given, **trial.values}, sort_keys=False, allow_unicode=True)
+    write_text(file, "\n".join([*head, body]))
+
+
+def _draw(ledger: Ledger) -> None:
+    try:
+        check_matplotlib()
+    except UserError as error:
+        _log.info("no figures: %s", error)
+        return
+    from recbole_siger.report.search import draw_search
+
+    rows = [(trial.values, trial.score) for trial in ledger.trials.values() if trial.score is not None]
+    written = draw_search(rows, ledger.metric, ledger.folder, bigger=ledger.bigger)
+    if written:
+        _log.info("figures: %s", ", ".join(str(path) for path in written))

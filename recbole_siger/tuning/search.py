@@ -1,0 +1,371 @@
+"""Tune a model with Ray Tune: chosen on validation, pruned, resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from recbole_siger.campaign import seed_list
+from recbole_siger.config import Config, parse_value, read_yaml
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
+from recbole_siger.files import write_text
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.params import bounded, build_params
+from recbole_siger.progress import logging_to
+from recbole_siger.quick_start import ranks_all_items
+from recbole_siger.resources import find_resource
+from recbole_siger.tuning.cluster import connected, interruptible
+from recbole_siger.tuning.ledger import Ledger, Trial
+from recbole_siger.tuning.outcome import PLACES, write_outcome
+from recbole_siger.tuning.shared import SharedDataset
+from recbole_siger.tuning.space import Range, draw_points, point_id, read_space
+from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
+
+__all__ = ["SearchParams", "check_searcher", "search_params", "tune_model"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchParams:
+    """How a search goes; meanings and defaults stand in ``properties/tune.yaml``."""
+
+    search: Literal["grid", "random", "bayes"]
+    num_samples: int | None = bounded("[1, inf)")
+    metric: str | None
+    scheduler: Literal["asha", "none"]
+    grace_epochs: int = bounded("[1, inf)")
+    reduction_factor: int = bounded("[2, inf)")
+    cpus_per_trial: float = bounded("(0, inf)")
+    gpus_per_trial: float = bounded("[0, inf)")
+    max_concurrent: int | None = bounded("[1, inf)")
+    address: str | None
+
+
+def search_params(values: Mapping[str, Any]) -> SearchParams:
+    """Make the parameters of a search, text read as values.
+
+    Raises:
+        UserError: For a value that an option does not take.
+    """
+    file = find_resource("properties/tune.yaml")
+    assert file is not None
+    given = {key: value if key == "address" else parse_value(value) for key, value in values.items()}
+    params = build_params(SearchParams, {**read_yaml(file), **given}, dict.fromkeys(values, "command line"))
+    if params.search != "grid" and params.num_samples is None:
+        raise UserError(f"command line: --search={params.search} needs --num_samples=N, the points to try")
+    return params
+
+
+def tune_model(
+    model: str,
+    dataset: str,
+    *,
+    files: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    space_file: str | Path | None = None,
+    space: Sequence[str] = (),
+    seeds: int | str | Sequence[int] = 1,
+    out: str | Path | None = None,
+    resume: bool = False,
+    **search: Any,
+) -> dict[str, Any]:
+    """Search a model's hyper-parameters, choose by validation, and test the winner once.
+
+    Each trial trains in a worker of Ray and reports validation metrics each epoch. The winner is the point
+    with the best mean over seeds of its best validation score, among those that were trained to their end.
+
+    Args:
+        model: Model name, a general recommender.
+        dataset: Dataset name.
+        files: Configuration files of every trial.
+        options: Configuration of every trial, values or text as typed.
+        space_file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``; by default
+            ``properties/search/<Model>.yaml``.
+        space: ``key=value,value``, instead of the default space or stronger than ``space_file``.
+        seeds: Each point is trained with each: how many, counted up from the key ``seed``, or a list.
+        out: Folder of the search; by default ``runs/<dataset>/tune-<Model>``.
+        resume: Continue the search in ``out``; the other arguments must be those it was begun with.
+        **search: Keys of ``properties/tune.yaml``.
+
+    Returns:
+        What ``search.json`` holds.
+
+    Raises:
+        UserError: For bad input, a search that is there already, no Ray, or if no trial finished.
+        KeyboardInterrupt: If it was interrupted; the tables are written.
+    """
+    wanted = Request(
+        model, dataset, tuple(files), dict(options or {}), space_file, tuple(space), seeds, out, search
+    )
+    one = _Search(wanted)
+    one.plan(resume)
+    one.fit()
+    return one.finish()
+
+
+def check_searcher(search: str) -> None:
+    """Raise a UserError with the mend where a search needs what is not installed."""
+    if search == "bayes":
+        try:
+            import optuna  # noqa: F401  # an extra
+        except ImportError:
+            raise UserError("--search=bayes needs Optuna: pip install 'recbole-siger[bayes]'") from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What :func:`tune_model` was asked for."""
+
+    model: str
+    dataset: str
+    files: tuple[str, ...]
+    options: dict[str, Any]
+    space_file: str | Path | None
+    space: tuple[str, ...]
+    seeds: int | str | Sequence[int]
+    out: str | Path | None
+    search: dict[str, Any]
+
+
+class _Search:
+    """One search: what was asked, then what comes of it."""
+
+    def __init__(self, wanted: Request) -> None:
+        self.wanted, self.params = wanted, search_params(wanted.search)
+        named = {} if self.params.metric is None else {"valid_metric": self.params.metric}
+        self.config = Config(
+            wanted.model, wanted.dataset, wanted.files, command_line={**wanted.options, **named}
+        )
+        if not ranks_all_items(self.config):
+            raise UserError(f"{wanted.model}: tune is for general recommenders; choose another model")
+        check_searcher(self.params.search)
+        self.space = read_space(self.config, wanted.space_file, wanted.space)
+        self.seeds = seed_list(wanted.seeds, self.config.run.seed)
+        if self.params.search == "bayes" and len(self.seeds) > 1:
+            raise UserError(
+                "--seeds: --search=bayes takes one seed; `compare` repeats its winner with others"
+            )
+        self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{wanted.model}")
+        metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
+        self.ledger = Ledger(self.folder, metric, bigger)
+
+    # ---- the folder
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "request.json"
+
+    def plan(self, resume: bool) -> None:
+        """List the trials, those of an earlier session first; nothing is written."""
+        if resume:
+            self._check_request()
+            self.ledger.load(retry=True)
+        elif self._file.exists():
+            raise UserError(f"{self.folder}: holds a search; --resume continues it, or choose another --out")
+        if self.params.search != "bayes":
+            n, grid = self.params.num_samples, self.params.search == "grid"
+            defaults = self.config.effective()
+            for point in draw_points(self.space, n, seed=self.seeds[0], grid=grid, defaults=defaults):
+                for seed in self.seeds:
+                    self.ledger.add(point, seed)
+
+    def _request(self) -> dict[str, Any]:
+        """Return what decides the trials; a search is continued with the same."""
+        kept = ("search", "num_samples", "scheduler", "grace_epochs", "reduction_factor")
+        asked = {key: value for key, value in asdict(self.params).items() if key in kept}
+        space = {key: asdict(v) if isinstance(v, Range) else v for key, v in self.space.items()}
+        config = {key: v for key, v in self.config.effective().items() if key not in PLACES}
+        request = {"space": space, "seeds": self.seeds, **asked, "config": config}
+        return dict(json.loads(json.dumps(request, default=str)))
+
+    def _check_request(self) -> None:
+        try:
+            earlier = dict(json.loads(self._file.read_text(encoding="utf-8")))
+            before, now = ({**one, **one["config"]} for one in (earlier, self._request()))
+        except FileNotFoundError:
+            raise UserError(f"{self.folder}: holds no search to resume; leave out --resume") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self._file}: damaged ({error}); search anew with another --out") from None
+        for key in [*now, *before]:
+            if key != "config" and before.get(key) != now.get(key):
+                raise UserError(
+                    f"{self.folder}: its search has {key}={before.get(key)!r}, not {now.get(key)!r}; "
+                    "resume with what it was begun with, or choose another --out"
+                )
+
+    # ---- the search
+
+    def fit(self) -> None:
+        """Run the trials that are left, here or on a cluster; nothing is written before Ray answers."""
+        if not self._left() and len(self.ledger.trials) >= (self.params.num_samples or 0):
+            return
+        dataset = self._dataset()
+        needed = {"CPU": self.params.cpus_per_trial, "GPU": self.params.gpus_per_trial}
+        with connected(self.params.address, **needed) as (is_client, about):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
+            self.ledger.write()
+            with logging_to(self.folder / "tune.log"):
+                _log.info("%s; %s", about, self.folder / "trials.csv")
+                if is_client:
+                    self._fit_on_head()
+                else:
+                    self.fit_here(dataset)
+
+    def _left(self) -> list[Trial]:
+        return [trial for trial in self.ledger.trials.values() if not trial.ended]
+
+    def _fit_on_head(self) -> None:
+        """Let the cluster's head run the search: Ray's client cannot hear of trials as they go."""
+        import ray
+
+        wanted = replace(self.wanted, out=str(self.folder.resolve()))
+        ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted))
+        self.ledger.load(retry=False)
+
+    def fit_here(self, dataset: MultimodalDataset) -> None:
+        """Run the trials that are left from this process."""
+        start, before = time.monotonic(), self.ledger.seconds
+        with interruptible():
+            try:
+                self._tune(dataset)
+            finally:
+                self.ledger.seconds = before + time.monotonic() - start
+                self.ledger.write()
+
+    def _tune(self, dataset: MultimodalDataset) -> None:
+        from ray import tune
+
+        from recbole_siger.tuning.watch import Watch
+
+        # Those that have finished are reported again, so that ASHA and Optuna know them; none is trained.
+        known = [trial for trial in self.ledger.trials.values() if trial.state == "finished"]
+        trials = [*known, *self._left()]
+        parts = sorted((self.folder / "ray").glob("session-*"), key=lambda part: int(part.name[8:]))
+        earlier: dict[str, str] = {}
+        for part in parts:
+            found = {trial.id: usable_checkpoint(part / trial.id) for trial in trials}
+            earlier |= {name: str(path.resolve()) for name, path in found.items() if path is not None}
+        plan = Plan(self._values(), self.ledger.metric, self.seeds[0], earlier)
+        total = max(len(self.ledger.trials), self.params.num_samples or 0)
+        watch = Watch(self.ledger, plan, total * len(self.seeds) if self.params.search == "bayes" else total)
+        trainable = tune.with_resources(
+            tune.with_parameters(run_trial, plan=plan, shared=SharedDataset(dataset)),
+            {"cpu": self.params.cpus_per_trial, "gpu": self.params.gpus_per_trial},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space=self._param_space(trials),
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode=self._mode,
+                scheduler=self._scheduler(),
+                search_alg=self._searcher(trials),
+                num_samples=self._n_samples(trials),
+                max_concurrent_trials=self.params.max_concurrent,
+                reuse_actors=True,  # a worker imports torch once
+                trial_dirname_creator=lambda trial: point_id(*plan.of(trial.config)),
+            ),
+            run_config=tune.RunConfig(
+                name=f"session-{len(parts) + 1}",
+                storage_path=str((self.folder / "ray").resolve()),
+                callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            watch.close()
+
+    def _values(self) -> dict[str, Any]:
+        """Return the configuration of every trial, with paths that hold wherever a worker stands."""
+        values = dict(self.config.effective())
+        for key in ("data_path", "cache_dir"):
+            if values.get(key) and values[key] != "none":
+                values[key] = str(Path(values[key]).resolve())
+        return values
+
+    def _dataset(self) -> MultimodalDataset:
+        """Load the dataset once; trials map its features from Ray's object store."""
+        dataset = MultimodalDataset(self.config)
+        if issubclass(self.config.model_class, MultimodalRecommender):
+            dataset.item_features()
+        return dataset
+
+    @property
+    def _mode(self) -> str:
+        return "max" if self.ledger.bigger else "min"
+
+    def _param_space(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        from ray import tune
+
+        if self.params.search == "bayes":
+            return {}
+        return {"trial": tune.grid_search([{"point": one.values, "seed": one.seed} for one in trials])}
+
+    def _n_samples(self, trials: Sequence[Trial]) -> int:
+        """Return how often Ray asks for a configuration, or walks through the listed ones."""
+        if self.params.search != "bayes":
+            return 1
+        over = sum(trial.ended for trial in self.ledger.trials.values())
+        known = sum(trial.ended for trial in trials)  # asked for again
+        return (self.params.num_samples or 0) - over + known
+
+    def _scheduler(self) -> Any:
+        from ray import tune
+
+        grace, last = self.params.grace_epochs, self.config.run.epochs - 1
+        if self.params.scheduler == "none" or grace > last:
+            return None
+        return tune.schedulers.ASHAScheduler(
+            time_attr="epochs",
+            grace_period=grace,
+            reduction_factor=self.params.reduction_factor,
+            max_t=last,  # no rung at the very end, where nothing is saved by stopping
+            stop_last_trials=False,  # a trial knows itself when it is over
+        )
+
+    def _searcher(self, trials: Sequence[Trial]) -> Any:
+        if self.params.search != "bayes":
+            return None
+        import optuna
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+        from optuna.samplers import TPESampler
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+        def distribution(tried: list[Any] | Range) -> Any:
+            if not isinstance(tried, Range):
+                return CategoricalDistribution(tried)
+            if tried.whole:
+                return IntDistribution(int(tried.low), int(tried.high), log=tried.log)
+            return FloatDistribution(tried.low, tried.high, log=tried.log)
+
+        return OptunaSearch(
+            {key: distribution(tried) for key, tried in self.space.items()},
+            metric=SCORE,
+            mode=self._mode,
+            points_to_evaluate=[trial.values for trial in trials] or None,
+            sampler=TPESampler(seed=self.seeds[0]),
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Test the winner, once for each seed, and write what the search leaves."""
+        return write_outcome(self.config, self.ledger, self._request())
+
+
+def _fit_remotely(wanted: Request) -> None:
+    """Continue, on the head of a cluster, a search whose folder has just been made."""
+    search = _Search(wanted)
+    search.plan(resume=True)
+    search.fit_here(search._dataset())

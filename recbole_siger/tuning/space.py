@@ -1,0 +1,199 @@
+"""What a search may try: a space of values, checked before anything runs, and the points drawn from it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_siger.config import Config, parse_value, read_yaml
+from recbole_siger.errors import UserError
+from recbole_siger.params import did_you_mean
+from recbole_siger.resources import find_resource
+
+__all__ = ["Point", "Range", "Space", "draw_points", "point_id", "read_space"]
+
+Point = dict[str, Any]
+"""A value for each key of a space."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included; whole ones if both ends are.
+
+    Attributes:
+        low: Lower end; above 0 if ``log``.
+        high: Upper end.
+        log: Whether orders of magnitude are equally likely, instead of equal distances.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether only integers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def at(self, share: float) -> float | int:
+        """Return the value below which ``share`` of the draws lie, ``share`` in [0, 1).
+
+        >>> Range(1, 4).at(0.75), Range(1e-4, 1.0, log=True).at(0.5)
+        (4, 0.01)
+        """
+        low, high = (self.low, self.high + 1) if self.whole else (self.low, self.high)
+        if self.log:
+            value = float(f"{math.exp(math.log(low) + share * (math.log(high) - math.log(low))):.6g}")
+        else:
+            value = float(f"{low + share * (high - low):.6g}")
+        return min(math.floor(value), int(self.high)) if self.whole else value
+
+
+Space = dict[str, list[Any] | Range]
+"""Key -> the values to try, or a range to draw from."""
+
+# What decides the data or how results are measured is no hyper-parameter of a model.
+_NOT_SEARCHED = {"seed": "--seeds=2020,2021 repeats each point"} | dict.fromkeys(
+    (
+        *("model", "dataset", "data_path", "features", "protocol", "cold_start", "run_dir", "cache_dir"),
+        *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "load_col"),
+        *("user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter", "val_interval", "threshold"),
+    ),
+    "it decides what is measured; give it once, as --key=value",
+)
+
+
+def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[str] = ()) -> Space:
+    """Read the space of a search, and hold every value of it against the model's options.
+
+    Args:
+        config: The configuration that all trials share.
+        file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``. By default, and without
+            ``pairs``, ``properties/search/<Model>.yaml``.
+        pairs: ``key=value,value``, stronger than the file.
+
+    Raises:
+        UserError: Naming file, key and value.
+    """
+    model = config["model"]
+    space: dict[str, Any] = {}
+    source = str(file)
+    if file is not None or not pairs:
+        path = Path(file) if file is not None else find_resource(f"properties/search/{model}.yaml")
+        if path is None:
+            raise UserError(
+                f"{model} has no properties/search/{model}.yaml; "
+                "give a space with --space=FILE or --set key=value,value"
+            )
+        source = str(file or f"properties/search/{model}.yaml")
+        space = {key: _values(source, key, value) for key, value in read_yaml(path).items()}
+    origin = dict.fromkeys(space, source)
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals and text):
+            raise UserError(f"--set {pair}: write --set key=value,value")
+        values = parse_value(text) if text.lstrip().startswith("{") else parse_value(f"[{text}]")
+        space[key], origin[key] = _values("command line", key, values), "command line"
+    if not space:
+        raise UserError(f"{source}: holds no key; write `key: [values]` lines")
+    for key, tried in space.items():
+        _check(config, key, tried, origin[key])
+    return space
+
+
+def _values(source: str, key: str, given: Any) -> list[Any] | Range:
+    if isinstance(given, list) and given:
+        texts = [json.dumps(value, sort_keys=True, default=str) for value in given]
+        if len(set(texts)) == len(texts):
+            return given
+        raise UserError(f"{source}: {key}={given!r}: a value stands there twice; keep one")
+    if isinstance(given, dict) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
+        low, high, log = given["low"], given["high"], given.get("log", False)
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+        if numbers and low < high and isinstance(log, bool) and not (log and low <= 0):
+            return Range(low, high, log)
+        raise UserError(f"{source}: {key}={given!r}: expected low < high, and low > 0 with log: true")
+    raise UserError(
+        f"{source}: {key}={given!r}: write a list of values, or {{low: 1e-5, high: 1e-2, log: true}}"
+    )
+
+
+def _check(config: Config, key: str, tried: list[Any] | Range, source: str) -> None:
+    """Refuse a key or a value that a trial would refuse."""
+    if key in _NOT_SEARCHED:
+        raise UserError(f"{source}: {key} is not searched: {_NOT_SEARCHED[key]}")
+    if key not in config.known_keys():
+        raise UserError(f"{source}: unknown key `{key}`{did_you_mean(key, config.known_keys())}")
+    for value in [tried.low, tried.high] if isinstance(tried, Range) else tried:
+        try:
+            Config(config_dict={**config.effective(), key: value})
+        except UserError as error:
+            raise UserError(str(error).replace("config_dict:", f"{source}:", 1)) from None
+
+
+def draw_points(
+    space: Space, n: int | None, *, seed: int, grid: bool, defaults: Mapping[str, Any]
+) -> list[Point]:
+    """Return the points of a grid, or points drawn at random, without repetition.
+
+    A grid thinned to ``n`` points is a random part of it, in the grid's order, that keeps the point of the
+    model's defaults if that is on the grid. Random points are as many different ones as there are, at most n.
+
+    Args:
+        space: What may be tried.
+        n: How many; None for a whole grid.
+        seed: Of the drawing.
+        grid: Whether every combination is meant, or ``n`` random ones.
+        defaults: The model's values.
+
+    Raises:
+        UserError: If a grid is asked for and the space has a range.
+    """
+    ranges = [key for key, tried in space.items() if isinstance(tried, Range)]
+    if grid and ranges:
+        raise UserError(f"{ranges[0]}: a range has no grid; list its values, or use --search=random or bayes")
+    random = np.random.default_rng(seed)
+    lists = {key: tried for key, tried in space.items() if not isinstance(tried, Range)}
+    if not ranges:
+        whole = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+        if n is None or n >= len(whole):
+            return whole
+        first = next((i for i, point in enumerate(whole) if point == _part(defaults, point)), None)
+        others = [i for i in range(len(whole)) if i != first]
+        kept = random.choice(others, n - (first is not None), replace=False).tolist()
+        return [whole[i] for i in sorted(kept + ([] if first is None else [first]))]
+    assert n is not None
+    points: dict[str, Point] = {}
+    for _ in range(20 * n):  # a small space of whole numbers may have fewer than n points
+        point = {key: _draw(tried, random) for key, tried in space.items()}
+        points.setdefault(point_id(point, 0), point)
+        if len(points) == n:
+            break
+    return list(points.values())
+
+
+def _draw(tried: list[Any] | Range, random: np.random.Generator) -> Any:
+    share = float(random.random())
+    return tried.at(share) if isinstance(tried, Range) else tried[int(share * len(tried))]
+
+
+def _part(defaults: Mapping[str, Any], point: Point) -> Point:
+    return {key: defaults.get(key) for key in point}
+
+
+def point_id(point: Mapping[str, Any], seed: int) -> str:
+    """Return 8 hexadecimal digits for a point and a seed; the order of the keys does not count.
+
+    >>> point_id({"a": 1, "b": 2}, 3) == point_id({"b": 2, "a": 1}, 3)
+    True
+    """
+    text = json.dumps({"seed": seed, **point}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

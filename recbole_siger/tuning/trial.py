@@ -1,0 +1,169 @@
+"""One trial, in a worker of Ray: train, report each validated epoch, leave a run folder as the checkpoint.
+
+Nothing here tests: the test split is ranked once, for the winner, after the search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.files import write_text
+from recbole_siger.progress import EpochRecord, Progress, logging_to
+from recbole_siger.quick_start import build_experiment
+from recbole_siger.run_folder import CHECKPOINT, RunFolder
+from recbole_siger.tuning.shared import SharedDataset
+from recbole_siger.tuning.space import Point, point_id
+
+__all__ = ["SCORE", "TRIAL_FILE", "Plan", "run_trial", "usable_checkpoint"]
+
+SCORE = "score"
+"""Ray's name of the best validation score so far."""
+
+TRIAL_FILE = "trial.json"
+"""In a run folder: its training is over."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trials share, sent to the workers once.
+
+    Attributes:
+        values: Effective configuration, paths absolute.
+        metric: The validation metric, as results name it.
+        seed: Of trials that name none.
+        earlier: Trial id -> run folder of an earlier session.
+    """
+
+    values: Mapping[str, Any]
+    metric: str
+    seed: int
+    earlier: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, sampled: Mapping[str, Any]) -> tuple[Point, int]:
+        """Return the point and the seed that Ray's configuration of a trial stands for."""
+        trial = sampled.get("trial") or {"point": sampled, "seed": self.seed}
+        return dict(trial["point"]), int(trial["seed"])
+
+
+def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> None:
+    """Train one point; Ray calls this in a worker.
+
+    Args:
+        sampled: ``{trial: {point: {key: value}, seed: }}``, or the point itself where a searcher draws it.
+        plan: What all trials share.
+        shared: The loaded dataset, from Ray's object store.
+    """
+    point, seed = plan.of(sampled)
+    config = Config(config_dict={**plan.values, **point, "seed": seed, **_device()})
+    with tempfile.TemporaryDirectory(prefix="recbole-siger-") as scratch:
+        run = RunFolder(Path(scratch) / "run")
+        reporter = _Reporter(plan.metric, run)
+        taken = _take_over(plan, point_id(point, seed), reporter)
+        if run.file(TRIAL_FILE).exists():
+            return
+        run.path.mkdir(exist_ok=True)
+        with logging_to(run.file("run.log")):
+            experiment = build_experiment(config, run, shared.with_config(config), reporter)
+            experiment.take_up() if taken else experiment.begin()
+            experiment.fit()
+            experiment.trainer.save_run_checkpoint()
+        write_text(run.file(TRIAL_FILE), json.dumps({"values": point, "seed": seed}) + "\n")
+        reporter.tell(run)
+
+
+def _device() -> dict[str, Any]:
+    """Return the keys that put a trial on the GPUs that Ray gave it, or on none."""
+    import ray
+
+    given = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
+    return {"gpu_id": given, "use_gpu": bool(given)}
+
+
+def _take_over(plan: Plan, trial: str, reporter: _Reporter) -> bool:
+    """Bring what this trial has left before: in this session, where Ray restarts it, or in an earlier one.
+
+    Ray does not know the epochs of an earlier session, so they are reported again.
+    """
+    from ray import tune
+
+    checkpoint, run = tune.get_checkpoint(), reporter.run
+    if checkpoint is not None:
+        checkpoint.to_directory(run.path)
+    elif earlier := plan.earlier.get(trial):
+        shutil.copytree(earlier, run.path)
+    else:
+        return False
+    for row in run.read_metrics():
+        if reporter.hear(EpochRecord(**row)) and checkpoint is None:
+            reporter.tell()
+    if checkpoint is None:
+        reporter.tell(run)  # so that what Ray keeps is whole again
+    return True
+
+
+class _Reporter(Progress):
+    """Reports each validated epoch to Ray, with the run folder whenever its checkpoint is a new one."""
+
+    def __init__(self, metric: str, run: RunFolder) -> None:
+        super().__init__()
+        self.metric, self.run = metric, run
+        self._scores: dict[int, float] = {}
+        self._seconds = 0.0
+        self._facts: dict[str, Any] = {}
+        self._sent: float | None = None
+
+    def finished(self, record: EpochRecord, metric: str, best_score: float | None) -> None:
+        """Log a finished epoch, and report it if it was validated."""
+        super().finished(record, metric, best_score)
+        if self.hear(record):
+            file = self.run.file(CHECKPOINT)
+            written = file.stat().st_mtime if file.exists() else None
+            self.tell(self.run if written != self._sent else None)
+            self._sent = written
+
+    def hear(self, record: EpochRecord) -> bool:
+        """Note an epoch; return whether it was validated."""
+        self._seconds += record.seconds_train + record.seconds_valid
+        if record.valid is None or record.best_epoch is None:
+            return False
+        self._scores[record.epoch] = record.valid[self.metric]
+        self._facts = {
+            SCORE: self._scores[record.best_epoch],
+            "best_epoch": record.best_epoch,
+            "epochs": record.epoch + 1,
+            "seconds": self._seconds,
+            **{f"valid_{name}": value for name, value in record.valid.items()},
+        }
+        return True
+
+    def tell(self, run: RunFolder | None = None) -> None:
+        """Report the last validated epoch, with a checkpoint if there is one to keep."""
+        import ray
+        from ray import tune
+
+        if not self._facts:
+            raise UserError("no epoch was validated; check eval_step")
+        node = ray.get_runtime_context().get_node_id()
+        checkpoint = None if run is None else tune.Checkpoint.from_directory(run.path)
+        finished = run is not None and run.file(TRIAL_FILE).exists()
+        tune.report({**self._facts, "finished": finished, "node": node}, checkpoint=checkpoint)
+
+
+def usable_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a trial's folder that was copied to its end, if there is one."""
+    for path in sorted(folder.glob("checkpoint_*"), reverse=True):
+        with contextlib.suppress(UserError, KeyError):
+            run = RunFolder.open(path)
+            _, metadata = run.read_tensors(CHECKPOINT)
+            if len(run.read_metrics()) == metadata["counters"]["epoch"] + 1:
+                return path
+    return None

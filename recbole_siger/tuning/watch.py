@@ -1,0 +1,168 @@
+"""How a search goes: Ray's events into the ledger, and a line or a live table for people."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from recbole_siger.tuning.ledger import Ledger, Trial
+from recbole_siger.tuning.trial import SCORE, Plan
+
+__all__ = ["Watch"]
+
+_log = logging.getLogger(__name__)
+
+_BETWEEN_WRITES = 5.0
+_SHOWN = 8
+# The line of a traceback, or of Ray's own words, that names the exception.
+_RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
+
+
+class Watch(Callback):
+    """Keeps the ledger and its files up to date, and shows them.
+
+    Args:
+        ledger: The trials; those of the points that are known beforehand stand in it already.
+        plan: What all trials share.
+        total: How many trials there will be.
+    """
+
+    def __init__(self, ledger: Ledger, plan: Plan, total: int) -> None:
+        self.ledger, self.plan, self.total = ledger, plan, total
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._before = {trial.id for trial in ledger.trials.values() if trial.ended}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process: Ray writes its callbacks down with a search."""
+        return {}
+
+    def _trial(self, trial: Any) -> Trial:
+        return self.ledger.add(*self.plan.of(trial.config))
+
+    def _n_ended(self) -> int:
+        return sum(trial.ended for trial in self.ledger.trials.values())
+
+    # ---- Ray's events
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Begin to show the search."""
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table)
+            self._live.start()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Mark it as running."""
+        ours = self._trial(trial)
+        if ours.state != "finished":  # else it is only reported again
+            ours.state = "running"
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take in an epoch."""
+        ours = self._trial(trial)
+        ours.score, ours.best_epoch = float(result[SCORE]), int(result["best_epoch"])
+        ours.epochs, ours.seconds = int(result["epochs"]), float(result["seconds"])
+        if result["finished"]:
+            ours.state = "finished"
+        self.ledger.write(every=_BETWEEN_WRITES)
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        """Note where the run folder is kept."""
+        ours = self._trial(trial)
+        ours.folder = Path(checkpoint.path).relative_to(self.ledger.folder.resolve()).as_posix()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note the end; a trial that did not say that it had finished was stopped."""
+        ours = self._trial(trial)
+        if ours.id in self._before:
+            return
+        if ours.state != "finished":
+            ours.state = "pruned"
+        self._ended(ours)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note why it failed; the search goes on."""
+        ours = self._trial(trial)
+        ours.state, ours.reason = "failed", _reason(trial)
+        self._ended(ours)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Stop showing."""
+        self.close()
+
+    def close(self) -> None:
+        """Write the tables, and stop showing; harmless twice."""
+        self.ledger.write()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # ---- for people
+
+    def _ended(self, trial: Trial) -> None:
+        self.ledger.write(every=_BETWEEN_WRITES)
+        told = trial.reason or f"{self.ledger.metric} {trial.score:.4f} at epoch {trial.best_epoch}"
+        seed = f"  seed {trial.seed}" if len({t.seed for t in self.ledger.trials.values()}) > 1 else ""
+        _log.info(
+            "[%d/%d] %s after %d epochs: %s  (%s%s)",
+            *(self._n_ended(), self.total, trial.state, trial.epochs, told, trial.told(), seed),
+        )
+        _log.info("        %s", self.summary())
+
+    def summary(self) -> str:
+        """Tell in one line what is best so far, what became of the trials, and how long the rest may take."""
+        parts = []
+        best = self.ledger.best_trial()
+        if best is not None:
+            parts.append(f"best valid {self.ledger.metric} {best.score:.4f} ({best.told()})")
+        parts += [f"{n} {state}" for state, n in self.ledger.counts().items() if state != "waiting"]
+        ended = self._n_ended()
+        left, done = self.total - ended, ended - len(self._before)
+        if left and done:
+            minutes = (time.monotonic() - self._started) / done * left / 60
+            parts.append(f"{left} to end, about {minutes:.0f} min")
+        return "; ".join(parts)
+
+    def _table(self) -> Group:
+        table = Table("trial", "state", f"valid {self.ledger.metric}", "best at", "epochs", "point", box=None)
+        running = [trial for trial in self.ledger.trials.values() if trial.state == "running"]
+        over = [trial for trial in self.ledger.trials.values() if trial.ended and trial.score is not None]
+        over.sort(key=lambda trial: trial.score or 0.0, reverse=self.ledger.bigger)
+        for trial in [*over[:_SHOWN], *running]:
+            score = "" if trial.score is None else f"{trial.score:.4f}"
+            at = "" if trial.best_epoch is None else str(trial.best_epoch)
+            table.add_row(trial.id, trial.state, score, at, str(trial.epochs), trial.told())
+        return Group(table, Text(self.summary()))
+
+
+def failure_line(trace: str) -> str:
+    r"""Tell in one line what Ray's account of a failed trial ends with.
+
+    >>> failure_line("Failure # 1\nTraceback:\n  File x\nrecbole_siger.errors.UserError: too\n big\n")
+    'too big'
+    """
+    lines = [line for line in trace.splitlines() if line.strip() and not line.startswith("Failure #")]
+    starts = [i for i, line in enumerate(lines) if _RAISED.match(line)]
+    told = " ".join(" ".join(lines[starts[-1] if starts else 0 :]).split())
+    return told.removeprefix("recbole_siger.errors.UserError: ") or "failed without a message"
+
+
+def _reason(trial: Any) -> str:
+    try:
+        return failure_line(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, TypeError):  # there is no such file
+        return "failed without a message"

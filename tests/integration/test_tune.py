@@ -1,0 +1,249 @@
+"""A search with Ray: chosen on validation, pruned, resumed; its winner is a run like any other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.quick_start import run_experiment
+from recbole_siger.tuning import search as search_module
+from recbole_siger.tuning import tune_model
+from recbole_siger.tuning.trial import SCORE
+from tests.toy import write_dataset
+
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray for the file; a search uses the one that it finds."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def staged(curves: dict[int, list[float]], explode: tuple[int, ...] = ()) -> Any:
+    """Return a trial that trains nothing and reports the curve of its ``n_ui_layers``."""
+
+    def trial(sampled: dict[str, Any], plan: Any, shared: Any) -> None:
+        from ray import tune
+
+        curve = curves[sampled["trial"]["point"]["n_ui_layers"]]
+        config = Config(config_dict=plan.values)
+        features = shared.with_config(config).item_features()["image"]
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [([int(end, 16) for end in words[0].split("-")], words[1]) for words in maps]
+        (access,) = (a for (low, high), a in spans if low <= features.data_ptr() < high)
+        for epoch, score in enumerate(curve):
+            if sampled["trial"]["point"]["n_ui_layers"] in explode:
+                raise RuntimeError("it went\nwrong here")
+            facts = {"best_epoch": epoch, "epochs": epoch + 1, "seconds": 0.0}
+            finished = epoch + 1 == len(curve)
+            tune.report({SCORE: score, **facts, "finished": finished, "access": access})
+
+    return trial
+
+
+def stage(monkeypatch: pytest.MonkeyPatch, trial: Any) -> None:
+    monkeypatch.setattr(search_module, "run_trial", trial)
+    monkeypatch.setattr(search_module._Search, "finish", lambda self: {})
+
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's /proc")
+
+
+@LINUX
+@pytest.mark.usefixtures("ray_here")
+def test_asha_stops_what_lags_behind(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, a good one first: whatever is behind it at epoch 2 trains no further."""
+    stage(monkeypatch, staged({3: [0.5] * 10, 1: [0.1] * 10, 2: [0.6] * 10}))
+    options, space = settings(epochs=10), ["n_ui_layers=3,1,2"]
+    asha = {"grace_epochs": 2, "reduction_factor": 2, "max_concurrent": 1}
+    tune_model("SIGER", "toy", options=options, space=space, out="out", **asha)
+    told = {row["n_ui_layers"]: (row["state"], int(row["epochs"])) for row in rows_of(Path("out"))}
+    assert told == {"3": ("finished", 10), "1": ("pruned", 2), "2": ("finished", 10)}
+
+
+@LINUX
+@pytest.mark.usefixtures("ray_here")
+def test_a_failed_trial_is_a_row_and_features_are_shared(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(monkeypatch, staged({1: [0.1, 0.2], 2: [0.3, 0.3]}, explode=(1,)))
+    options, space = settings(epochs=2), ["n_ui_layers=1,2"]
+    tune_model("SIGER", "toy", options=options, space=space, scheduler="none", out="out")
+    best, failed = rows_of(Path("out"))
+    assert (best["state"], best["valid_recall@5"], failed["state"]) == ("finished", "0.3", "failed")
+    assert failed["reason"] == "RuntimeError: it went wrong here"
+    lines = [json.loads(line) for file in Path("out/ray").rglob("result.json") for line in file.open()]
+    assert {line["access"][-1] for line in lines} == {"s"}  # memory shared with Ray's store, not a copy
+
+
+def write_contrary(root: Path) -> None:
+    """Two groups of users and items; validation items are of one's own group, test items of the other."""
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(44):
+        group = user % 2
+        own = [f"g{group}i{(user * 7 + 3 * n) % 17}" for n in range(9)]
+        own = list(dict.fromkeys(own))
+        splits["train"] += [(f"u{user}", item) for item in own[:-2]]
+        splits["valid"] += [(f"u{user}", item) for item in own[-2:]]
+        splits["test"] += [(f"u{user}", f"g{1 - group}i{(user * 5 + n) % 17}") for n in range(2)]
+    write_dataset(root, "contrary", splits)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, workdir: Path) -> None:
+    """Learning the groups is right for validation and wrong for test; the learner wins, and is told so."""
+    write_contrary(tmp_path / "data")
+    options = {"data_path": str(tmp_path / "data"), "gpu_id": "", "seed": 7, "epochs": 30, "topk": [5]}
+    options |= {"embedding_size": 16, "train_batch_size": 32, "valid_metric": "Recall@5", "stopping_step": 40}
+    asked = {"options": options, "space": ["learning_rate=1e-7,0.02"], "scheduler": "none", "out": "out"}
+    found = tune_model("BPR", "contrary", **asked)
+    assert found["best"]["values"] == {"learning_rate": 0.02}
+    other = run_experiment(
+        "BPR", "contrary", config_dict={**options, "learning_rate": 1e-7, "run_dir": "other"}
+    )
+    assert other["test"]["recall@5"] > found["best"]["test"]["recall@5"]
+    assert other["valid"]["recall@5"] < found["best"]["valid"]
+
+    # The winner is a run folder with results, and its options make the same run again.
+    kept = json.loads(Path("out/best-seed7/results.json").read_text())
+    assert kept["test"] == found["best"]["test"]
+    assert yaml.safe_load(Path("out/best.yaml").read_text())["learning_rate"] == 0.02
+    same = {key: options[key] for key in ("data_path", "gpu_id", "seed")}
+    again = run_experiment("BPR", "contrary", ["out/best.yaml"], {**same, "run_dir": "again"})
+    assert {key: again[key] for key in ("valid", "test", "best_epoch", "protocol_id")} == {
+        key: kept[key] for key in ("valid", "test", "best_epoch", "protocol_id")
+    }
+    assert found["protocol_id"] == kept["protocol_id"]
+    assert found["trials"] == {"finished": 2}
+    assert "test" not in "".join(path.read_text() for path in Path("out/ray").rglob("result.json"))
+    assert {path.name for path in Path("out").iterdir()} >= {"trials.csv", "search.json", "parallel.png"}
+
+    with pytest.raises(UserError, match="holds a search; --resume continues it"):
+        tune_model("BPR", "contrary", **asked)
+    with pytest.raises(UserError, match="its search has epochs=30, not 31"):
+        tune_model("BPR", "contrary", **{**asked, "options": {**options, "epochs": 31}}, resume=True)
+    # Resuming what is over trains nothing and tells the same.
+    before = Path("out/trials.csv").read_text()
+    assert tune_model("BPR", "contrary", **asked, resume=True) == found
+    assert Path("out/trials.csv").read_text() == before
+    assert [path.name for path in Path("out/ray").glob("session-*")] == ["session-1"]
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("search", ["random", "bayes"])
+def test_points_drawn_from_ranges(tmp_path: Path, workdir: Path, search: str) -> None:
+    if search == "bayes":
+        pytest.importorskip("optuna")
+    write_contrary(tmp_path / "data")
+    options = {"data_path": str(tmp_path / "data"), "gpu_id": "", "epochs": 2, "topk": [5]}
+    options |= {"embedding_size": 4, "train_batch_size": 64, "valid_metric": "Recall@5"}
+    space = ["learning_rate={low: 1e-4, high: 0.1, log: true}", "embedding_size=4,8"]
+    found = tune_model(
+        "BPR", "contrary", options=options, space=space, search=search, num_samples=3, out="out"
+    )
+    rows = rows_of(Path("out"))
+    assert len(rows) == 3
+    assert all(1e-4 <= float(row["learning_rate"]) <= 0.1 and row["state"] == "finished" for row in rows)
+    assert found["best"]["valid"] == max(float(row["valid_recall@5"]) for row in rows)
+
+
+def test_optuna_is_asked_for_where_it_is_missing(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs Optuna: pip install 'recbole-siger\[bayes\]'"):
+        search_module.check_searcher("bayes")
+
+
+# ---- in processes of their own
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    options = ["--gpu_id=", "--topk=[5]", "--valid_metric=Recall@5", "--embedding_size=16", "--out=out"]
+    return [
+        *(sys.executable, "-m", "recbole_siger.cli", "tune", "--model=LightGCN", "--dataset=contrary"),
+        *(f"--data_path={folder}", "--train_batch_size=4", "--checkpoint_interval=0", "--scheduler=none"),
+        *("--set=n_layers=1,2,3", "--max_concurrent=1", *options, *words),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_search_goes_on(tmp_path: Path, workdir: Path, sign: signal.Signals) -> None:
+    write_contrary(tmp_path / "data")
+    words = command(tmp_path / "data", "--epochs=40", "--stopping_step=40")
+    process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+
+    def second() -> dict[str, str] | None:
+        rows = rows_of(Path("out")) if Path("out/trials.csv").exists() else []
+        return next((row for row in rows if row["n_layers"] == "2" and row["state"] == "running"), None)
+
+    while (row := second()) is None or int(row["epochs"]) < 5:  # the first has finished, the second trains
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, sign)
+    _, complaint = process.communicate(timeout=60)
+    if sign == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume" in complaint
+        assert "Traceback" not in complaint
+    subprocess.run([*words, "--resume"], check=True, timeout=300)
+    assert {(row["state"], row["epochs"]) for row in rows_of(Path("out"))} == {("finished", "40")}
+    logs = {file.parent.parent.name: file.read_text() for file in Path("out/ray/session-2").rglob("run.log")}
+    told = [text.count("LightGCN on contrary") for text in logs.values()]
+    assert sorted(told) == [1, 1, 2]  # one was finished, one was taken up again, one began
+    found = json.loads(Path("out/search.json").read_text())
+    straight = run_experiment(
+        "LightGCN", "contrary", ["out/best.yaml"], {"data_path": str(tmp_path / "data"), "gpu_id": ""}
+    )
+    assert straight["test"] == found["best"]["test"]  # as if it had never been interrupted
+
+
+@pytest.mark.slow
+def test_two_nodes_share_a_search(tmp_path: Path, workdir: Path) -> None:
+    """A head and a worker of one processor each: both train."""
+    pytest.importorskip("ray")
+    write_contrary(tmp_path / "data")
+    ray = Path(sys.executable).with_name("ray")
+    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    port, common = 26379, ["--num-cpus=1", "--disable-usage-stats"]
+    head = [f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=26001"]
+    try:
+        subprocess.run([ray, "start", "--head", *head, *common], check=True, env=quiet, capture_output=True)
+        start = [ray, "start", f"--address=127.0.0.1:{port}", *common]
+        subprocess.run(start, check=True, env=quiet, capture_output=True)
+        words = [word for word in command(tmp_path / "data", "--epochs=8") if "max_concurrent" not in word]
+        words.append(f"--address=127.0.0.1:{port}")
+        done = subprocess.run(words, check=True, timeout=300, env=quiet, capture_output=True, text=True)
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=True, env=quiet, capture_output=True)
+    assert "Ray: 2 nodes, 2 CPU" in done.stdout
+    assert {row["state"] for row in rows_of(Path("out"))} == {"finished"}
+    lines = [json.loads(file.read_text().splitlines()[-1]) for file in Path("out/ray").rglob("result.json")]
+    assert len({line["node"] for line in lines}) == 2

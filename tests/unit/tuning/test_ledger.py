@@ -1,0 +1,103 @@
+"""The ledger ranks points by their mean over seeds, and its files bring it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_siger.errors import UserError
+from recbole_siger.tuning.ledger import Ledger
+
+ROWS = [
+    # a, seed, state, score
+    (1, 7, "finished", 0.30),
+    (1, 8, "finished", 0.20),
+    (2, 7, "finished", 0.24),
+    (2, 8, "finished", 0.28),
+    (3, 7, "finished", 0.90),
+    (3, 8, "pruned", 0.10),
+    (4, 7, "failed", None),
+    (4, 8, "finished", 0.95),
+    (5, 7, "pruned", 0.99),
+    (5, 8, "pruned", 0.99),
+]
+
+
+def make(folder: Path, *, bigger: bool = True) -> Ledger:
+    ledger = Ledger(folder, "recall@20", bigger)
+    for a, seed, state, score in ROWS:
+        trial = ledger.add({"a": a}, seed)
+        trial.state, trial.score = state, score
+    return ledger
+
+
+def test_points_are_ranked_by_their_mean_if_every_seed_finished(tmp_path: Path) -> None:
+    ranked = make(tmp_path).ranked()
+    assert [(round(mean, 9), trials[0].values["a"]) for mean, trials in ranked] == [(0.26, 2), (0.25, 1)]
+    assert [trial.seed for trial in ranked[0][1]] == [7, 8]
+
+
+def test_a_smaller_score_can_be_better(tmp_path: Path) -> None:
+    ledger = make(tmp_path, bigger=False)
+    assert [trials[0].values["a"] for _, trials in ledger.ranked()] == [1, 2]
+    best = ledger.best_trial()
+    assert best is not None
+    assert best.score == 0.10
+
+
+def test_the_best_so_far_is_of_any_state(tmp_path: Path) -> None:
+    best = make(tmp_path).best_trial()
+    assert best is not None
+    assert best.values == {"a": 5}
+    assert Ledger(tmp_path, "recall@20").best_trial() is None
+
+
+def test_adding_a_known_trial_returns_it(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    assert ledger.add({"a": 1}, 7).score == 0.30
+    assert len(ledger.trials) == len(ROWS)
+    assert ledger.counts() == {"finished": 6, "pruned": 3, "failed": 1}
+
+
+def test_the_table_has_the_best_first_and_every_trial(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.trials[ledger.add({"a": 4}, 7).id].reason = "no memory, at all"
+    lines = ledger.table().splitlines()
+    assert lines[0] == "trial,state,valid_recall@20,best_epoch,epochs,seconds,seed,a,reason"
+    assert [line.split(",")[2] for line in lines[1:4]] == ["0.99", "0.99", "0.95"]
+    assert lines[-1].endswith(',7,4,"no memory, at all"')
+    assert len(lines) == 1 + len(ROWS)
+
+
+def test_files_bring_a_search_back(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.seconds = 12.5
+    ledger.add({"a": 6}, 7).state = "running"
+    ledger.write()
+    again = Ledger(tmp_path, "recall@20")
+    again.load(retry=False)
+    assert again.trials == ledger.trials
+    assert again.seconds == 12.5
+    again.load(retry=True)
+    assert again.counts() == {"finished": 6, "pruned": 3, "waiting": 2}
+    assert (tmp_path / "trials.csv").read_text() == ledger.table()
+
+
+def test_writing_may_be_put_off(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.write()
+    ledger.add({"a": 6}, 7)
+    ledger.write(every=60)
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [(None, "holds no search"), ("{", "damaged"), ('{"seconds": 1, "trials": [{}]}', "damaged")],
+)
+def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path, text: str | None, part: str) -> None:
+    if text is not None:
+        (tmp_path / "trials.json").write_text(text)
+    with pytest.raises(UserError, match=part):
+        Ledger(tmp_path, "recall@20").load(retry=True)
