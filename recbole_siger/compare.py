@@ -22,7 +22,7 @@ from recbole_siger.params import did_you_mean
 from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables"]
+__all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def compare_models(
     if len(set(names)) != len(names) or not names:
         raise UserError(f"--models={models}: name each model once, separated by commas")
     paths = expand_names(out, list(FORMATS))
-    own = _model_options(names, model_options, model_file)
+    own = options_of_models(names, model_options, model_file)
     wanted = [(name, study.specs(name, own[name])) for name in names]
     if len(names) > 1 and params.over == "seeds":
         check_sample_size(max(len(specs) for _, specs in wanted), params)
@@ -123,7 +123,9 @@ def compare_models(
     return finish_tables([compare_entries(title, entries, params)], paths)
 
 
-def _model_options(names: Sequence[str], pairs: Sequence[str], file: str | None) -> dict[str, dict[str, Any]]:
+def options_of_models(
+    names: Sequence[str], pairs: Sequence[str], file: str | None
+) -> dict[str, dict[str, Any]]:
     """Return the options of each model alone."""
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for model, values in (read_yaml(Path(file)) if file else {}).items():

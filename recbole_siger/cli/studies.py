@@ -31,8 +31,8 @@ USAGE = """\
   report RUN_DIR ... [--out=report.html] [--vectors]
                         one offline page of runs; `report curves RUN_DIR`, `report vectors RUN_DIR` and
                         `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
-  cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [--key=value ...]
-                        results for cold items or users: table and bar chart; finished runs are used again
+  cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [as compare]
+                        results for cold items or users: table and bar chart
   audit --dataset=NAME [--run=DIR] [--json] [--key=value ...]
                         hold a dataset, a model's graphs and a run against what an honest evaluation needs
 """
@@ -180,20 +180,15 @@ def _report(words: Sequence[str]) -> int:
 
 def _cold_start(words: Sequence[str]) -> int:
     positional, found = read_options(words)
-    values = single_values(found)
-    if positional or not {"models", "dataset"} <= set(values):
-        raise UserError("command line: write `recbole-siger cold-start --models=A,B --dataset=NAME`")
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    pairs = [value for key, value in found if key == "set"]
+    values = single_values([entry for entry in found if entry[0] != "set"])
+    (models,) = _needed(values, "cold-start", "models")
     from recbole_siger.cold_start_report import cold_start_report
 
-    cold_start_report(
-        [name for name in values.pop("models").split(",") if name],
-        values.pop("dataset"),
-        kind=values.pop("kind", None),
-        out=values.pop("out", None),
-        files=values.pop("config_files", "").split(),
-        values=values,
-    )
-    return 0
+    named = {key: values.pop(key, None) for key in ("kind", "out")}
+    return cold_start_report(models, _study(values), model_options=pairs, **named)
 
 
 def _audit(words: Sequence[str]) -> int:

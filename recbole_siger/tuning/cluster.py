@@ -42,7 +42,7 @@ def connected(address: str | None, **needed: float) -> Iterator[tuple[bool, str]
         here: dict[str, Any] = {} if address else {"include_dashboard": False}
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"--address={address}: no Ray there: {reason}; start it with `ray start --head`"

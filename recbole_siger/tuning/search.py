@@ -226,7 +226,13 @@ class _Search:
         """Let the cluster's head run the search: Ray's client cannot hear of trials as they go."""
         import ray
 
-        wanted = replace(self.wanted, out=str(self.folder.resolve()))
+        wanted = replace(
+            self.wanted,
+            files=tuple(str(Path(file).resolve()) for file in self.wanted.files),
+            options={**self.wanted.options, "data_path": self._values()["data_path"]},
+            space_file=self.wanted.space_file and str(Path(self.wanted.space_file).resolve()),
+            out=str(self.folder.resolve()),
+        )
         ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted))
         self.ledger.load(retry=False)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import json
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
 from recbole_siger import cli
+from recbole_siger.report import figures
 
 Settings = Callable[..., dict[str, Any]]
 SMALL = ["--train_batch_size=64", "--topk=[3, 5]", "--valid_metric=Recall@5", "--gpu_id=", "--epochs=2"]
@@ -29,11 +29,14 @@ def rows_of(folder: str) -> dict[str, dict[str, str]]:
         return {row["model"]: row for row in csv.DictReader(stream)}
 
 
+def results_of(model: str) -> Path:
+    (file,) = Path("runs/toy").glob(f"{model}-*-seed2020/results.json")
+    return file
+
+
 def test_table_and_bars(words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--models=SIGER,BPR", "--out=cold"]) == 0
     assert sorted(path.name for path in Path("cold").iterdir()) == [
-        "BPR",
-        "SIGER",
         "cold_start.csv",
         "cold_start.md",
         "cold_start.png",
@@ -43,7 +46,7 @@ def test_table_and_bars(words: list[str], workdir: Path, capsys: pytest.CaptureF
     assert {model: row["scores_cold_items"] for model, row in rows.items()} == {"SIGER": "yes", "BPR": "no"}
     page = Path("cold/cold_start.md").read_text()
     for model, row in rows.items():
-        kept = json.loads(Path("cold", model, "results.json").read_text())
+        kept = json.loads(results_of(model).read_text())
         assert float(row["recall@5[cold]"]) == kept["test"]["recall@5[cold]"] == kept["test"]["recall@5"]
         assert row["protocol_id"] == kept["protocol_id"]
         assert f"| {model} | {row['scores_cold_items']} | {kept['test']['recall@5']:.4f} |" in page
@@ -58,23 +61,28 @@ def test_finished_runs_are_used_again_and_unfinished_ones_continued(
     words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*words, "--models=BPR,Pop", "--out=cold"]) == 0
-    before = Path("cold/BPR/results.json").read_bytes()
-    Path("cold/Pop/results.json").unlink()
+    before = results_of("BPR").read_bytes()
+    results_of("Pop").unlink()
     capsys.readouterr()
     assert cli.main([*words, "--models=BPR,Pop", "--out=cold"]) == 0
-    told = capsys.readouterr().out
-    assert "cold/BPR: used again" in told
-    assert "cold/Pop: used again" not in told
-    assert Path("cold/BPR/results.json").read_bytes() == before
-    assert Path("cold/Pop/results.json").is_file()
+    told = capsys.readouterr().err
+    assert "BPR seed 2020: finished before" in told
+    assert "Pop seed 2020: finished before" not in told
+    assert results_of("BPR").read_bytes() == before
+    assert results_of("Pop").is_file()
 
 
-def test_runs_with_other_options_are_not_mixed(
+def test_seeds_are_averaged_and_a_failure_is_told(
     words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*words, "--models=Pop", "--out=cold"]) == 0
-    assert cli.main([*words, "--models=Pop", "--out=cold", "--seed=5"]) == 2
-    assert "cold/Pop: holds a run with seed=2020, not 5; choose another --out" in capsys.readouterr().err
+    more = ["--models=BPR,SIGER", "--seeds=2", "--set", "SIGER.features=[smell]", "--out=cold"]
+    assert cli.main([*words, *more]) == 1
+    with Path("cold/cold_start.csv").open(encoding="utf-8", newline="") as stream:
+        values = [float(row["recall@5"]) for row in csv.DictReader(stream)]
+    page = Path("cold/cold_start.md").read_text()
+    assert f"| BPR | no | {fmean(values):.4f} ± {stdev(values):.4f} |" in page
+    assert "Failed: SIGER, seed 2021: " in page
+    assert "seeds: 2020, 2021" in page
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("item_few_shot", 3), ("user", 2)])
@@ -88,7 +96,7 @@ def test_other_kinds(kind: str, groups: int, words: list[str], workdir: Path) ->
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--models="], "name each model once, and at least one"),
+        (["--models=,"], "name each model once, and at least one"),
         (["--models=BPR,BPR"], "name each model once"),
         (["--models=BPR,SIGR"], "Unknown model 'SIGR'"),
         (
@@ -96,8 +104,8 @@ def test_other_kinds(kind: str, groups: int, words: list[str], workdir: Path) ->
             "--kind and --cold_start say the same",
         ),
         (["--models=BPR", "--kind=things"], "kind='things': expected one of"),
-        (["--models=BPR", "--run_dir=x"], "use --out"),
-        ([], "write `recbole-siger cold-start"),
+        (["--models=BPR", "--run_dir=x"], "use --runs_dir"),
+        ([], "cold-start needs --models"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -113,16 +121,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_without_matplotlib_there_is_a_table_and_a_hint(
     words: list[str], workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return honest(name, *rest)
-
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
     assert cli.main([*words, "--models=Pop", "--out=cold"]) == 0
-    assert "pip install 'recbole-siger[figures]'" in capsys.readouterr().out
-    assert sorted(path.name for path in Path("cold").iterdir()) == ["Pop", "cold_start.csv", "cold_start.md"]
+    assert "pip install 'recbole-siger[figures]'" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("cold").iterdir()) == ["cold_start.csv", "cold_start.md"]

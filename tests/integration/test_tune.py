@@ -225,25 +225,52 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, workdir: Path, sign: sign
     assert straight["test"] == found["best"]["test"]  # as if it had never been interrupted
 
 
-@pytest.mark.slow
-def test_two_nodes_share_a_search(tmp_path: Path, workdir: Path) -> None:
-    """A head and a worker of one processor each: both train."""
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head and a worker of one processor each on this machine: their address, and what clients must set."""
     pytest.importorskip("ray")
+    ray, port = Path(sys.executable).with_name("ray"), 26379
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    environment = {**os.environ, **secret, "RAY_USAGE_STATS_ENABLED": "0"}
+    # One that is started is awaited before the next; --block, so that only these two are ended again.
+    nodes, logs = [], []
+    for words in (
+        ["--head", f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=26001"],
+        [f"--address=127.0.0.1:{port}"],
+    ):
+        log = tmp_path / f"node-{len(nodes)}.log"
+        command = [ray, "start", *words, "--num-cpus=1", "--disable-usage-stats", "--block"]
+        with log.open("w") as stream:
+            nodes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=stream))
+        logs.append(log)
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert nodes[-1].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+    yield f"127.0.0.1:{port}", environment
+    for node in reversed(nodes):
+        node.terminate()
+        node.wait(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", [False, True], ids=["driver on the head", "ray client"])
+def test_two_nodes_share_a_search(
+    tmp_path: Path, workdir: Path, two_nodes: tuple[str, dict[str, str]], *, client: bool
+) -> None:
+    """Both nodes train, whoever asks."""
+    if client:
+        pytest.importorskip("grpc")
     write_contrary(tmp_path / "data")
-    ray = Path(sys.executable).with_name("ray")
-    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
-    port, common = 26379, ["--num-cpus=1", "--disable-usage-stats"]
-    head = [f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=26001"]
-    try:
-        subprocess.run([ray, "start", "--head", *head, *common], check=True, env=quiet, capture_output=True)
-        start = [ray, "start", f"--address=127.0.0.1:{port}", *common]
-        subprocess.run(start, check=True, env=quiet, capture_output=True)
-        words = [word for word in command(tmp_path / "data", "--epochs=8") if "max_concurrent" not in word]
-        words.append(f"--address=127.0.0.1:{port}")
-        done = subprocess.run(words, check=True, timeout=300, env=quiet, capture_output=True, text=True)
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=True, env=quiet, capture_output=True)
+    address = "ray://127.0.0.1:26001" if client else two_nodes[0]
+    words = [word for word in command(tmp_path / "data", "--epochs=8") if "max_concurrent" not in word]
+    done = subprocess.run(
+        [*words, f"--address={address}"], timeout=300, env=two_nodes[1], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     assert "Ray: 2 nodes, 2 CPU" in done.stdout
     assert {row["state"] for row in rows_of(Path("out"))} == {"finished"}
     lines = [json.loads(file.read_text().splitlines()[-1]) for file in Path("out/ray").rglob("result.json")]
     assert len({line["node"] for line in lines}) == 2
+    assert json.loads(Path("out/search.json").read_text())["trials"] == {"finished": 3}
