@@ -15,6 +15,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.metrics import USER_METRICS, Ranking, average_precision, mrr, ndcg
 from recbole_siger.evaluation.ranking import Ids, hits_at_k, top_k
+from recbole_siger.parallel import current_share, gather_rows
 
 __all__ = ["RankingCollector", "RankingEvaluator", "count_hits"]
 
@@ -69,10 +70,30 @@ class RankingCollector(Collector):
                 f"model {self.config['model']!r}: some scores are NaN, so its ranking means nothing; "
                 "look for items without a training row or a feature"
             )
+        if current_share().size > 1:
+            self._gather()
         for name, parts in self._collected.items():
             self.data_struct.set(name, torch.cat(parts).cpu())
         self._collected = {}
         return super().get_data_struct()
+
+    def _gather(self) -> None:
+        """Take the users of all processes, in the order in which one process would have ranked them."""
+        if not self._ranked:
+            raise UserError("nproc: fewer batches of users than processes; lower eval_batch_size or nproc")
+        users, top, best, row, item = (torch.cat(column) for column in zip(*self._ranked, strict=True))
+        first = torch.tensor([len(batch[0]) for batch in self._ranked]).cumsum(0)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), first[:-1]])
+        row = row + starts.repeat_interleave(torch.tensor([len(batch[3]) for batch in self._ranked]))
+        users_of_pairs = gather_rows(users[row])
+        users, top, best, item = (gather_rows(column) for column in (users, top, best, item))
+        users, order = users.sort()
+        row = torch.searchsorted(users, users_of_pairs)
+        row, pairs = row.sort(stable=True)
+        self._ranked = [(users, top[order], best[order], row, item[pairs])]
+        self._collected = {
+            name: [gather_rows(torch.cat(parts))[order]] for name, parts in self._collected.items()
+        }
 
     def take_ranking(self) -> Ranking | None:
         """Return what was ranked since the last call, users ascending; None if nothing was."""

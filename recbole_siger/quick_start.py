@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbole_siger.config import Config
+from recbole_siger.distributed import n_processes, train_in_processes
 from recbole_siger.errors import UserError
 from recbole_siger.fingerprint import candidates_of, protocol_facts, protocol_id
 from recbole_siger.progress import Progress, logging_to, peak_memory_mib
@@ -65,6 +66,11 @@ def run_experiment(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = Path("runs") / config["dataset"] / f"{config['model']}-{stamp}-seed{config.run.seed}"
     run = RunFolder.create(config.run.run_dir or default)
+    if n_processes(config) > 1:
+        try:
+            return train_in_processes(config, run, resume=False)
+        finally:
+            run.discard_unstarted()
     try:
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
@@ -89,8 +95,11 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         raise UserError(
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
+    config = config_of_run(run, data_path)
+    if n_processes(config) > 1:
+        return train_in_processes(config, run, resume=True)
     with logging_to(run.file("run.log")):
-        experiment = build_experiment(config_of_run(run, data_path), run)
+        experiment = build_experiment(config, run)
         experiment.take_up()
         return experiment.train()
 

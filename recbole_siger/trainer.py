@@ -31,6 +31,7 @@ from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.metrics import Ranking
 from recbole_siger.evaluator import RankingCollector, RankingEvaluator, count_hits
 from recbole_siger.loss_watch import LossWatch
+from recbole_siger.parallel import ALONE, average_gradients, current_share, mean_over_processes
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
@@ -67,6 +68,7 @@ class RunTrainer(Trainer):
 
     def __init__(self, config: Config, model: Any, run: RunFolder | None, progress: Progress) -> None:
         config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes the folder that it names
+        self.share = current_share()
         super().__init__(config, model)
         self.run, self.progress = run, progress
         self.eval_collector, self.evaluator = RankingCollector(config), RankingEvaluator(config)
@@ -90,6 +92,9 @@ class RunTrainer(Trainer):
         if type(optimizer) in (torch.optim.Adam, torch.optim.AdamW):
             for group in optimizer.param_groups:
                 group["fused"], group["foreach"] = True, None
+        if self.share.size > 1:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            optimizer.register_step_pre_hook(lambda *_: average_gradients(parameters))
         return optimizer
 
     # ---- training
@@ -127,13 +132,15 @@ class RunTrainer(Trainer):
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
 
             def watched(interaction: Interaction) -> Any:
-                losses = watch.add(loss_func(interaction))
+                losses = watch.add(self._losses_of_share(loss_func, interaction))
                 self._is_watched = True
                 update(watch.last)
                 return losses
 
             total = super()._train_epoch(train_data, epoch_idx, watched, show_progress=False)
             watch.fetch()
+        if self.share.size > 1:
+            watch.sums = mean_over_processes(watch.sums, self.device)
         if watch.sums:  # but for trainers of RecBole that bring their own loss
             total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
@@ -143,6 +150,18 @@ class RunTrainer(Trainer):
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
         return total
+
+    def _losses_of_share(self, loss_func: Callable[..., Any], interaction: Interaction) -> Any:
+        """Compute what this process counts of a batch's losses; the batch is the same in all of them."""
+        share = self.share if len(interaction) >= self.share.size else ALONE
+        if getattr(self.model, "shares_batches", False):
+            self.model.share = share
+            return loss_func(interaction)
+        if share.size == 1:
+            return loss_func(interaction)
+        losses = loss_func(interaction[share.of(torch.arange(len(interaction)))])
+        weight = share.weight(len(interaction))
+        return tuple(weight * term for term in losses) if isinstance(losses, tuple) else weight * losses
 
     def _names(self, n_terms: int) -> tuple[str, ...]:
         names = getattr(self.model, "loss_names", ())

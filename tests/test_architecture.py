@@ -23,6 +23,7 @@ PURE = [
     "model/loss.py",
     "model/batch.py",
     "model/propagation.py",
+    "parallel.py",
     "data/features.py",
     "files.py",
     "params.py",

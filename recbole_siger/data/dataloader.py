@@ -17,6 +17,7 @@ from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.ranking import Ids, ItemLists
+from recbole_siger.parallel import current_share
 
 __all__ = ["FullRankingDataLoader", "TrainLoader"]
 
@@ -41,10 +42,14 @@ class _WholeBatches(AbstractDataLoader):
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         n_rows, shuffle = self.sample_size, self.shuffle
         order = torch.randperm(n_rows, generator=self.generator) if shuffle else torch.arange(n_rows)
-        for rows in order.split(self.step):
+        for rows in self.own(order.split(self.step)):
             yield self.collate_fn(rows)
         if shuffle:
             torch.randperm(n_rows, generator=self.generator)
+
+    def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the batches that this process sees: all."""
+        return batches
 
 
 def _take(interaction: Interaction, rows: Tensor) -> Interaction:
@@ -55,6 +60,12 @@ def _take(interaction: Interaction, rows: Tensor) -> Interaction:
 
 class TrainLoader(_WholeBatches, TrainDataLoader):
     """Batches of training rows with their negatives: those that RecBole's ``TrainDataLoader`` gives."""
+
+    def _init_batch_size_and_step(self) -> None:
+        super()._init_batch_size_and_step()
+        n_processes = current_share().size  # each draws the whole batch and takes its share
+        self.step *= n_processes
+        self.set_batch_size(self._batch_size * n_processes)
 
     def collate_fn(self, index: Tensor | Sequence[int]) -> Interaction:
         """Return the rows, with negatives as the model's input type asks for."""
@@ -106,6 +117,11 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
         self.sample_size = len(evaluated)
         # RecBole's constructor would build a Python set for every user; its parent does the rest.
         AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
+
+    def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return this process's share of the users."""
+        share = current_share()
+        return batches[share.rank :: share.size]
 
     def n_candidates(self, users: Ids) -> Ids:
         """Count the items that are ranked for each of ``users``, ``(U,)``."""

@@ -21,6 +21,7 @@ from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.graph_cache import GraphCache
 from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.propagation import SparseMatrix
+from recbole_siger.parallel import current_share
 
 __all__ = ["MultimodalRecommender"]
 
@@ -34,6 +35,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     Attributes:
         scores_cold_items: Whether what an item is like decides its scores, so that one without a training row
             is ranked by more than its untrained ID embedding.
+        shares_batches: Whether :meth:`loss_terms` takes the rows of all processes and counts its own, because
+            rows are contrasted with each other; else it is given its own.
+        share: This process's part of each batch; all, unless several train.
         samples_negatives: Whether a batch has a negative item for each positive one.
         frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
@@ -47,6 +51,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     input_type = InputType.PAIRWISE
     params_class: ClassVar[type]
     scores_cold_items: ClassVar[bool] = False
+    shares_batches: ClassVar[bool] = False
     samples_negatives: ClassVar[bool] = True
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
 
@@ -58,6 +63,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.train_edges = dataset.train_edges.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(config.run.seed)
         self.graph_cache = GraphCache(config.run.cache_dir)
+        self.share = current_share()
         self.loss_names: tuple[str, ...] = ()
         self._missing_modality = config.run.missing_modality
         self._final: UserItem | None = None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recbole_siger.parallel import ALONE, Share
+
 __all__ = ["BatchRows", "batch_rows"]
 
 
@@ -20,6 +22,7 @@ class BatchRows(NamedTuple):
         n_keys: How many those are.
         queries: Positions among them of those that query, ``(q,)``; None: all.
         positions: For each list of ids that was given, where each stands in ``ids``, ``(B,)`` each.
+        weight: What a contrast of these queries counts; 1 but in training by several processes.
     """
 
     ids: Tensor | slice
@@ -27,6 +30,7 @@ class BatchRows(NamedTuple):
     n_keys: int
     queries: Tensor | None
     positions: tuple[Tensor, ...]
+    weight: float = 1.0
 
     def of(self, table: Tensor) -> Tensor:
         """Cut a table to the rows that the batch needs: ``(n_rows, d)`` to ``(n, d)``."""
@@ -51,7 +55,10 @@ class BatchRows(NamedTuple):
             The loss, ``()``.
         """
         others = (self._queries_of(x) if isinstance(x, Tensor) else x for x in rest)
-        return loss(self._queries_of(query), key[: self.n_keys], *others, target=self.queries)
+        if self.weight == 0.0:  # fewer queries than processes
+            return query.sum() * 0
+        found = loss(self._queries_of(query), key[: self.n_keys], *others, target=self.queries)
+        return found if self.weight == 1.0 else found * self.weight
 
     def _queries_of(self, table: Tensor) -> Tensor:
         return _cut(table, slice(self.n_keys) if self.queries is None else self.queries)
@@ -62,7 +69,7 @@ def _cut(table: Tensor, rows: Tensor | slice) -> Tensor:
     return table[rows] if isinstance(rows, slice) else table.index_select(0, rows)
 
 
-def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str) -> BatchRows:
+def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str, share: Share = ALONE) -> BatchRows:
     """Choose the rows that a batch needs.
 
     Args:
@@ -71,6 +78,7 @@ def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str) -> Bat
         n_rows: Rows of the whole table, padding row 0 included.
         negatives: ``"batch"`` contrasts the distinct ``ids`` with each other; ``"full"`` with every row but
             the padding.
+        share: Of which positions and queries there are those of one process; keys are all of the batch.
 
     Returns:
         The rows, with the positions of ``ids`` and ``others`` in this order.
@@ -84,13 +92,16 @@ def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str) -> Bat
         ([2, 5, 7, 2, 1], 2, [[1, 0, 1], [2, 3, 4]])
     """
     distinct, position = ids.unique(return_inverse=True)
+    weight = share.weight(len(distinct))
     if negatives == "full":
-        every = slice(1, None)
-        return BatchRows(every, every, n_rows - 1, distinct - 1, tuple(x - 1 for x in (ids, *others)))
+        every, places = slice(1, None), tuple(share.of(x - 1) for x in (ids, *others))
+        return BatchRows(every, every, n_rows - 1, share.of(distinct - 1), places, weight)
     if negatives != "batch":
         raise ValueError(f"negatives must be 'batch' or 'full', got {negatives!r}")
     positions, start = [position], len(distinct)
     for other in others:
         positions.append(torch.arange(start, start + len(other), device=ids.device))
         start += len(other)
-    return BatchRows(torch.cat([distinct, *others]), distinct, len(distinct), None, tuple(positions))
+    places, n_keys = tuple(map(share.of, positions)), len(distinct)
+    queries = None if share.size == 1 else share.of(torch.arange(n_keys, device=ids.device))
+    return BatchRows(torch.cat([distinct, *others]), distinct, n_keys, queries, places, weight)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,12 @@ _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 @contextmanager
-def connected(address: str | None, **needed: float) -> Iterator[tuple[bool, str]]:
+def connected(address: str | None, needed: Mapping[str, float]) -> Iterator[tuple[bool, str]]:
     """Hold a connection to Ray: one that is there already, a cluster's, or one started here for the while.
 
     Args:
         address: ``auto`` or ``ray://host:port``; None for this machine.
-        **needed: What a trial takes of Ray's resources, such as ``CPU=1.0``.
+        needed: What a trial, or a training, takes of Ray's resources, such as ``{"CPU": 1.0}``.
 
     Yields:
         Whether this is a remote client of the cluster, and a line about what Ray has.
@@ -41,7 +41,7 @@ def connected(address: str | None, **needed: float) -> Iterator[tuple[bool, str]
     if own:
         here: dict[str, Any] = {} if address else {"include_dashboard": False}
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(

@@ -208,7 +208,7 @@ class _Search:
             return
         dataset = self._dataset()
         needed = {"CPU": self.params.cpus_per_trial, "GPU": self.params.gpus_per_trial}
-        with connected(self.params.address, **needed) as (is_client, about):
+        with connected(self.params.address, needed) as (is_client, about):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
             self.ledger.write()

@@ -86,6 +86,7 @@ class MGCN(MultimodalRecommender):
     params_class = MGCNParams
     params: MGCNParams
     scores_cold_items = True
+    shares_batches = True
 
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
@@ -157,13 +158,22 @@ class MGCN(MultimodalRecommender):
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         behavior, side = self.encode()
         final = UserItem(behavior.user + side.user, behavior.item + side.item)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
+        own, (own_user, own_pos, own_neg) = self.share.weight(len(user)), map(self.share.of, (user, pos, neg))
+        u, i, j = final.user[own_user], final.item[own_pos], final.item[own_neg]
         users, items = (user.unique(), pos.unique()) if p.contrast_dedup else (user, pos)
-        contrast = info_nce(side.item[items], behavior.item[items], p.cl_temperature) + info_nce(
-            side.user[users], behavior.user[users], p.cl_temperature
+        contrast = self.contrast(side.item, behavior.item, items) + self.contrast(
+            side.user, behavior.user, users
         )
         return {
-            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "bpr": own * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
             "contrast": p.cl_weight * contrast,
-            "regularization": p.reg_weight * l2_loss(u, i, j),
+            "regularization": own * p.reg_weight * l2_loss(u, i, j),
         }
+
+    def contrast(self, query: Tensor, key: Tensor, ids: Tensor) -> Tensor:
+        """Contrast the rows ``ids`` of two tables, of the queries this process's share: ``()``."""
+        own = self.share.of(torch.arange(len(ids), device=ids.device))
+        if len(own) == 0:
+            return query.sum() * 0
+        loss = info_nce(query[ids[own]], key[ids], self.params.cl_temperature, target=own)
+        return self.share.weight(len(ids)) * loss

@@ -93,6 +93,7 @@ class SIGER(MultimodalRecommender):
     params_class = SIGERParams
     params: SIGERParams
     scores_cold_items = True  # by the semantic edges of Eq. 7
+    shares_batches = True
 
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         super().__init__(config, dataset)
@@ -184,8 +185,9 @@ class SIGER(MultimodalRecommender):
         """Return the terms of Eq. 19, weighted."""
         p = self.params
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users = batch_rows(user, n_rows=self.n_users, negatives=p.contrast_negatives)
-        items = batch_rows(pos, neg, n_rows=self.n_items, negatives=p.contrast_negatives)
+        negatives, share = p.contrast_negatives, self.share
+        users = batch_rows(user, n_rows=self.n_users, negatives=negatives, share=share)
+        items = batch_rows(pos, neg, n_rows=self.n_items, negatives=negatives, share=share)
 
         def of_batch(table: UserItem) -> UserItem:
             return UserItem(users.of(table.user), items.of(table.item))
@@ -198,7 +200,8 @@ class SIGER(MultimodalRecommender):
         u = final.user.index_select(0, users.positions[0])
         i, j = (final.item.index_select(0, position) for position in items.positions)
 
-        terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
+        own = share.weight(len(user))
+        terms = {"bpr": own * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
         if p.ablation != "mp":
             views = [[items.keys_of(view) for view in views] for _, views in encoded.values()]
             terms["perturbation"] = p.cl_weight * self.perturbation_loss(views, items)
@@ -208,7 +211,7 @@ class SIGER(MultimodalRecommender):
                     behavior, semantics, users, items
                 )
             terms["behavior_alignment"] = p.align_weight * self.behavior_loss(behavior, fused, users, items)
-        return {**terms, "regularization": p.reg_weight * l2_loss(u, i, j)}
+        return {**terms, "regularization": own * p.reg_weight * l2_loss(u, i, j)}
 
     def perturbation_loss(self, views: list[list[Tensor]], items: BatchRows) -> Tensor:
         """Contrast two perturbed views of each item, summed over modalities, Eq. 13: ``()``."""

@@ -1,0 +1,153 @@
+"""Start one training in several processes, with Ray Train.
+
+RecBole's own path (``nproc``, ``world_size``) cannot give this: it knows NCCL and CUDA only, seeds each
+process differently, so that noise and pruned graphs differ between replicas, and its evaluation repeats users
+to fill the last batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.run_folder import RunFolder
+
+__all__ = ["n_processes", "train_in_processes"]
+
+
+def n_processes(config: Config) -> int:
+    """Return how many processes a run is to have.
+
+    Raises:
+        UserError: If the key ``nproc`` is no positive integer.
+    """
+    value = config.final_config_dict.get("nproc")
+    if value is None:
+        return 1
+    if type(value) is not int or value < 1:
+        raise UserError(f"{config.origin['nproc']}: nproc={value!r}: expected an integer in [1, inf)")
+    return value
+
+
+def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[str, Any]:
+    """Train in ``nproc`` processes; each step sees ``nproc * train_batch_size`` rows.
+
+    Losses are those of one process with the larger batch. VBPR's norm, BM3's dropout and contrasts within a
+    batch of RecBole's models are each process's own. Users are shared out, each ranked once.
+
+    Args:
+        config: The configuration.
+        run: The run folder; the first process writes it.
+        resume: Whether to continue from its checkpoint.
+
+    Returns:
+        What ``results.json`` holds, and ``run_dir``.
+
+    Raises:
+        UserError: If a process fails, with its reason.
+    """
+    from recbole_siger.tuning.cluster import connected
+
+    n, values = n_processes(config), dict(config.effective())
+    for key in ("data_path", "cache_dir"):
+        if values.get(key) and values[key] != "none":
+            values[key] = str(Path(values[key]).resolve())
+    on_gpu = config["device"].type == "cuda"
+    plan = {"values": values, "run": str(run.path.resolve()), "resume": resume}
+    needed = {"CPU": float(n), "GPU": float(n if on_gpu else 0)}
+    with connected(None, needed), _following(run.file("run.log")):
+        _fit(plan, n, on_gpu)
+    return {**run.read_results(), "run_dir": str(run.path)}
+
+
+@contextmanager
+def _following(log: Path) -> Iterator[None]:
+    """Print the lines that the first process adds to a log, without their dates."""
+    seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
+
+    def show() -> None:
+        nonlocal seen
+        if log.exists():
+            with log.open(encoding="utf-8") as stream:
+                stream.seek(seen)
+                whole = stream.read().rpartition("\n")[0]
+            seen += len(whole.encode()) + bool(whole)
+            for line in whole.splitlines():
+                print(line.split(" INFO ", 1)[-1], flush=True)
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            show()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        show()
+
+
+def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from recbole_siger.tuning.watch import failure_line
+
+    talk = logging.getLogger("ray.train")
+    level = talk.level
+    talk.setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as scratch:
+        workers = ScalingConfig(
+            num_workers=n, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
+        )
+        try:
+            TorchTrainer(
+                _work,
+                train_loop_config=plan,
+                scaling_config=workers,
+                run_config=RunConfig(storage_path=scratch),
+            ).fit()
+        except Exception as error:  # Ray wraps what a worker raised in classes that differ by version
+            raise UserError(
+                f"{plan['run']}: training in {n} processes: {failure_line(str(error))}"
+            ) from error
+        finally:
+            talk.setLevel(level)
+
+
+def _work(plan: dict[str, Any]) -> None:
+    """Be one of the processes."""
+    import torch
+    from ray.train import get_context
+
+    from recbole_siger.data.dataloader import TrainLoader
+    from recbole_siger.progress import logging_to
+    from recbole_siger.quick_start import build_experiment
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(threads)
+    rank, run = get_context().get_world_rank(), RunFolder(plan["run"])
+    with tempfile.TemporaryDirectory() as scratch:
+        if rank > 0:  # the same files, thrown away
+            own = RunFolder(Path(scratch) / "run")
+            shutil.copytree(run.path, own.path) if plan["resume"] else own.path.mkdir()
+            run = own
+        torch.distributed.barrier()
+        config = Config(config_dict=plan["values"])
+        with logging_to(run.file("run.log")):
+            experiment = build_experiment(config, run)
+            if not isinstance(experiment.train_data, TrainLoader):
+                raise UserError(f"nproc: {config['model']} has batches of its own kind; leave nproc out")
+            experiment.take_up() if plan["resume"] else experiment.begin()
+            experiment.train()

@@ -1,0 +1,89 @@
+"""One training in several processes: each takes its share of a batch's rows and of the users to rank.
+
+All processes draw the same batches, negatives and noise, because they start from the same seed; so they hold
+the same parameters after every step, whatever share of the loss was theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["ALONE", "Share", "average_gradients", "current_share", "gather_rows", "mean_over_processes"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every ``size``-th row, beginning at ``rank``.
+
+    >>> Share(1, 3).of(torch.arange(8)).tolist()
+    [1, 4, 7]
+    """
+
+    rank: int
+    size: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the rows that are this process's: ``(n, ...)`` to ``(<= ceil(n / size), ...)``."""
+        return rows if self.size == 1 else rows[self.rank :: self.size]
+
+    def weight(self, n: int) -> float:
+        """Return what a mean over this share of ``n`` rows counts, so that processes average to the whole.
+
+        >>> [Share(rank, 2).weight(5) for rank in (0, 1)]  # of 3 and of 2 rows
+        [1.2, 0.8]
+        """
+        return len(range(self.rank, n, self.size)) * self.size / n
+
+
+ALONE = Share(0, 1)
+
+
+def current_share() -> Share:
+    """Return the share of this process: all, unless it is one of a process group."""
+    if not dist.is_available() or not dist.is_initialized():
+        return ALONE
+    return Share(dist.get_rank(), dist.get_world_size())
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes; one that a process lacks counts as zero."""
+    shared = [parameter for parameter in parameters if parameter.requires_grad]
+    if not shared:
+        return
+    for parameter in shared:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in shared if parameter.grad is not None])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, mean in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+def mean_over_processes(values: list[float], device: torch.device) -> list[float]:
+    """Return the mean of each number over the processes."""
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return (total / dist.get_world_size()).tolist()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, those of the first before those of the second: ``(sum of n, ...)``.
+
+    Args:
+        rows: Shape ``(n, ...)``; n may differ, the rest may not.
+    """
+    size = dist.get_world_size()
+    lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]
+    dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+    longest = max(int(length) for length in lengths)
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded.contiguous())
+    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
