@@ -118,7 +118,7 @@ class MicroLens(Source):
             if item in table.rows:
                 rejected.add(self._titles, line, f"item {item} is repeated; its first record is used")
             elif item in kept:
-                table.add(item, {"title": ",".join(cells[1:])})
+                table.add(item, {"title": cells[1:]})
         return table
 
     def write_features(self, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:

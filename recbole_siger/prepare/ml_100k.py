@@ -24,7 +24,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.files import write_array, write_text
 from recbole_siger.prepare.manifest import describe_inputs, manifest_text
 
-__all__ = ["main", "prepare"]
+__all__ = ["embedded_dir", "main", "prepare"]
 
 COLUMNS = ("item_id", "movie_title", "release_year", "class")
 
@@ -109,7 +109,7 @@ def _encode_genres(classes: Sequence[str]) -> tuple[NDArray[np.float32], list[st
     return encoded, genres
 
 
-def _embedded_dir(name: str) -> Path:
+def embedded_dir(name: str) -> Path:
     """Find the datasets that RecBole ships, without importing RecBole."""
     spec: Any = importlib.util.find_spec("recbole")
     if spec is None:
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--atomic_dir", type=Path, help="folder with ml-100k.item (default: RecBole's own)")
     options = parser.parse_args(arguments)
     try:
-        prepare(options.atomic_dir or _embedded_dir("ml-100k"), options.output)
+        prepare(options.atomic_dir or embedded_dir("ml-100k"), options.output)
     except UserError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"written to {options.output}")
