@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -142,10 +143,10 @@ def test_an_output_that_cannot_be_written(
 def test_recbole_reads_what_is_written(run: Preparer, tmp_path: Path) -> None:
     """The atomic files, texts with quotation marks among them, load as RecBole loads its own."""
     write_csv(tmp_path, SHAPE)
-    text = (tmp_path / "items.csv").read_text().replace("i3,", 'i3,"""Quoted', 1).replace("i4,", "i4,NA ", 1)
-    (tmp_path / "items.csv").write_text(
-        text.replace('"""Quoted', '"""Quoted" ", ', 1).replace('" ", ', '"', 1)
-    )
+    titles = ['"Quoted" title', '"', "NA", "", 'an inch, 1"', "tab\tand\nline"]
+    with (tmp_path / "items.csv").open("w", newline="") as handle:
+        rows = [(f"i{item}", titles[item % len(titles)]) for item in range(SHAPE.items)]
+        csv.writer(handle).writerows([("item_id", "title"), *rows])
     run("csv", inter=tmp_path / "my.csv", items=tmp_path / "items.csv")
     values = {
         "data_path": str(run.data_path),
