@@ -14,8 +14,8 @@ import yaml
 from recbole_siger.config import Config, RunParams, parse_value
 from recbole_siger.errors import UserError
 from recbole_siger.params import build_params, options
+from recbole_siger.prepare import sources
 from recbole_siger.prepare.pipeline import PrepareParams
-from recbole_siger.prepare.sources import KINDS
 from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
 
 ROOT = Path(__file__).parents[1] / "properties"
@@ -152,7 +152,7 @@ def test_prepare_has_one_default_for_each_parameter() -> None:
 
 def test_a_kind_of_raw_data_has_defaults_for_its_own_options() -> None:
     for path in (ROOT / "prepare").glob("*.yaml"):
-        assert set(settings_of(path)) <= set(KINDS[path.stem].options)
+        assert set(settings_of(path)) <= set(sources.KINDS[path.stem].options)
 
 
 def test_no_file_is_for_an_unknown_model() -> None:

@@ -110,8 +110,8 @@ def fetch(
             reason, passing = _reason(error), not isinstance(error, ValueError)
         if not passing or attempt == ATTEMPTS:
             raise UserError(
-                f"{url}: cannot be downloaded ({reason}); try again, which continues it, or put the file into "
-                f"{path.parent} as {path.name} and run the command without --download."
+                f"{url}: cannot be downloaded ({reason}); try again, which continues it, or put the file "
+                f"into {path.parent} as {path.name} and run the command without --download."
             )
         report(f"note: {path.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
         wait(2.0 ** (attempt - 1))

@@ -13,6 +13,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.params import build_params, did_you_mean
 from recbole_siger.prepare.amazon import Amazon, edition_of
 from recbole_siger.prepare.download import Download, fetch_all
+from recbole_siger.prepare.folder import check_target
 from recbole_siger.prepare.microlens import MicroLens
 from recbole_siger.prepare.movielens import MovieLens, unpack
 from recbole_siger.prepare.pipeline import PrepareParams, Source, prepare_dataset
@@ -105,16 +106,12 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
     chosen = _with_defaults(kind, values)
     params = build_params(PrepareParams, chosen, dict.fromkeys(values, "command line"))
     params.shares()
+    name, data_path, overwrite = values["name"], Path(chosen["data_path"]), _on(values, "overwrite")
     if one.downloads is not None and _on(values, "download"):
+        check_target(name, data_path, [Path(values["source"])], overwrite=overwrite)  # before hours go by
         _download(one.downloads(chosen), values, report)
-    return prepare_dataset(
-        one.open(chosen),
-        values["name"],
-        params,
-        data_path=Path(chosen["data_path"]),
-        overwrite=_on(values, "overwrite"),
-        report=report,
-    )
+    source = one.open(chosen)
+    return prepare_dataset(source, name, params, data_path=data_path, overwrite=overwrite, report=report)
 
 
 def _on(values: Values, key: str) -> bool:

@@ -243,6 +243,17 @@ def test_prepare_downloads_what_it_reads(
     assert manifest(Path("dataset/baby"))["features"]["image"]["rows"] == 1
 
 
+def test_nothing_is_downloaded_for_a_target_that_is_taken(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dataset/baby").mkdir(parents=True)
+    words = ["--category=Baby", "--source=raw", "--name=baby", "--download", f"--mirror={server.url}"]
+    assert cli.main(["prepare", "amazon", *words]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert server.seen == []
+
+
 def test_prepare_unpacks_movielens(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
