@@ -26,8 +26,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 
 
-def prepare_once(name: str, folder: str) -> float:
-    """Prepare one format's files; return seconds."""
+def prepare_once(name: str, folder: str) -> tuple[float, float]:
+    """Prepare one format's files; return seconds, of the wall and of the processor."""
     from recbole_siger.prepare.sources import prepare
 
     kind, _, edition = name.partition(" ")
@@ -37,16 +37,14 @@ def prepare_once(name: str, folder: str) -> float:
         values |= {"inter": f"{raw}/my.csv", "items": f"{raw}/items.csv"}
     else:
         values |= {"source": raw} | ({"edition": edition} if edition else {})
-    start = time.perf_counter()
+    wall, busy = time.perf_counter(), time.process_time()
     prepare(kind, values, report=lambda line: None)
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - busy
 
 
-def import_only() -> float:
+def import_only() -> None:
     """Import what ``prepare`` needs: the floor of its memory."""
     import recbole_siger.prepare.sources  # noqa: F401  # measured, not used
-
-    return 0.0
 
 
 def megabytes(folder: Path) -> float:
@@ -71,8 +69,8 @@ def main() -> None:
             WRITERS[name](Path(folder) / "raw", shape)
             seconds, peak = fresh_process_peak(prepare_once, name, folder)
             sizes = [megabytes(Path(folder) / part) for part in ("raw", "out")]
-            rows.append([name, *sizes, seconds, peak - floor])
-    header = ["format", "MB in", "MB out", "seconds", "MiB over import"]
+            rows.append([name, *sizes, *seconds, peak - floor])
+    header = ["format", "MB in", "MB out", "seconds", "processor s", "MiB over import"]
     print_table(f"prepare: {shape}, import {floor:.0f} MiB", header, rows)
     records = [
         {"benchmark": "prepare", "interactions": shape.interactions, **dict(zip(header, row, strict=True))}

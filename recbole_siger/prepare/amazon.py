@@ -68,8 +68,8 @@ class Amazon(Source):
             )
         self._reviews = reviews
         self._meta = find_file(folder, [self._edition.meta.format(category)])
-        images = self._edition.image_features
-        self._images = find_file(folder, [images.format(category)]) if images else None
+        images = folder / (self._edition.image_features or "").format(category)
+        self._images = images if images.is_file() else None
 
     def folder(self) -> Path:
         """See ``Source``."""

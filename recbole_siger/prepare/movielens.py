@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path
 from recbole_siger.prepare.download import Download
 from recbole_siger.prepare.interactions import Interactions, Row, collect, number, read_token
 from recbole_siger.prepare.items import ItemTable
@@ -31,19 +33,9 @@ EDITIONS = {
 """Edition -> the checksum that GroupLens prints, for those that never change."""
 
 GENRES = (
-    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
-    *(
-        "Fantasy",
-        "Film-Noir",
-        "Horror",
-        "Musical",
-        "Mystery",
-        "Romance",
-        "Sci-Fi",
-        "Thriller",
-        "War",
-        "Western",
-    ),
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
 """The last columns of ``u.item``, in the order of ``u.genre``."""
 
@@ -82,6 +74,8 @@ class MovieLens(Source):
     """
 
     def __init__(self, folder: Path, edition: str | None = None) -> None:
+        if edition is not None:
+            _check_edition(edition)
         found = [layout for layout in LAYOUTS if (folder / layout.ratings).is_file()]
         if len(found) != 1:
             names = ", ".join(layout.ratings for layout in LAYOUTS)
@@ -101,8 +95,7 @@ class MovieLens(Source):
         Raises:
             UserError: If there is none of that name.
         """
-        if edition not in EDITIONS:
-            raise UserError(f"edition={edition!r}: expected one of {', '.join(EDITIONS)}")
+        _check_edition(edition)
         return [Download(URL.format(edition), f"{edition}.zip", EDITIONS[edition])]
 
     def folder(self) -> Path:
@@ -146,6 +139,11 @@ class MovieLens(Source):
         return self._edition if self._edition in PUBLISHED and k <= 1 else None
 
 
+def _check_edition(edition: str) -> None:
+    if edition not in EDITIONS:
+        raise UserError(f"edition={edition!r}: expected one of {', '.join(EDITIONS)}")
+
+
 def _row(cells: list[str]) -> Row:
     if len(cells) < 4:
         raise ValueError(f"{len(cells)} cells, 4 expected")
@@ -180,7 +178,8 @@ def unpack(archive: Path) -> None:
             members = [one for one in content.infolist() if Path(one.filename).name in wanted]
             for member in members:
                 path = archive.with_name(Path(member.filename).name)
-                path.write_bytes(content.read(member))
+                with content.open(member) as packed, atomic_path(path) as part, part.open("wb") as handle:
+                    shutil.copyfileobj(packed, handle)
     except (zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{archive}: is damaged ({error}); delete it and download it again.") from error
     if not members:

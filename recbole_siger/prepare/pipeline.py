@@ -112,51 +112,69 @@ def prepare_dataset(
     Raises:
         UserError: If the input is not of its form, nothing or an empty split is left, or the folder exists.
     """
-    target = check_target(name, Path(data_path), source.inputs(), overwrite=overwrite)
+    inputs = source.inputs()
+    target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
     shares, rejected = params.shares(), Rejected()
+    report(f"reading {', '.join(path.name for path in inputs)}")
     raw = source.interactions(rejected)
-    where = source.inputs()[0]
     if not len(raw):
-        raise UserError(f"{where}: holds no usable interaction ({rejected.first(where)}); check the file.")
-    rows, filters = _filter(where, raw, params)
-    labels = _split(where, rows, params, shares)
+        raise UserError(
+            f"{inputs[0]}: holds no usable interaction ({rejected.first(inputs[0])}); check the file."
+        )
+    report(f"read: {raw.n_users:,} users, {raw.n_items:,} items, {len(raw):,} interactions")
+    rows, filters = _filter(inputs[0], raw, params)
+    labels = _split(inputs[0], rows, params, shares)
     counts = Counts(rows.n_users, rows.n_items, len(rows), *_sizes(labels))
-    tokens = rows.item_tokens()
-    published = compare_published(source.published(params.k_core), counts)
+    manifest = {
+        "name": name,
+        "format": 1,
+        "source": source.facts(),
+        "inputs": describe_inputs(source.folder(), inputs),
+        "counts_before": {"users": raw.n_users, "items": raw.n_items, "interactions": len(raw)},
+        "filters": filters,
+        "split": _split_facts(params, shares),
+        "counts": asdict(counts),
+        "sparsity": counts.sparsity,
+        "published": compare_published(source.published(params.k_core), counts),
+    }
     with atomic_path(target) as folder:
         folder.mkdir()
-        stem = folder / name
-        write_interactions(stem, rows.table(), labels)
-        items = source.items(set(tokens), rejected)
-        if items is not None:
-            items.write(stem, tokens)
-        features = source.write_features(stem, tokens, rejected)
-        settings = dataset_yaml(name, f"prepared from {source.facts()['kind']}", list(features))
-        (folder / f"{name}.yaml").write_text(settings, encoding="utf-8")
-        rejected.write(folder / "rejected.csv")
-        manifest = {
-            "name": name,
-            "format": 1,
-            "source": source.facts(),
-            "inputs": describe_inputs(source.folder(), source.inputs()),
-            "counts_before": {"users": raw.n_users, "items": raw.n_items, "interactions": len(raw)},
-            "rejected": len(rejected.rows),
-            "filters": filters,
-            "split": _split_facts(params, shares),
-            "counts": asdict(counts),
-            "sparsity": counts.sparsity,
-            "items": None if items is None else items.facts(tokens),
-            "features": features,
-            "published": published,
-        }
+        write_interactions(folder / name, rows.table(), labels)
+        manifest |= _write_content(source, folder / name, rows.item_tokens(), rejected)
         (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
-    _report_filters(report, raw, filters, rejected, target)
-    coverage = {
-        modality: coverage_text(modality, one["rows"], len(tokens), one["dim"])
-        for modality, one in features.items()
-    }
-    report_dataset(report, name, target, counts, coverage, published)
+    _report(report, name, target, counts, manifest)
     return target
+
+
+def _write_content(source: Source, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
+    """Write what is known of the items, the YAML and the list of rejected records; return facts of them."""
+    items = source.items(set(tokens), rejected)
+    if items is not None:
+        items.write(stem, tokens)
+    features = source.write_features(stem, tokens, rejected)
+    settings = dataset_yaml(stem.name, f"prepared from {source.facts()['kind']}", list(features))
+    stem.with_name(f"{stem.name}.yaml").write_text(settings, encoding="utf-8")
+    rejected.write(stem.with_name("rejected.csv"))
+    return {
+        "items": None if items is None else items.facts(tokens),
+        "features": features,
+        "rejected": len(rejected.rows),
+    }
+
+
+def _report(
+    report: Callable[[str], None], name: str, target: Path, counts: Counts, manifest: Mapping[str, Any]
+) -> None:
+    if manifest["rejected"]:
+        report(f"note: {manifest['rejected']:,} broken records left out; see {target / 'rejected.csv'}")
+    if manifest["filters"]["repeated_pairs"]:
+        repeated = manifest["filters"]["repeated_pairs"]
+        report(f"note: {repeated:,} rows repeat a user-item pair; the earliest is kept")
+    coverage = {
+        modality: coverage_text(modality, one["rows"], counts.items, one["dim"])
+        for modality, one in manifest["features"].items()
+    }
+    report_dataset(report, name, target, counts, coverage, manifest["published"])
 
 
 def _filter(where: Path, raw: Interactions, params: PrepareParams) -> tuple[Interactions, dict[str, int]]:
@@ -201,17 +219,3 @@ def _split_facts(params: PrepareParams, shares: tuple[int, int, int]) -> dict[st
     if params.split == "random":
         facts["seed"] = params.seed
     return facts
-
-
-def _report_filters(
-    report: Callable[[str], None],
-    raw: Interactions,
-    filters: Mapping[str, int],
-    rejected: Rejected,
-    target: Path,
-) -> None:
-    report(f"read: {raw.n_users:,} users, {raw.n_items:,} items, {len(raw):,} interactions")
-    if rejected.rows:
-        report(f"note: {len(rejected.rows):,} broken records left out; see {target / 'rejected.csv'}")
-    if filters["repeated_pairs"]:
-        report(f"note: {filters['repeated_pairs']:,} rows repeat a user-item pair; the earliest is kept")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["leave_one_out", "split_random", "split_temporal"]
+__all__ = ["Labels", "leave_one_out", "split_random", "split_temporal"]
 
 Labels = NDArray[np.int8]
 """0 (train), 1 (valid) or 2 (test) for each row."""

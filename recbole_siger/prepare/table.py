@@ -95,7 +95,7 @@ class Table(Source):
 
     def _optional(self, header: list[str], asked: str | None, usual: str, mend: str) -> int | None:
         """Return the place of a column that must be there if it was asked for, else None if it is not."""
-        known = [name.partition(":")[0] for name in header]
+        known = [name.strip().partition(":")[0] for name in header]
         if asked is None and usual not in known:
             return None
         return required_column(self._inter, header, asked or usual, mend)

@@ -270,5 +270,5 @@ def test_prepare_unpacks_movielens(
     assert "expected 0e33842e24a9c977be4e0107933c0723" in capsys.readouterr().err
     assert cli.main([*words, mirror, "--edition=ml-25m"]) == 0
     assert manifest(Path("dataset/ml"))["counts"]["interactions"] == 20
-    assert cli.main([*words, mirror]) == 2
+    assert cli.main([*words, mirror, "--overwrite"]) == 2
     assert "edition='': expected one of ml-100k" in capsys.readouterr().err

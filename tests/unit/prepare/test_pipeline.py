@@ -84,7 +84,8 @@ def test_counts_and_inputs_of_the_manifest(run: Preparer, tmp_path: Path) -> Non
     path = tmp_path / "my.csv"
     assert told["inputs"] == {"my.csv": {"sha256": sha256(path), "bytes": path.stat().st_size}}
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
-    assert run.lines[:3] == [
+    assert run.lines[:4] == [
+        "reading my.csv",
         "read: 8 users, 5 items, 37 interactions",
         f"note: 2 broken records left out; see {folder / 'rejected.csv'}",
         "note: 1 rows repeat a user-item pair; the earliest is kept",
