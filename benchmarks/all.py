@@ -14,8 +14,8 @@ import time
 
 from benchmarks.measure import machine
 
-SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs")
-WITHOUT_DATA = ("graphs",)
+SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs", "prepare")
+WITHOUT_DATA = ("graphs", "prepare")
 
 
 def main() -> int:

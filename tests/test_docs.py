@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.raw import Shape, write_amazon, write_csv, write_microlens, write_movielens
 from recbole_siger import cli
 from recbole_siger.config import Config
+from recbole_siger.prepare.sources import COMMON, KINDS
 from recbole_siger.registry import MODELS
 from recbole_siger.tuning.search import SearchParams
 
@@ -57,6 +60,8 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {"check", "head", "port"}
 CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
+CLI_OPTIONS |= {option for kind in KINDS.values() for option in (*COMMON, *kind.options)}
+CLI_OPTIONS |= {"items", "modality", "text-cols", "text-model", "image-dir", "image-model"}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -117,12 +122,38 @@ def write_shop(folder: Path) -> None:
     (folder / "shop.yaml").write_text("features: [image, text]\n")
 
 
+def write_prepared(words: list[str], values: dict[str, str]) -> None:
+    """Write the raw files that a `prepare` command reads, and its archive if it would download one."""
+    kind, shape = words[1], Shape(N_USERS, N_ITEMS, N_USERS * 11)
+    folder = Path(values.get("source", "."))
+    if kind == "amazon":
+        write_amazon(folder, shape, values.get("edition", "2014"), values["category"])
+    else:
+        {"csv": write_csv, "microlens": write_microlens, "movielens": write_movielens}[kind](folder, shape)
+    if kind == "movielens" and "download" in values:
+        with zipfile.ZipFile(folder / f"{values['edition']}.zip", "w") as archive:
+            archive.write(folder / "ratings.dat")
+
+
+def write_extracted(values: dict[str, str]) -> None:
+    """Write features where a command `extract` will, as long as there is none."""
+    assert "extract" not in cli.COMMANDS, "run the command and drop this function"
+    stem = Path("dataset") / values["dataset"] / f"{values['dataset']}.{values['modality']}"
+    items = Path("dataset", values["dataset"], "items.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    np.save(f"{stem}.npy", np.random.default_rng(7).normal(size=(len(items), 5)))
+    Path(f"{stem}.ids").write_text("".join(line.split("\t")[0] + "\n" for line in items), encoding="utf-8")
+
+
 def run_command(command: str) -> None:
     """Run one command of ours in this process, in the working folder; fail if it fails."""
     words = shlex.split(command)
     words = words[1:] if words[0] == "recbole-siger" else ["run", *words[2:]]
     values = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
-    if words[0] == "import-mmrec":
+    if words[0] == "prepare":
+        write_prepared(words, values)
+    elif words[0] == "extract":
+        return write_extracted(values)
+    elif words[0] == "import-mmrec":
         pairs = [after for word, after in pairwise(words) if word == "--feature"]
         write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
     elif words[0] == "resume":
@@ -213,7 +244,7 @@ def test_links_resolve(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    folders = "recbole_siger|properties|dataset_scripts|tests|docs|graph|model|evaluation|data"
+    folders = "recbole_siger|properties|dataset_scripts|tests|docs|graph|model|evaluation|data|prepare"
     for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", text_of(page)):
         made = f"<!-- file: {name} -->" in text_of(GUIDE)  # by whoever follows the guide
         assert made or (ROOT / name).exists() or (ROOT / "recbole_siger" / name).exists(), name

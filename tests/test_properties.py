@@ -14,6 +14,8 @@ import yaml
 from recbole_siger.config import Config, RunParams, parse_value
 from recbole_siger.errors import UserError
 from recbole_siger.params import build_params, options
+from recbole_siger.prepare import sources
+from recbole_siger.prepare.pipeline import PrepareParams
 from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
 
 ROOT = Path(__file__).parents[1] / "properties"
@@ -137,6 +139,20 @@ def test_what_lies_beside_the_data_is_checked_too(tmp_path: Path, line: str) -> 
     (tmp_path / "toy" / "toy.yaml").write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(UserError, match=line.split(":")[0]):
         make_config(tmp_path, "SIGER", "toy")
+
+
+def test_prepare_has_one_default_for_each_parameter() -> None:
+    path = ROOT / "prepare.yaml"
+    assert set(read(path)) == {"data_path", *(field.name for field in fields(PrepareParams))}
+    kinds = {option.name: kind_of(option.type) for option in options(PrepareParams)} | {"data_path": "str"}
+    found = settings_of(path)
+    assert {name: match["kinds"] for name, match in found.items()} == kinds
+    build_params(PrepareParams, yaml.safe_load(path.read_text(encoding="utf-8"))).shares()
+
+
+def test_a_kind_of_raw_data_has_defaults_for_its_own_options() -> None:
+    for path in (ROOT / "prepare").glob("*.yaml"):
+        assert set(settings_of(path)) <= set(sources.KINDS[path.stem].options)
 
 
 def test_no_file_is_for_an_unknown_model() -> None:

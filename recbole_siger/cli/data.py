@@ -11,12 +11,32 @@ from recbole_siger.errors import UserError
 __all__ = ["COMMANDS", "USAGE"]
 
 USAGE = """\
+  prepare amazon --category=Baby --source=DIR --name=baby [--edition=2014|2018|2023]
+  prepare microlens|movielens --source=DIR --name=NAME [--edition=100k|ml-1m|...]
+  prepare csv --inter=my.csv --items=items.csv --name=NAME [--sep=tab]
+                        turn raw data into a dataset: [--k_core=5] [--split=random|leave_one_out|temporal]
+                        [--ratios=8:1:1] [--seed=2020] [--data_path=dataset] [--overwrite]
+                        csv: [--user_col=user_id] [--item_col=item_id] [--rating_col=...] [--time_col=...]
+                        public data: [--download] [--mirror=URL] fetches what DIR lacks
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
   cache ls|clear [--cache_dir=FOLDER]
                         list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
 """
+
+
+def _prepare(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("overwrite", "download"))
+    values = single_values(found)
+    if len(positional) != 1:
+        raise UserError(
+            "command line: write `recbole-siger prepare amazon|microlens|movielens|csv --name=NAME`"
+        )
+    from recbole_siger.prepare.sources import prepare
+
+    prepare(positional[0], values, report=print)
+    return 0
 
 
 def _import_mmrec(words: Sequence[str]) -> int:
@@ -34,7 +54,7 @@ def _import_mmrec(words: Sequence[str]) -> int:
         raise UserError(
             "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
         )
-    from recbole_siger.data.mmrec import import_mmrec
+    from recbole_siger.prepare.mmrec import import_mmrec
 
     import_mmrec(
         Path(positional[0]),
@@ -69,6 +89,7 @@ def _doctor(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "prepare": _prepare,
     "import-mmrec": _import_mmrec,
     "cache": _cache,
     "doctor": _doctor,

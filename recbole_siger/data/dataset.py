@@ -38,7 +38,7 @@ class MultimodalDataset(Dataset):
         if missing:
             raise UserError(
                 f"{folder / missing[0]}: no such dataset file; put RecBole's atomic files there, "
-                "set --data_path, or make them with `recbole-siger import-mmrec DIR --name NAME`"
+                "set --data_path, or make them with `recbole-siger prepare` or `recbole-siger import-mmrec`"
             )
         self._item_features: dict[str, Tensor] = {}
         super().__init__(config)

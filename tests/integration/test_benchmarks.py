@@ -20,5 +20,14 @@ def test_all_benchmarks_run_and_leave_records(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     found = {record["benchmark"] for record in records}
-    assert found == {"step", "epoch", "full_contrast", "evaluation", "loader", "LightGCN", "graphs"}
+    assert found == {
+        "step",
+        "epoch",
+        "full_contrast",
+        "evaluation",
+        "loader",
+        "LightGCN",
+        "graphs",
+        "prepare",
+    }
     assert all(record["machine"]["torch"] for record in records)

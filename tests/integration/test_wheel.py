@@ -55,7 +55,7 @@ def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
         "import recbole_siger as p, recbole_siger.resources as r\n"
         "print(p.__file__)\n"
         "print(r.find_resource('properties/overall.yaml'))\n"
-        "print(r.find_resource('dataset_scripts/movielens.py'))"
+        "print(r.find_resource('dataset_scripts/ml_100k.py'))"
     )
     found = [Path(line) for line in call(tmp_path, installed / "python", "-c", code).splitlines()]
     (site,) = (installed.parent / "lib").glob("python*/site-packages")
@@ -63,7 +63,7 @@ def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
     assert [path.resolve() for path in found] == [
         package / "__init__.py",
         package / "properties" / "overall.yaml",
-        package / "dataset_scripts" / "movielens.py",
+        package / "dataset_scripts" / "ml_100k.py",
     ]
 
 

@@ -149,7 +149,7 @@ def test_import_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def import_mmrec(source: Path, name: str, **options: Any) -> None:
         calls.append((source, name, {key: value for key, value in options.items() if key != "report"}))
 
-    monkeypatch.setattr("recbole_siger.data.mmrec.import_mmrec", import_mmrec)
+    monkeypatch.setattr("recbole_siger.prepare.mmrec.import_mmrec", import_mmrec)
     words = [
         "baby_folder",
         "--name=baby",

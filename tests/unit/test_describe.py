@@ -84,7 +84,7 @@ def test_effective_values_name_their_source(tmp_path: Path, capsys: pytest.Captu
     assert listed["co_weight"][0] == "0.25"
     assert listed["epochs"] == ["1000", "properties/overall.yaml"]
     assert listed["noise_eps"] == ["0.05", "properties/model/SIGER.yaml"]
-    assert listed["prepare"] == ["movielens", "properties/dataset/ml-100k.yaml"]
+    assert listed["prepare"] == ["ml_100k", "properties/dataset/ml-100k.yaml"]
     assert listed["train_batch_size"] == ["2048", "recbole/properties/overall.yaml"]
     assert list(tmp_path.iterdir()) == [file]
 

@@ -33,8 +33,8 @@ def test_a_wheels_copy_inside_the_package_comes_first(
 
 
 def test_a_script_is_imported_by_name() -> None:
-    module = load_script("movielens")
-    assert Path(module.__file__ or "") == ROOT / "dataset_scripts" / "movielens.py"
+    module = load_script("ml_100k")
+    assert Path(module.__file__ or "") == ROOT / "dataset_scripts" / "ml_100k.py"
     assert callable(module.prepare)
 
 

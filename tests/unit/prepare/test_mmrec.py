@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from recbole_siger.data import mmrec
 from recbole_siger.data.features import load_features
-from recbole_siger.data.mmrec import import_mmrec
 from recbole_siger.errors import UserError
 from recbole_siger.files import sha256
+from recbole_siger.prepare import mmrec
+from recbole_siger.prepare.mmrec import import_mmrec
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 

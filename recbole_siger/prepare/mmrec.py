@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,16 +11,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from recbole_siger.data.features import coverage_text, open_features, read_blocks
 from recbole_siger.errors import UserError
-from recbole_siger.files import atomic_path, sha256
+from recbole_siger.files import atomic_path
+from recbole_siger.prepare.folder import (
+    SPLITS,
+    check_target,
+    dataset_yaml,
+    report_dataset,
+    write_interactions,
+)
+from recbole_siger.prepare.manifest import (
+    PUBLISHED,
+    Counts,
+    compare_published,
+    describe_inputs,
+    manifest_text,
+)
 
 __all__ = ["import_mmrec"]
-
-SPLITS = ("train", "valid", "test")
-"""The meaning of ``x_label`` 0, 1 and 2."""
 
 COLUMNS = {
     "userID": "user_id:token",
@@ -32,30 +40,7 @@ COLUMNS = {
 }
 """MMRec's column -> the column of RecBole's atomic file."""
 
-_PUBLISHED_KEYS = ("users", "items", "interactions")
-
-PUBLISHED = {
-    "baby": (19_445, 7_050, 160_792),
-    "sports": (35_598, 18_357, 296_337),
-    "clothing": (39_387, 23_033, 278_677),
-    "microlens": (98_129, 17_228, 705_174),
-}
-"""Users, items and interactions as the papers print them."""
-
-
-@dataclass(frozen=True)
-class _Counts:
-    users: int
-    items: int
-    interactions: int
-    train: int
-    valid: int
-    test: int
-
-    @property
-    def sparsity(self) -> float:
-        """Share of user-item pairs without an interaction, in [0, 1]."""
-        return 1.0 - self.interactions / (self.users * self.items)
+PROTOCOL = ("protocol: mmrec", "(str) Only training items are masked; users without one are not evaluated.")
 
 
 @dataclass(frozen=True)
@@ -101,47 +86,38 @@ def import_mmrec(
         UserError: If the source is not of this form, a value is out of range, or the folder exists.
     """
     source = Path(source)
-    target = _target(source, name, Path(data_path), features, overwrite)
+    inputs = (source, *features.values(), *(source / path for path in features.values()))
+    target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; name the folder that holds MMRec's .inter file.")
     inter_path = _find_inter(source)
     inter = _read_inter(inter_path, report)
     counts = _count(inter_path, inter)
     modalities = _read_modalities(source, features, inter, report)
-    published = _compare_published(name, inter_path.stem, counts)
+    known = next((key for key in (name.lower(), inter_path.stem.lower()) if key in PUBLISHED), None)
+    published = compare_published(known, counts)
+    facts = {modality: one.facts() for modality, one in modalities.items()}
     with atomic_path(target) as folder:
         folder.mkdir()
         _write_inter(folder / name, inter)
         _write_features(folder / name, modalities)
-        (folder / f"{name}.yaml").write_text(_facts(name, list(modalities)), encoding="utf-8")
+        settings = dataset_yaml(name, "imported from MMRec's layout", list(modalities), [PROTOCOL])
+        (folder / f"{name}.yaml").write_text(settings, encoding="utf-8")
         manifest = {
             "name": name,
             "format": 1,
-            "inputs": _inputs(source, [inter_path, *(one.path for one in modalities.values())]),
+            "inputs": describe_inputs(source, [inter_path, *(one.path for one in modalities.values())]),
             "counts": asdict(counts),
             "sparsity": counts.sparsity,
-            "features": {key: one.facts() for key, one in modalities.items()},
+            "features": facts,
             "published": published,
         }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
-    _report(report, name, target, counts, modalities, published)
-    return target
-
-
-def _target(source: Path, name: str, data_path: Path, features: Mapping[str, Path], overwrite: bool) -> Path:
-    """Return the folder to write, after making sure that it may be written."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', e.g. 'baby'.")
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder; name the folder that holds MMRec's .inter file.")
-    target = data_path / name
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UserError(f"{target}: is not a plain folder; move it away, or choose another name.")
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name, or replace it with --overwrite.")
-    # Replacing a folder deletes it, and with it any input that lies inside.
-    for path in (source, *features.values(), *(source / path for path in features.values())):
-        if path.resolve().is_relative_to(target.resolve()):
-            raise UserError(f"{target}: holds the input {path}; choose another name or data_path.")
+        (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
+    coverage = {
+        modality: coverage_text(modality, one.rows - one.missing, one.rows, one.dim)
+        for modality, one in modalities.items()
+    }
+    report_dataset(report, name, target, counts, coverage, published)
     return target
 
 
@@ -220,14 +196,14 @@ def _check_column(path: Path, text: pd.DataFrame, column: str, pattern: str, mus
         raise UserError(f"{path}: line {wrong[0]:,}: {column} is {value!r}; it must be {must_be}.")
 
 
-def _count(path: Path, inter: pd.DataFrame) -> _Counts:
+def _count(path: Path, inter: pd.DataFrame) -> Counts:
     sizes = [int((inter["x_label"] == label).sum()) for label in range(len(SPLITS))]
     for label, size in enumerate(sizes):
         if size == 0:
             raise UserError(
                 f"{path}: no row has x_label {label} ({SPLITS[label]}); give each split at least one row."
             )
-    return _Counts(inter["userID"].nunique(), inter["itemID"].nunique(), len(inter), *sizes)
+    return Counts(inter["userID"].nunique(), inter["itemID"].nunique(), len(inter), *sizes)
 
 
 def _read_modalities(
@@ -273,9 +249,7 @@ def _locate(source: Path, modality: str, path: Path) -> Path:
 
 def _write_inter(stem: Path, inter: pd.DataFrame) -> None:
     columns = [column for column in COLUMNS if column in inter.columns]
-    for label, split in enumerate(SPLITS):
-        rows = inter.loc[inter["x_label"] == label, columns].rename(columns=COLUMNS)
-        rows.to_csv(stem.with_name(f"{stem.name}.{split}.inter"), sep="\t", index=False, lineterminator="\n")
+    write_interactions(stem, inter[columns].rename(columns=COLUMNS), inter["x_label"].to_numpy())
 
 
 def _write_features(stem: Path, modalities: Mapping[str, _Modality]) -> None:
@@ -283,74 +257,3 @@ def _write_features(stem: Path, modalities: Mapping[str, _Modality]) -> None:
         shutil.copyfile(one.path, stem.with_name(f"{stem.name}.{modality}.npy"))
         ids = "".join(f"{row}\n" for row in range(one.rows))
         stem.with_name(f"{stem.name}.{modality}.ids").write_text(ids, encoding="utf-8", newline="")
-
-
-def _facts(name: str, modalities: list[str]) -> str:
-    """Return the dataset's part of the configuration, as YAML."""
-    facts = [
-        ("benchmark_filename: [train, valid, test]", "(list) The given split, one file a part."),
-        ("load_col:", "(dict) The suffix of atomic files: (list) field names to be loaded."),
-        ("  inter: [user_id, item_id]", ""),
-        ("protocol: mmrec", "(str) Only training items are masked; users without one are not evaluated."),
-    ]
-    if modalities:
-        # Quoted where YAML would read something else than the name, such as "no" or "3".
-        names = [one if yaml.safe_load(one) == one else json.dumps(one) for one in modalities]
-        files = f"(list) Modalities to load, each from {name}.<modality>.npy and .ids."
-        facts.append((f"features: [{', '.join(names)}]", files))
-    width = max(len(setting) for setting, _ in facts)
-    lines = [f"{setting:<{width}}  # {meaning}" if meaning else setting for setting, meaning in facts]
-    return "\n".join([f"# {name}, imported from MMRec's layout", *lines, ""])
-
-
-def _inputs(source: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """Return file -> checksum and size, without any folder of this machine."""
-    inputs: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        inside = path.resolve().is_relative_to(source.resolve())
-        key = path.resolve().relative_to(source.resolve()).as_posix() if inside else path.name
-        entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
-        while inputs.get(key, entry) != entry:  # two files of one name from different folders
-            key += "'"
-        inputs[key] = entry
-    return inputs
-
-
-def _compare_published(name: str, stem: str, counts: _Counts) -> dict[str, Any] | None:
-    known = next((key for key in (name.lower(), stem.lower()) if key in PUBLISHED), None)
-    if known is None:
-        return None
-    comparison: dict[str, Any] = {"dataset": known}
-    found = (counts.users, counts.items, counts.interactions)
-    for key, value, published in zip(_PUBLISHED_KEYS, found, PUBLISHED[known], strict=True):
-        comparison[key] = {"published": published, "status": "PASS" if value == published else "DIFF"}
-    return comparison
-
-
-def _report(
-    report: Callable[[str], None],
-    name: str,
-    target: Path,
-    counts: _Counts,
-    modalities: Mapping[str, _Modality],
-    published: Mapping[str, Any] | None,
-) -> None:
-    report(
-        f"{name}: {counts.users:,} users, {counts.items:,} items, {counts.interactions:,} interactions "
-        f"({counts.train:,} train, {counts.valid:,} valid, {counts.test:,} test), "
-        f"sparsity {counts.sparsity:.4%}"
-    )
-    for modality, one in modalities.items():
-        report(coverage_text(modality, one.rows - one.missing, one.rows, one.dim))
-    if published is not None:
-        parts = [
-            f"{key} {published[key]['published']:,} {published[key]['status']}" for key in _PUBLISHED_KEYS
-        ]
-        report(f"published {published['dataset']}: {', '.join(parts)}")
-    if not modalities:
-        report("note: no features; a multimodal model needs at least one modality")
-    report(f"written to {target}")
-    # A command that works: a multimodal model has nothing to run on without features.
-    model = "SIGER" if modalities else "LightGCN"
-    elsewhere = "" if target.parent == Path("dataset") else f" --data_path={shlex.quote(str(target.parent))}"
-    report(f"next: recbole-siger run --model={model} --dataset={name}{elsewhere}")

@@ -1,12 +1,10 @@
-"""The script that makes ml-100k's features, loaded by its path as a user runs it."""
+"""Features of RecBole's ml-100k, made by the module and by the script that a user runs."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,9 +12,10 @@ import pytest
 from recbole_siger.data.features import has_feature, load_features
 from recbole_siger.errors import UserError
 from recbole_siger.files import sha256
+from recbole_siger.prepare import ml_100k
 
 ROOT = Path(__file__).parents[3]
-SCRIPT = ROOT / "dataset_scripts" / "movielens.py"
+SCRIPT = ROOT / "dataset_scripts" / "ml_100k.py"
 
 ITEMS = """item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq
 7\tToy Story\t1995\tAnimation Comedy
@@ -27,16 +26,6 @@ ITEMS = """item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token
 """
 
 
-@pytest.fixture(scope="module")
-def movielens() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("movielens", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def atomic_dir(tmp_path: Path) -> Path:
     (tmp_path / "atomic").mkdir()
@@ -44,9 +33,9 @@ def atomic_dir(tmp_path: Path) -> Path:
     return tmp_path / "atomic"
 
 
-def test_known_answers(movielens: ModuleType, atomic_dir: Path, tmp_path: Path) -> None:
+def test_known_answers(atomic_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    movielens.prepare(atomic_dir, out, "toy", text_dim=3)
+    ml_100k.prepare(atomic_dir, out, "toy", text_dim=3)
     assert sorted(path.name for path in out.iterdir()) == [
         "toy.genre.ids", "toy.genre.npy", "toy.manifest.json", "toy.text.ids", "toy.text.npy"
     ]  # fmt: skip
@@ -63,8 +52,8 @@ def test_known_answers(movielens: ModuleType, atomic_dir: Path, tmp_path: Path) 
     assert similarity[1:].argmax() == 2  # of the others, the second Toy Story is the nearest
 
 
-def test_manifest(movielens: ModuleType, atomic_dir: Path, tmp_path: Path) -> None:
-    movielens.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=2)
+def test_manifest(atomic_dir: Path, tmp_path: Path) -> None:
+    ml_100k.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=2)
     text = (tmp_path / "out" / "toy.manifest.json").read_text()
     manifest = json.loads(text)
     assert manifest["inputs"]["toy.item"]["sha256"] == sha256(atomic_dir / "toy.item")
@@ -84,32 +73,30 @@ def test_manifest(movielens: ModuleType, atomic_dir: Path, tmp_path: Path) -> No
         ("3\tThe", "7\tThe", "item_id '7' is repeated; keep one line an item"),
     ],
 )
-def test_bad_items(
-    movielens: ModuleType, atomic_dir: Path, tmp_path: Path, old: str, new: str, says: str
-) -> None:
+def test_bad_items(atomic_dir: Path, tmp_path: Path, old: str, new: str, says: str) -> None:
     (atomic_dir / "toy.item").write_text(ITEMS.replace(old, new))
     with pytest.raises(UserError) as caught:
-        movielens.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=2)
+        ml_100k.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=2)
     assert "toy.item" in str(caught.value)
     assert says in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_items_and_dimensions(movielens: ModuleType, atomic_dir: Path, tmp_path: Path) -> None:
+def test_missing_items_and_dimensions(atomic_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other\.item: no such file; name the folder .* --atomic_dir"):
-        movielens.prepare(atomic_dir, tmp_path / "out", "other")
+        ml_100k.prepare(atomic_dir, tmp_path / "out", "other")
     for text_dim in (0, 5):
         with pytest.raises(UserError, match=f"text_dim is {text_dim}; it must be from 1 to 4"):
-            movielens.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=text_dim)
+            ml_100k.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=text_dim)
     assert not (tmp_path / "out").exists()
 
 
-def test_script_on_the_embedded_dataset_is_deterministic(tmp_path: Path, movielens: ModuleType) -> None:
+def test_script_on_the_embedded_dataset_is_deterministic(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "a")]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     for folder in ("b", "c"):
-        assert movielens.main(["--output", str(tmp_path / folder)]) == 0
+        assert ml_100k.main(["--output", str(tmp_path / folder)]) == 0
     for path in (tmp_path / "b").iterdir():
         assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
     # Another process may have another number of threads, and thus another order of summation.
@@ -122,10 +109,8 @@ def test_script_on_the_embedded_dataset_is_deterministic(tmp_path: Path, moviele
         assert has_feature(features)[1:].all()
 
 
-def test_script_tells_the_error_in_one_line(
-    tmp_path: Path, movielens: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_script_tells_the_error_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        movielens.main(["--atomic_dir", str(tmp_path), "--output", str(tmp_path / "out")])
+        ml_100k.main(["--atomic_dir", str(tmp_path), "--output", str(tmp_path / "out")])
     assert caught.value.code == 2
     assert "ml-100k.item: no such file" in capsys.readouterr().err

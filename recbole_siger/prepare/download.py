@@ -1,0 +1,196 @@
+"""Download of raw files: with progress, continued where it was cut, checked, tried again."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from recbole_siger.errors import UserError
+
+__all__ = ["Download", "fetch", "fetch_all"]
+
+CHUNK = 2**20
+ATTEMPTS = 5
+TIMEOUT = 60.0
+"""Seconds without a byte after which an attempt is given up."""
+
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses that may be another in a moment."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the net: ``checksum`` is its publisher's, ``md5:...`` or ``sha256:...``, or None."""
+
+    url: str
+    name: str
+    checksum: str | None = None
+
+
+def fetch_all(
+    downloads: Sequence[Download], folder: Path, *, mirror: str | None, report: Callable[[str], None]
+) -> None:
+    """Download what ``folder`` lacks.
+
+    A file that ``SHA256SUMS`` in the folder lists (as ``sha256sum`` writes it) is held to that checksum, any
+    other to the publisher's, where there is one.
+
+    Args:
+        downloads: The files.
+        folder: Where they shall lie; made where it is missing.
+        mirror: Take each file from ``<mirror>/<name>`` instead of its own address.
+        report: Called with each line for the user.
+
+    Raises:
+        UserError: If a file cannot be had, or its checksum is another.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = _listed(folder / "SHA256SUMS")
+    for one in downloads:
+        path = folder / one.name
+        if path.exists():
+            report(f"{path}: is there already")
+            continue
+        url = f"{mirror.rstrip('/')}/{one.name}" if mirror else one.url
+        report(f"{path}: downloading {url}")
+        fetch(url, path, checksum=listed.get(one.name, one.checksum), report=report)
+        report(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """Return file -> checksum of a list that ``sha256sum`` has written; empty where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = (re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line) for line in lines)
+    return {match[2]: f"sha256:{match[1]}" for match in found if match}
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    checksum: str | None = None,
+    report: Callable[[str], None] = print,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Download one file; ``path`` appears when it is whole and its checksum is right.
+
+    What has arrived is kept in ``<path>.part`` and continued by the next attempt or call, if the server still
+    has the same file. An attempt that fails in passing is repeated after 1, 2, 4 and 8 seconds.
+
+    Args:
+        url: An http or https address.
+        path: The file to write.
+        checksum: ``md5:...`` or ``sha256:...``; None takes any.
+        report: Called with a line about each failed attempt.
+        wait: Called with seconds before each further attempt.
+
+    Raises:
+        UserError: If the server cannot be reached, refuses, or sends another file than the checksum's.
+    """
+    part = path.with_name(f"{path.name}.part")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _receive(url, part)
+            break
+        except urllib.error.HTTPError as error:
+            reason, passing = f"the server answers {error.code} {error.reason}", error.code in PASSING
+            error.close()
+        except (OSError, http.client.HTTPException, ValueError) as error:  # no network, a cut, a bad address
+            reason, passing = _reason(error), not isinstance(error, ValueError)
+        if not passing or attempt == ATTEMPTS:
+            raise UserError(
+                f"{url}: cannot be downloaded ({reason}); try again, which continues it, or put the file "
+                f"into {path.parent} as {path.name} and run the command without --download."
+            )
+        report(f"note: {path.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
+        wait(2.0 ** (attempt - 1))
+    _check(url, part, checksum)
+    part.replace(path)
+    _tag(part).unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", error)
+    return " ".join(str(getattr(cause, "strerror", None) or cause or type(cause).__name__).split())
+
+
+def _tag(part: Path) -> Path:
+    """Name the file that holds the server's mark of the version that ``part`` is a part of."""
+    return part.with_name(f"{part.name}.etag")
+
+
+def _receive(url: str, part: Path) -> None:
+    """Append to ``part`` what it lacks of ``url``; begin anew where the server does not continue it.
+
+    Raises:
+        OSError: If the connection fails or ends early; what has arrived stays.
+    """
+    tag, start = _tag(part), part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "recbole-siger"}
+    if start and tag.exists():
+        headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text(encoding="utf-8")}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
+            error.close()
+            return  # the part is the whole file: the last attempt was cut before it was moved
+        raise
+    with response:
+        if response.status != 206:
+            start = 0
+            _keep_tag(tag, response.headers.get("ETag") or response.headers.get("Last-Modified"))
+        length = response.headers.get("Content-Length")
+        whole = start + int(length) if length else None
+        with part.open("ab" if start else "wb") as handle, _progress(part, start, whole) as advance:
+            while chunk := response.read(CHUNK):
+                handle.write(chunk)
+                advance(len(chunk))
+    size = part.stat().st_size
+    if whole is not None and size < whole:
+        raise OSError(f"the connection ended after {size:,} of {whole:,} bytes")
+
+
+def _keep_tag(tag: Path, mark: str | None) -> None:
+    """Keep the mark of a version; without one, or with a weak one, a part cannot be continued."""
+    if mark and not mark.startswith("W/"):
+        tag.write_text(mark, encoding="utf-8")
+    else:
+        tag.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(part: Path, start: int, whole: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield a function that takes the bytes that have arrived."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(part.stem, total=whole, completed=start)
+        yield lambda size: progress.advance(task, size)
+
+
+def _check(url: str, part: Path, checksum: str | None) -> None:
+    if checksum is None:
+        return
+    kind, _, expected = checksum.partition(":")
+    with part.open("rb") as handle:
+        found = hashlib.file_digest(handle, kind).hexdigest()
+    if found != expected:
+        part.unlink()
+        _tag(part).unlink(missing_ok=True)
+        raise UserError(
+            f"{url}: its {kind} is {found}, expected {expected}; what was downloaded is deleted. Try again, "
+            "or correct SHA256SUMS if the file is a newer edition that you want."
+        )

@@ -1,0 +1,121 @@
+"""The folder of a dataset: where it may be written, its interaction files, its YAML, what is told of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from recbole_siger.errors import UserError
+from recbole_siger.prepare.manifest import Counts, published_line
+
+__all__ = ["SPLITS", "check_target", "dataset_yaml", "report_dataset", "write_interactions"]
+
+SPLITS = ("train", "valid", "test")
+"""The meaning of the labels 0, 1 and 2."""
+
+
+def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrite: bool) -> Path:
+    """Return ``<data_path>/<name>``, after making sure that it may be written.
+
+    Args:
+        name: Name of the dataset.
+        data_path: RecBole's folder of datasets.
+        inputs: Files and folders that will be read; none may lie inside the target.
+        overwrite: Whether a folder that is there may be replaced.
+
+    Raises:
+        UserError: If the name is none, or the target exists, is no folder or holds an input.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', e.g. 'baby'.")
+    target = data_path / name
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UserError(f"{target}: is not a plain folder; move it away, or choose another name.")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists already; choose another name, or replace it with --overwrite.")
+    # Replacing a folder deletes it, and with it any input that lies inside.
+    for path in inputs:
+        if path.resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{target}: holds the input {path}; choose another name or data_path.")
+    return target
+
+
+def write_interactions(stem: Path, rows: pd.DataFrame, labels: NDArray[np.integer]) -> None:
+    """Write ``<stem>.train.inter``, ``.valid.inter`` and ``.test.inter``, rows in their order.
+
+    Args:
+        stem: ``<folder>/<name>``.
+        rows: One row an interaction, columns named as in an atomic file (``user_id:token``, ...).
+        labels: 0, 1 or 2 for each row, shape ``(E,)``.
+    """
+    for label, split in enumerate(SPLITS):
+        path = stem.with_name(f"{stem.name}.{split}.inter")
+        rows[labels == label].to_csv(path, sep="\t", index=False, lineterminator="\n")
+
+
+def dataset_yaml(
+    name: str, origin: str, modalities: Sequence[str], facts: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return the dataset's part of the configuration, as YAML.
+
+    Args:
+        name: Name of the dataset.
+        origin: What follows the name in the first line.
+        modalities: Those with features.
+        facts: Further settings, each with type and meaning.
+    """
+    settings = [
+        ("benchmark_filename: [train, valid, test]", "(list) The given split, one file a part."),
+        ("load_col:", "(dict) The suffix of atomic files: (list) field names to be loaded."),
+        ("  inter: [user_id, item_id]", ""),
+        *facts,
+    ]
+    if modalities:
+        # Quoted where YAML would read something else than the name, such as "no" or "3".
+        names = [one if yaml.safe_load(one) == one else json.dumps(one) for one in modalities]
+        files = f"(list) Modalities to load, each from {name}.<modality>.npy and .ids."
+        settings.append((f"features: [{', '.join(names)}]", files))
+    width = max(len(setting) for setting, _ in settings)
+    lines = [f"{setting:<{width}}  # {meaning}" if meaning else setting for setting, meaning in settings]
+    return "\n".join([f"# {name}, {origin}", *lines, ""])
+
+
+def report_dataset(
+    report: Callable[[str], None],
+    name: str,
+    target: Path,
+    counts: Counts,
+    coverage: Mapping[str, str],
+    published: Mapping[str, Any] | None,
+) -> None:
+    """Tell what was written, and the command that comes next.
+
+    Args:
+        report: Called with each line.
+        name: Name of the dataset.
+        target: Its folder.
+        counts: Its size.
+        coverage: Modality -> the line that tells how many items have it.
+        published: From ``compare_published``.
+    """
+    report(counts.line(name))
+    for line in coverage.values():
+        report(line)
+    if published is not None:
+        report(published_line(published))
+    if not coverage:
+        report("note: no features; a multimodal model needs at least one modality")
+    report(f"written to {target}")
+    # A command that works: a multimodal model has nothing to run on without features.
+    model = "SIGER" if coverage else "LightGCN"
+    elsewhere = "" if target.parent == Path("dataset") else f" --data_path={shlex.quote(str(target.parent))}"
+    report(f"next: recbole-siger run --model={model} --dataset={name}{elsewhere}")

@@ -1,0 +1,165 @@
+"""Interactions as arrays: tokens are numbered as they are met, so that millions of rows stay small."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_siger.prepare.records import Rejected
+
+__all__ = ["Interactions", "Row", "collect", "number", "read_token", "timestamp"]
+
+MISSING = frozenset(
+    (
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
+"""Words that RecBole, through pandas, reads as a missing value."""
+
+Row = tuple[str, str, float | None, float | None]
+"""User, item, rating, timestamp."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Rows in the order of the source; ``users[user[row]]`` is a row's user."""
+
+    users: list[str]
+    items: list[str]
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    rating: NDArray[np.float64] | None
+    timestamp: NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Users that have a row."""
+        return len(np.unique(self.user))
+
+    @property
+    def n_items(self) -> int:
+        """Items that have a row."""
+        return len(np.unique(self.item))
+
+    def item_tokens(self) -> list[str]:
+        """Name the items that have a row, in the order in which they were first met."""
+        return [self.items[index] for index in np.unique(self.item)]
+
+    def keep(self, rows: NDArray[np.bool_]) -> Interactions:
+        """Return the rows that are marked, with the same numbers of users and items."""
+        rating = None if self.rating is None else self.rating[rows]
+        timestamp = None if self.timestamp is None else self.timestamp[rows]
+        return replace(self, user=self.user[rows], item=self.item[rows], rating=rating, timestamp=timestamp)
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows under the names of an atomic file."""
+        columns: dict[str, Any] = {
+            "user_id:token": np.array(self.users, dtype=object)[self.user],
+            "item_id:token": np.array(self.items, dtype=object)[self.item],
+        }
+        if self.rating is not None:
+            columns["rating:float"] = self.rating
+        if self.timestamp is not None:
+            whole = bool((self.timestamp == np.floor(self.timestamp)).all())
+            columns["timestamp:float"] = self.timestamp.astype(np.int64) if whole else self.timestamp
+        return pd.DataFrame(columns)
+
+
+def collect(
+    path: Path, records: Iterable[tuple[int, Any]], read: Callable[[Any], Row], rejected: Rejected
+) -> Interactions:
+    """Read records into arrays; a record that ``read`` refuses with a ``ValueError`` is rejected.
+
+    Args:
+        path: The file, for ``rejected.csv``.
+        records: Line number and record.
+        read: Makes a row of a record; whether a row has a rating and a timestamp is the same for all.
+        rejected: Gets the broken ones, with the error's message as reason.
+    """
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    user, item, rating, time = array("q"), array("q"), array("d"), array("d")
+    for line, record in records:
+        try:
+            one, other, value, when = read(record)
+        except ValueError as error:
+            rejected.add(path, line, str(error))
+            continue
+        user.append(users.setdefault(one, len(users)))
+        item.append(items.setdefault(other, len(items)))
+        if value is not None:
+            rating.append(value)
+        if when is not None:
+            time.append(when)
+    return Interactions(
+        list(users),
+        list(items),
+        np.array(user, dtype=np.int64),
+        np.array(item, dtype=np.int64),
+        np.array(rating, dtype=np.float64) if rating else None,
+        np.array(time, dtype=np.float64) if time else None,
+    )
+
+
+def read_token(what: str, value: Any) -> str:
+    """Return an id as it stands in atomic files.
+
+    >>> read_token("item", " B0017 ")
+    'B0017'
+
+    Raises:
+        ValueError: If it is empty, reads as a missing value, or would break a line.
+    """
+    token = "" if value is None else str(value).strip()
+    if not token or token in MISSING:
+        raise ValueError(f"{what} is missing")
+    if any(character in token for character in '\t\n\r"'):
+        raise ValueError(f"{what} {token!r} holds a tab, a line end or a quotation mark")
+    return token
+
+
+def number(what: str, value: Any) -> float:
+    """Return a finite number.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is {value!r}, not a finite number")
+    return found
+
+
+def timestamp(what: str, value: Any) -> float:
+    """Return a time: a number as it is, an ISO 8601 date as seconds since 1970, UTC where it names no zone.
+
+    >>> timestamp("time", "1970-01-02")
+    86400.0
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    try:
+        return number(what, value)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            raise ValueError(f"{what} is {value!r}, neither a number nor an ISO 8601 date") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

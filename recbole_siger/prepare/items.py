@@ -1,0 +1,75 @@
+"""What is known of items in words: ``<name>.item`` for RecBole, ``items.tsv`` for encoders of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ItemTable", "clean", "flatten"]
+
+
+@dataclass
+class ItemTable:
+    """Texts of items: one value a column, "" where it is not known."""
+
+    columns: Mapping[str, str]
+    """Column -> its type in an atomic file, ``token`` or ``token_seq``."""
+    rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, item: str, values: Mapping[str, Any]) -> None:
+        """Keep an item's values, flattened and cleaned."""
+        self.rows[item] = tuple(clean(flatten(values.get(column))) for column in self.columns)
+
+    def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
+        """Return what the manifest tells: how many of the dataset's items have a value in each column."""
+        known = [self.rows[item] for item in tokens if item in self.rows]
+        counts = [sum(bool(row[place]) for row in known) for place in range(len(self.columns))]
+        return {"with_record": len(known), "columns": dict(zip(self.columns, counts, strict=True))}
+
+    def write(self, stem: Path, tokens: Sequence[str]) -> None:
+        """Write ``<stem>.item`` and ``items.tsv`` beside it, one line an item of the dataset, in its order.
+
+        An item without a record has empty cells.
+        """
+        types = ["item_id:token", *(f"{column}:{kind}" for column, kind in self.columns.items())]
+        empty = ("",) * len(self.columns)
+        rows = [(item, *self.rows.get(item, empty)) for item in tokens]
+        _write(stem.with_name(f"{stem.name}.item"), [types, *rows])
+        _write(stem.with_name("items.tsv"), [("item_id", *self.columns), *rows])
+
+
+def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        handle.writelines("\t".join(row) + "\n" for row in rows)
+
+
+def clean(text: str) -> str:
+    r"""Put a text on one line of a tab separated table.
+
+    Runs of white space become one blank. A text that begins with a quotation mark gets a blank before it:
+    readers that know quoted cells, RecBole's among them, would otherwise look for the end of one.
+
+    >>> clean('"Baby\ttalk"\n 2')
+    ' "Baby talk" 2'
+    """
+    text = " ".join(text.replace("\0", " ").split())
+    return f" {text}" if text.startswith('"') else text
+
+
+def flatten(value: Any) -> str:
+    """Return the texts of nested lists, each once, in their order, with blanks between them.
+
+    >>> flatten([["Baby", "Feeding"], ["Baby", "Gifts"]])
+    'Baby Feeding Gifts'
+    """
+    return " ".join(dict.fromkeys(_texts(value)))
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry)
+    elif value is not None and not isinstance(value, dict) and str(value).strip():
+        yield str(value)

@@ -1,0 +1,221 @@
+"""Source to dataset folder: read, filter, split, write; the folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from recbole_siger.data.features import coverage_text
+from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path
+from recbole_siger.params import bounded
+from recbole_siger.prepare.filters import first_of_pairs, k_core
+from recbole_siger.prepare.folder import (
+    SPLITS,
+    check_target,
+    dataset_yaml,
+    report_dataset,
+    write_interactions,
+)
+from recbole_siger.prepare.interactions import Interactions
+from recbole_siger.prepare.items import ItemTable
+from recbole_siger.prepare.manifest import Counts, compare_published, describe_inputs, manifest_text
+from recbole_siger.prepare.records import Rejected
+from recbole_siger.prepare.split import Labels, leave_one_out, split_random, split_temporal
+
+__all__ = ["PrepareParams", "Source", "prepare_dataset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareParams:
+    """How a dataset is filtered and split; meanings and defaults stand in ``properties/prepare.yaml``."""
+
+    k_core: int = bounded("[0, inf)")
+    split: Literal["random", "leave_one_out", "temporal"]
+    ratios: str
+    seed: int = bounded("[0, inf)")
+
+    def shares(self) -> tuple[int, int, int]:
+        """Return ``ratios`` as numbers.
+
+        Raises:
+            UserError: If they are not three whole numbers from 1.
+        """
+        if not re.fullmatch(r"[1-9][0-9]{0,5}(:[1-9][0-9]{0,5}){2}", self.ratios):
+            raise UserError(f"ratios={self.ratios!r}: expected three whole numbers from 1, e.g. 8:1:1")
+        train, valid, test = map(int, self.ratios.split(":"))
+        return train, valid, test
+
+
+class Source(ABC):
+    """Raw data of one kind. Its files are looked for when it is made, and read when they are asked for."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where its files lie; names in the manifest are relative to it."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What the manifest says of the source: its kind, edition, category, unit of time."""
+
+    @abstractmethod
+    def inputs(self) -> list[Path]:
+        """Name the files that are read, interactions first."""
+
+    @abstractmethod
+    def interactions(self, rejected: Rejected) -> Interactions:
+        """Read all interactions."""
+
+    def items(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
+        """Read what is known of the items in ``kept``; None where the source says nothing of items."""
+        return None
+
+    def write_features(self, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
+        """Write the features that the source carries for ``tokens``; return the facts of each modality."""
+        return {}
+
+    def published(self, k: int) -> str | None:
+        """Name the published counts that a ``k``-core of this source is to have."""
+        return None
+
+
+def prepare_dataset(
+    source: Source,
+    name: str,
+    params: PrepareParams,
+    *,
+    data_path: Path,
+    overwrite: bool = False,
+    report: Callable[[str], None],
+) -> Path:
+    """Write a source as RecBole's atomic files, feature files, YAML, manifest and list of rejected records.
+
+    The same input, options and seed give the same bytes. The folder appears whole or not at all.
+
+    Args:
+        source: The raw data.
+        name: Name of the dataset.
+        params: Filter and split.
+        data_path: RecBole's folder of datasets; ``<data_path>/<name>`` is written.
+        overwrite: Replace a dataset folder that is there already.
+        report: Called with each line for the user.
+
+    Returns:
+        The folder ``<data_path>/<name>``.
+
+    Raises:
+        UserError: If the input is not of its form, nothing or an empty split is left, or the folder exists.
+    """
+    inputs = source.inputs()
+    target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
+    shares, rejected = params.shares(), Rejected()
+    report(f"reading {', '.join(path.name for path in inputs)}")
+    raw = source.interactions(rejected)
+    if not len(raw):
+        raise UserError(
+            f"{inputs[0]}: holds no usable interaction ({rejected.first(inputs[0])}); check the file."
+        )
+    report(f"read: {raw.n_users:,} users, {raw.n_items:,} items, {len(raw):,} interactions")
+    rows, filters = _filter(inputs[0], raw, params)
+    labels = _split(inputs[0], rows, params, shares)
+    counts = Counts(rows.n_users, rows.n_items, len(rows), *_sizes(labels))
+    manifest = {
+        "name": name,
+        "format": 1,
+        "source": source.facts(),
+        "inputs": describe_inputs(source.folder(), inputs),
+        "counts_before": {"users": raw.n_users, "items": raw.n_items, "interactions": len(raw)},
+        "filters": filters,
+        "split": _split_facts(params, shares),
+        "counts": asdict(counts),
+        "sparsity": counts.sparsity,
+        "published": compare_published(source.published(params.k_core), counts),
+    }
+    with atomic_path(target) as folder:
+        folder.mkdir()
+        write_interactions(folder / name, rows.table(), labels)
+        manifest |= _write_content(source, folder / name, rows.item_tokens(), rejected)
+        (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
+    _report(report, name, target, counts, manifest)
+    return target
+
+
+def _write_content(source: Source, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
+    """Write what is known of the items, the YAML and the list of rejected records; return facts of them."""
+    items = source.items(set(tokens), rejected)
+    if items is not None:
+        items.write(stem, tokens)
+    features = source.write_features(stem, tokens, rejected)
+    settings = dataset_yaml(stem.name, f"prepared from {source.facts()['kind']}", list(features))
+    stem.with_name(f"{stem.name}.yaml").write_text(settings, encoding="utf-8")
+    rejected.write(stem.with_name("rejected.csv"))
+    return {
+        "items": None if items is None else items.facts(tokens),
+        "features": features,
+        "rejected": len(rejected.rows),
+    }
+
+
+def _report(
+    report: Callable[[str], None], name: str, target: Path, counts: Counts, manifest: Mapping[str, Any]
+) -> None:
+    if manifest["rejected"]:
+        report(f"note: {manifest['rejected']:,} broken records left out; see {target / 'rejected.csv'}")
+    if manifest["filters"]["repeated_pairs"]:
+        repeated = manifest["filters"]["repeated_pairs"]
+        report(f"note: {repeated:,} rows repeat a user-item pair; the earliest is kept")
+    coverage = {
+        modality: coverage_text(modality, one["rows"], counts.items, one["dim"])
+        for modality, one in manifest["features"].items()
+    }
+    report_dataset(report, name, target, counts, coverage, manifest["published"])
+
+
+def _filter(where: Path, raw: Interactions, params: PrepareParams) -> tuple[Interactions, dict[str, int]]:
+    rows = raw.keep(first_of_pairs(raw.user, raw.item, raw.timestamp))
+    repeated = len(raw) - len(rows)
+    rows = rows.keep(k_core(rows.user, rows.item, params.k_core))
+    if not len(rows):
+        raise UserError(
+            f"{where}: no interaction is left with k_core={params.k_core} (of {len(raw):,}); lower it, "
+            "--k_core=0 keeps all."
+        )
+    return rows, {"repeated_pairs": repeated, "k_core": params.k_core}
+
+
+def _split(where: Path, rows: Interactions, params: PrepareParams, shares: tuple[int, int, int]) -> Labels:
+    if params.split == "random":
+        labels = split_random(rows.user, shares, params.seed)
+    elif rows.timestamp is None:
+        raise UserError(f"{where}: has no timestamps, which split={params.split} needs; use --split=random.")
+    elif params.split == "leave_one_out":
+        labels = leave_one_out(rows.user, rows.timestamp)
+    else:
+        labels = split_temporal(rows.timestamp, shares)
+    for label, size in enumerate(_sizes(labels)):
+        if not size:
+            raise UserError(
+                f"{where}: split={params.split} leaves no row for {SPLITS[label]} ({len(rows):,} in all); "
+                "choose another split or other ratios, or keep more rows with a lower --k_core."
+            )
+    return labels
+
+
+def _sizes(labels: Labels) -> list[int]:
+    return np.bincount(labels, minlength=len(SPLITS)).tolist()
+
+
+def _split_facts(params: PrepareParams, shares: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the options that had a say in the split."""
+    facts: dict[str, Any] = {"kind": params.split}
+    if params.split != "leave_one_out":
+        facts["ratios"] = list(shares)
+    if params.split == "random":
+        facts["seed"] = params.seed
+    return facts

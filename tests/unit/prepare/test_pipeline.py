@@ -1,0 +1,174 @@
+"""From source to folder: whole or not at all, the same bytes each time, and a dataset that trains."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.raw import WRITERS, Shape, write_csv
+from recbole_siger import cli
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.files import sha256
+from recbole_siger.prepare import folder as folder_module
+from recbole_siger.prepare import pipeline
+from tests.unit.prepare.conftest import Preparer, manifest
+
+ROOT = Path(__file__).parents[3]
+SHAPE = Shape(31, 17, 300)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {str(path): sha256(path) if path.is_file() else "" for path in sorted(folder.rglob("*"))}
+
+
+def command(name: str, raw: Path) -> list[str]:
+    kind, _, edition = name.partition(" ")
+    if kind == "csv":
+        return ["prepare", kind, f"--inter={raw / 'my.csv'}", f"--items={raw / 'items.csv'}", "--name=toy"]
+    given = [f"--edition={edition}", "--category=Sports_and_Outdoors"] if edition else []
+    return ["prepare", kind, f"--source={raw}", "--name=toy", *given]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_same_bytes_whatever_the_hash_seed(tmp_path: Path, name: str) -> None:
+    raw = tmp_path / "raw"
+    WRITERS[name](raw, SHAPE)
+    folders = []
+    for seed in ("1", "2"):
+        folders.append(tmp_path / seed / "toy")
+        words = [*command(name, raw), f"--data_path={tmp_path / seed}"]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        subprocess.run(
+            [sys.executable, "-m", "recbole_siger.cli", *words],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in folders]
+    assert files[0] == files[1]
+    assert {"manifest.json", "rejected.csv", "toy.yaml", "items.tsv", "toy.item"} <= set(map(str, files[0]))
+    for file in files[0]:
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
+
+
+def test_another_seed_is_another_split_of_the_same_rows(run: Preparer, tmp_path: Path) -> None:
+    write_csv(tmp_path, SHAPE)
+    one = run("csv", inter=tmp_path / "my.csv", seed=1)
+    other = run("csv", inter=tmp_path / "my.csv", seed=2, name="other")
+    assert manifest(one)["counts"] == manifest(other)["counts"]
+    assert (one / "toy.test.inter").read_bytes() != (other / "other.test.inter").read_bytes()
+    assert manifest(one)["split"] == {"kind": "random", "ratios": [8, 1, 1], "seed": 1}
+    told = manifest(run("csv", inter=tmp_path / "my.csv", split="leave_one_out", name="last"))
+    assert told["split"] == {"kind": "leave_one_out"}
+
+
+def test_counts_and_inputs_of_the_manifest(run: Preparer, tmp_path: Path) -> None:
+    lines = [f"u{u},i{i}" for u in range(7) for i in range(5)] + ["u9,i0", "u0,i0", "u0,", "x,y,z"]
+    (tmp_path / "my.csv").write_text("\n".join(["user_id,item_id", *lines]) + "\n")
+    folder = run("csv", inter=tmp_path / "my.csv", k_core=5)
+    told = manifest(folder)
+    assert told["counts_before"] == {"users": 8, "items": 5, "interactions": 37}
+    assert told["filters"] == {"repeated_pairs": 1, "k_core": 5}
+    assert told["counts"] == {
+        "users": 7, "items": 5, "interactions": 35, "train": 21, "valid": 7, "test": 7
+    }  # fmt: skip
+    assert told["sparsity"] == 0.0
+    assert told["rejected"] == 2
+    path = tmp_path / "my.csv"
+    assert told["inputs"] == {"my.csv": {"sha256": sha256(path), "bytes": path.stat().st_size}}
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+    assert run.lines[:4] == [
+        "reading my.csv",
+        "read: 8 users, 5 items, 37 interactions",
+        f"note: 2 broken records left out; see {folder / 'rejected.csv'}",
+        "note: 1 rows repeat a user-item pair; the earliest is kept",
+    ]
+
+
+@pytest.mark.parametrize("function", ["write_interactions", "manifest_text"])
+def test_nothing_is_left_when_writing_fails(
+    run: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    write_csv(tmp_path, SHAPE)
+    run("csv", inter=tmp_path / "my.csv")
+    before = snapshot(run.data_path)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pipeline, function, fail)
+    for name in ("toy", "other"):
+        with pytest.raises(OSError, match="disk full"):
+            run("csv", inter=tmp_path / "my.csv", name=name, overwrite=True)
+    assert snapshot(run.data_path) == before
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(run: Preparer, tmp_path: Path) -> None:
+    write_csv(tmp_path, SHAPE)
+    folder = run("csv", inter=tmp_path / "my.csv")
+    (folder / "stray").touch()
+    assert "exists already; choose another name, or replace it with --overwrite" in (
+        run.refusal("csv", inter=tmp_path / "my.csv")
+    )
+    run("csv", inter=tmp_path / "my.csv", overwrite=True)
+    assert not (folder / "stray").exists()
+
+
+def test_an_input_inside_the_target_is_refused(run: Preparer) -> None:
+    write_csv(run.data_path / "toy", SHAPE)
+    message = run.refusal("csv", inter=run.data_path / "toy" / "my.csv", overwrite=True)
+    assert "holds the input" in message
+    assert (run.data_path / "toy" / "my.csv").exists()
+
+
+def test_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path, SHAPE)
+    Path("taken").touch()
+    assert cli.main(["prepare", "csv", "--inter=my.csv", "--name=toy", "--data_path=taken"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: taken")
+    assert printed.err.count("\n") == 1
+    assert "written" not in printed.out
+
+
+def test_recbole_reads_what_is_written(run: Preparer, tmp_path: Path) -> None:
+    """The atomic files, texts with quotation marks among them, load as RecBole loads its own."""
+    write_csv(tmp_path, SHAPE)
+    titles = ['"Quoted" title', '"', "NA", "", 'an inch, 1"', "tab\tand\nline"]
+    with (tmp_path / "items.csv").open("w", newline="") as handle:
+        rows = [(f"i{item}", titles[item % len(titles)]) for item in range(SHAPE.items)]
+        csv.writer(handle).writerows([("item_id", "title"), *rows])
+    run("csv", inter=tmp_path / "my.csv", items=tmp_path / "items.csv")
+    values = {
+        "data_path": str(run.data_path),
+        "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"], "item": ["item_id", "title"]},
+        "gpu_id": "",
+    }
+    dataset = MultimodalDataset(Config("LightGCN", "toy", config_dict=values))
+    told = manifest(run.data_path / "toy")["counts"]
+    assert (dataset.user_num - 1, dataset.item_num - 1) == (told["users"], told["items"])
+    assert [len(split) for split in dataset.build()] == [told["train"], told["valid"], told["test"]]
+    assert len(dataset.item_feat) == dataset.item_num
+    assert dataset.item_feat["title"].shape[0] == dataset.item_num
+
+
+def test_yaml_names_modalities_that_yaml_would_misread() -> None:
+    text = folder_module.dataset_yaml("toy", "here", ["no", "image"])
+    assert '"no", image' in text
+
+
+def test_items_stand_in_the_order_in_which_they_are_met(run: Preparer, tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text("user_id,item_id\nu,9\nu,10\nu,2\nv,10\nv,2\nv,9\n")
+    (tmp_path / "items.csv").write_text("item_id,t\n2,b\n9,a\n")
+    folder = run("csv", inter=tmp_path / "my.csv", items=tmp_path / "items.csv")
+    assert pd.read_csv(folder / "items.tsv", sep="\t", dtype=str)["item_id"].tolist() == ["9", "10", "2"]

@@ -1,0 +1,127 @@
+"""Tables of one's own."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.prepare.conftest import Preparer, inter, manifest
+
+INTER = "user_id,item_id,rating,timestamp\n" + "".join(
+    f"u{u},i{i},{u + i},{2020 + u}-01-0{i}\n" for u in (1, 2, 3) for i in (1, 2, 3)
+)
+ITEMS = 'item_id,Name of it,price\ni1,"One, ""1""",3\ni3,Three,\nother,x,1\nNA,y,2\n'
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "my.csv").write_text(INTER)
+    (tmp_path / "items.csv").write_text(ITEMS)
+    return {"inter": tmp_path / "my.csv", "items": tmp_path / "items.csv"}
+
+
+def test_dates_texts_and_names(run: Preparer, files: dict[str, Path]) -> None:
+    folder = run("csv", **files)
+    assert inter(folder)[0] == "u1\ti1\t2.0\t1609459200"  # 2021-01-01 UTC
+    assert len(inter(folder)) == 9
+    assert (folder / "toy.item").read_text().splitlines() == [
+        "item_id:token\tName_of_it:token_seq\tprice:token_seq",
+        'i1\tOne, "1"\t3',
+        "i2\t\t",
+        "i3\tThree\t",
+    ]
+    assert (folder / "rejected.csv").read_text().splitlines()[1:] == ["items.csv,5,item_id is missing"]
+    assert list(manifest(folder)["inputs"]) == ["my.csv", "items.csv"]
+    assert run.lines[-1].startswith("next: recbole-siger run --model=LightGCN --dataset=toy")
+
+
+def test_columns_of_other_names_and_a_tab(run: Preparer, files: dict[str, Path]) -> None:
+    text = INTER.replace("user_id", "who").replace("item_id", "sku").replace("timestamp", "when")
+    files["inter"].write_text(text.replace(",", "\t"))
+    files["items"].write_text("sku\ttitle\ni1\tOne\n")
+    names = {"user_col": "who", "item_col": "sku", "time_col": "when", "sep": "tab"}
+    folder = run("csv", **files, **names)
+    assert inter(folder)[0] == "u1\ti1\t2.0\t1609459200"
+    assert (folder / "items.tsv").read_text().splitlines()[:2] == ["item_id\ttitle", "i1\tOne"]
+    folder = run("csv", inter=files["inter"], name="bare", **(names | {"time_col": "rating"}))
+    assert inter(folder)[0] == "u1\ti1\t2.0\t2"
+
+
+def test_atomic_files_and_gzip(run: Preparer, files: dict[str, Path], tmp_path: Path) -> None:
+    header, _, rest = INTER.partition("\n")
+    atomic = "user_id:token\titem_id:token\n" + "".join(
+        "\t".join(line.split(",")[:2]) + "\n" for line in rest.splitlines()
+    )
+    (tmp_path / "shop.inter").write_text(atomic)
+    assert inter(run("csv", inter=tmp_path / "shop.inter"))[0] == "u1\ti1"
+    (tmp_path / "my.csv.gz").write_bytes(gzip.compress((header + "\n" + rest).encode()))
+    assert len(inter(run("csv", inter=tmp_path / "my.csv.gz", name="gz"))) == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"user_col": "who"}, "my.csv: column 'who' is missing (it has user_id, item_id, rating, timestamp)"),
+        ({"rating_col": "stars"}, "column 'stars' is missing"),
+        ({"time_col": "when"}, "column 'when' is missing"),
+        (
+            {"sep": ";"},
+            "column 'user_id' is missing (it has user_id,item_id,rating,timestamp); name the column",
+        ),
+        ({"sep": ";;"}, "sep=';;': expected one character, or tab"),
+        ({"inter": "no.csv"}, "no.csv: no such file; correct the path"),
+        ({"items": "no.csv"}, "no.csv: no such file; correct the path"),
+        ({"k_core": 4}, "no interaction is left with k_core=4 (of 9); lower it, --k_core=0 keeps all"),
+        ({"k_core": -1}, "command line: k_core='-1': expected an integer"),
+        (
+            {"split": "rnadom"},
+            "split='rnadom': expected one of 'random', 'leave_one_out', 'temporal'; did you",
+        ),
+        ({"ratios": "8:2"}, "ratios='8:2': expected three whole numbers from 1, e.g. 8:1:1"),
+        ({"ratios": "8:0:2"}, "ratios='8:0:2': expected three"),
+        ({"split": "temporal", "ratios": "100:1:1"}, "split=temporal leaves no row for valid (9 in all)"),
+        ({"seed": "x"}, "command line: seed='x': expected an integer"),
+        ({"name": "a/b"}, "dataset name 'a/b'"),
+        ({"sed": "3"}, "command line: prepare csv takes no --sed; did you mean `se"),
+        ({"source": "raw"}, "command line: prepare csv takes no --source"),
+    ],
+)
+def test_refused_options(run: Preparer, files: dict[str, Path], values: dict[str, Any], says: str) -> None:
+    assert says in run.refusal("csv", **(files | values))
+
+
+@pytest.mark.parametrize(
+    ("which", "content", "says"),
+    [
+        ("inter", "", "my.csv: is empty; write a header"),
+        ("inter", "user_id,item_id\n", "my.csv: holds no usable interaction (the file is empty)"),
+        ("inter", "user_id,item_id\n,i1\n", "holds no usable interaction (line 2: user_id is missing)"),
+        ("inter", "user_id,item_id,user_id\na,b,c\n", "column 'user_id' stands there twice"),
+        ("inter", "user_id,item_id\na,b\na,c\n", "split=random leaves no row for valid (2 in all)"),
+        ("items", "", "items.csv: is empty"),
+        ("items", "id,title\ni1,x\n", "items.csv: column 'item_id' is missing (it has id, title)"),
+        ("items", "item_id,t\ni1,x\ni2,y\ni1,z\n", "line 4: item 'i1' stands in line 2 already; keep one"),
+        ("items", "item_id,a b,a_b\ni1,x,y\n", "give each a name of its own"),
+        ("items", "item_id,t\nI1,x\n", "none of its 1 items has an interaction that is kept"),
+    ],
+)
+def test_refused_files(run: Preparer, files: dict[str, Path], which: str, content: str, says: str) -> None:
+    files[which].write_text(content)
+    assert says in run.refusal("csv", **files)
+
+
+def test_splits_that_need_times(run: Preparer, files: dict[str, Path]) -> None:
+    files["inter"].write_text("user_id,item_id\na,b\na,c\na,d\n")
+    for split in ("leave_one_out", "temporal"):
+        message = run.refusal("csv", inter=files["inter"], split=split)
+        assert f"has no timestamps, which split={split} needs; use --split=random" in message
+
+
+def test_missing_options_and_kinds(run: Preparer) -> None:
+    assert "prepare csv needs --inter; see" in run.refusal("csv")
+    assert "prepare 'amzon': expected one of amazon, microlens, movielens, csv; did you mean `amazon`?" in (
+        run.refusal("amzon")
+    )
