@@ -13,6 +13,11 @@ __all__ = ["COMMANDS", "USAGE"]
 USAGE = """\
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
+  extract --items=items.tsv --dataset=NAME --text-model=NAME|FOLDER|tfidf --text-cols=title,brand
+                        make text features of a table; or image features of a folder, by
+                        --image-dir=posters/ --image-model=efficientnet-lite0|timm:NAME|FOLDER
+                        --modality, --batch_size, --max_tokens, --normalize, --engine=ray, --workers,
+                        --data_path, --overwrite: properties/extract.yaml has them all
   cache ls|clear [--cache_dir=FOLDER]
                         list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
@@ -47,6 +52,17 @@ def _import_mmrec(words: Sequence[str]) -> int:
     return 0
 
 
+def _extract(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("normalize", "overwrite"))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    from recbole_siger.command_params import command_params
+    from recbole_siger.extract.run import ExtractParams, extract
+
+    extract(command_params(ExtractParams, "extract", single_values(found)), report=print)
+    return 0
+
+
 def _cache(words: Sequence[str]) -> int:
     positional, found = read_options(words)
     values = single_values(found)
@@ -70,6 +86,7 @@ def _doctor(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "import-mmrec": _import_mmrec,
+    "extract": _extract,
     "cache": _cache,
     "doctor": _doctor,
 }
