@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from recbole_siger.errors import UserError
 from recbole_siger.params import did_you_mean
 
 __all__ = ["Table", "open_table"]
 
-_FORMATS = {
+_FORMATS: dict[str, tuple[str, Literal[0, 3]]] = {
     ".tsv": ("\t", csv.QUOTE_MINIMAL),
     ".txt": ("\t", csv.QUOTE_MINIMAL),
     ".csv": (",", csv.QUOTE_MINIMAL),

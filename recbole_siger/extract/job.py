@@ -107,7 +107,7 @@ def encode_shard(job: Job, encoder: Encoder, number: int) -> Shard:
             yield payload
 
     rows = encoder.encode(usable())
-    finite, nonzero = np.isfinite(rows).all(axis=1), np.any(rows != 0, axis=1)
+    finite, nonzero = np.atleast_1d(np.isfinite(rows).all(axis=1)), np.any(rows != 0, axis=1)
     keep: NDArray[np.bool_] = finite & nonzero
     for place in np.flatnonzero(~keep):
         what = "zeros" if finite[place] else "values that are not finite"
