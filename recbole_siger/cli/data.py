@@ -18,6 +18,9 @@ USAGE = """\
                         --image-dir=posters/ --image-model=efficientnet-lite0|timm:NAME|FOLDER
                         --modality, --batch_size, --max_tokens, --normalize, --engine=ray, --workers,
                         --data_path, --overwrite: properties/extract.yaml has them all
+  profiles --items=items.tsv --dataset=NAME --kind=item|user --base-url=URL --model=NAME [--dry-run]
+                        let a language model describe items, or users by their training rows;
+                        --provider=transformers --model=FOLDER runs one here
   cache ls|clear [--cache_dir=FOLDER]
                         list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
@@ -63,6 +66,17 @@ def _extract(words: Sequence[str]) -> int:
     return 0
 
 
+def _profiles(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("dry_run", "overwrite"))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    from recbole_siger.command_params import command_params
+    from recbole_siger.profiles.run import ProfilesParams, profiles
+
+    profiles(command_params(ProfilesParams, "profiles", single_values(found)), report=print)
+    return 0
+
+
 def _cache(words: Sequence[str]) -> int:
     positional, found = read_options(words)
     values = single_values(found)
@@ -87,6 +101,7 @@ def _doctor(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "import-mmrec": _import_mmrec,
     "extract": _extract,
+    "profiles": _profiles,
     "cache": _cache,
     "doctor": _doctor,
 }
