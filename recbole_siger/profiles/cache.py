@@ -12,20 +12,15 @@ from typing import Any
 
 from recbole_siger.errors import UserError
 
-__all__ = ["AnswerCache", "read_answers"]
+__all__ = ["AnswerCache"]
 
 
-def read_answers(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> answer; a last line that a crash cut short is not one.
+def _parse(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the answers, and the number of bytes of whole lines; a crash may have cut the last one short.
 
     Raises:
         UserError: If another line is damaged.
     """
-    return _parse(path)[0] if path.is_file() else {}
-
-
-def _parse(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the answers, and the number of bytes that hold whole lines."""
     answers, n_good = {}, 0
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
@@ -45,7 +40,7 @@ class AnswerCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._path, self._lock = path, threading.Lock()
         self._handle = path.open("ab")
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,4 +69,6 @@ class AnswerCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.answers:  # a server that never answered leaves nothing behind
+            self._path.unlink()
         self._handle.close()

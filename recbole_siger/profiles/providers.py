@@ -79,8 +79,8 @@ class OpenAICompatible:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise UserError(
-                f"base_url={base_url.rpartition('@')[2]!r}: write an address such as http://localhost:8000/v1, "
-                "without a name or password."
+                f"base_url={base_url.rpartition('@')[2]!r}: write an address such as "
+                "http://localhost:8000/v1, without a name or password."
             )
         self._key = None
         if api_key_env is not None:
@@ -90,7 +90,7 @@ class OpenAICompatible:
         self._url, self._timeout = base_url.rstrip("/") + "/chat/completions", timeout
         self._asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self._opener = urllib.request.build_opener(_NoRedirect)
-        self.facts = {"provider": "openai-compatible", **self._asked}
+        self.facts: Mapping[str, Any] = {"provider": "openai-compatible", **self._asked}
 
     def ask(self, prompt: Prompt) -> dict[str, Any]:
         """Send one request.
@@ -99,11 +99,7 @@ class OpenAICompatible:
             TryAgainError: If the server is busy, failed, was too slow, or gave no answer.
             UserError: If it refused the request.
         """
-        messages = [
-            {"role": "system", "content": prompt.system},
-            {"role": "user", "content": prompt.question},
-        ]
-        body = json.dumps({**self._asked, "messages": messages[not prompt.system :]}).encode()
+        body = json.dumps({**self._asked, "messages": _messages(prompt)}).encode()
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -114,7 +110,7 @@ class OpenAICompatible:
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
-            reason = getattr(error, "reason", None) or error or type(error).__name__
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise UnreachableError(f"{self._url}: {reason}") from None
         return _read_answer(data)
 
@@ -128,6 +124,11 @@ class OpenAICompatible:
             after = error.headers.get("Retry-After", "")
             return TryAgainError(said, float(after) if after.isdecimal() else None)
         return UserError(f"{said}; check --base_url, --model and --api_key_env.")
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    question = {"role": "user", "content": prompt.question}
+    return [{"role": "system", "content": prompt.system}, question] if prompt.system else [question]
 
 
 def _read_answer(data: bytes) -> dict[str, Any]:
@@ -160,7 +161,7 @@ class TransformersModel:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
             self._model = transformers.AutoModelForCausalLM.from_pretrained(model).to(device).eval()
         self._max_tokens, self._temperature = max_tokens, temperature
-        self.facts = {
+        self.facts: Mapping[str, Any] = {
             "provider": "transformers",
             "model": Path(model).name if Path(model).is_dir() else model,
             "weights_sha256": state_sha256(self._model),
@@ -197,8 +198,5 @@ class TransformersModel:
     def _text(self, prompt: Prompt) -> str:
         if not self._tokenizer.chat_template:
             return f"{prompt.system}\n\n{prompt.question}\n"
-        messages = [
-            {"role": "system", "content": prompt.system},
-            {"role": "user", "content": prompt.question},
-        ]
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        turns = _messages(prompt)
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

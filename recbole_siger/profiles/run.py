@@ -96,8 +96,8 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
         failed = ask_all(provider, keyed, cache, manners, report)
         if failed:
             raise UserError(
-                f"{len(failed):,} of {len(keyed):,} prompts got no answer, such as {next(iter(failed.values()))}; "
-                "run the command again to ask for these alone."
+                f"{len(failed):,} of {len(keyed):,} prompts got no answer, such as "
+                f"{next(iter(failed.values()))}; run the command again to ask for these alone."
             )
         found = cache.answers
     _write(params, file, provider, prompts, found, table)
