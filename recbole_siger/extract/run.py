@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -179,8 +180,12 @@ def _extract_one(
         "batch_size": params.batch_size,
         "shard_size": params.shard_size,
     }
-    written = write_modality(files, store, encoder.dim, manifest)
-    ShardStore(shards, 0).discard()
+    try:
+        written = write_modality(files, store, encoder.dim, manifest)
+    except UserError:
+        store.discard()  # nothing in it is of use
+        raise
+    shutil.rmtree(shards)
     counts = written["counts"]
     report(coverage_text(modality, counts["rows"], counts["items"], encoder.dim))
     report(f"written to {files['npy']}" + (f"; see {files['missing.csv'].name}" if counts["missing"] else ""))

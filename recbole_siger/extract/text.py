@@ -39,6 +39,7 @@ class TextSource:
 
     columns: tuple[str, ...]
     template: str | None = None
+    stamp = ""  # the table holds all
 
     @classmethod
     def of_template(cls, template: str) -> TextSource:
@@ -106,13 +107,15 @@ class TfidfEncoder:
         }
 
     def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
-        """Return one row a text; a text without a known word gets zeros."""
-        from sklearn.preprocessing import normalize
-
+        """Return one row a text; a text of which the SVD keeps nothing gets zeros."""
         texts = list(payloads)
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
-        return np.asarray(normalize(self._svd.transform(self._vectorizer.transform(texts))), dtype=np.float32)
+        reduced = self._svd.transform(self._vectorizer.transform(texts))
+        length = np.linalg.norm(reduced, axis=1, keepdims=True)
+        # Texts have unit length before the SVD, so less than this is rounding, and no direction.
+        unit = np.where(length > 1e-9, reduced / np.maximum(length, 1e-9), 0.0)
+        return np.asarray(unit, dtype=np.float32)
 
 
 class SentenceEncoder:
