@@ -36,10 +36,10 @@ def encode_on_ray(job: Job, encoder: Encoder, todo: Sequence[int], workers: int)
         workers: Actors, each with ``job.threads`` (or 1) CPUs, and a GPU if the job is on one.
 
     Raises:
-        UserError: If the cluster has too few CPUs or GPUs.
+        UserError: If the cluster has too few CPUs or GPUs, or a worker fails.
     """
     import ray.data
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError
 
     with _cluster():
         needs = {"CPU": job.threads or 1} | ({"GPU": 1} if job.spec.device == "cuda" else {})
@@ -57,10 +57,9 @@ def encode_on_ray(job: Job, encoder: Encoder, todo: Sequence[int], workers: int)
         try:
             for row in encoded.iter_rows():
                 yield Shard.from_bytes(row["shard"])
-        except RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
+        except RayError as error:  # its text is the worker's traceback
+            last = str(error).strip().splitlines()[-1]
+            raise UserError(f"engine=ray: a worker failed: {last}; finished shards are kept.") from error
 
 
 class _Worker:
@@ -85,7 +84,8 @@ def _cluster() -> Iterator[None]:
         return
     options: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
     ray.init(logging_level=logging.WARNING, log_to_driver=False, **options)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `extract` tells how far it is
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:
