@@ -185,10 +185,8 @@ def run_command(command: str) -> None:
 def known_keys() -> set[str]:
     """Every key that the documentation may name: those of our models, and of RecBole's that it mentions."""
     lines = "".join(map(text_of, PAGES)).splitlines()
-    named = {
-        name for line in lines if " profiles " not in line for name in re.findall(r"--model=(\w+)", line)
-    }
-    models = {*MODELS, *named} - {"ExampleVBPR"}
+    runs = "\n".join(line for line in lines if " profiles " not in line)
+    models = {*MODELS, *re.findall(r"--model=(\w+)", runs)} - {"ExampleVBPR"}
     return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
 
 

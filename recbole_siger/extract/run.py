@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -215,4 +216,6 @@ def _store(finished: Iterator[Shard], store: ShardStore, modality: str, n_todo: 
 
 def _report_next(params: ExtractParams, folder: Path, report: Report) -> None:
     stems = sorted(path.name.split(".")[-2] for path in folder.glob(f"{params.dataset}.*.npy"))
-    report(f"next: recbole-siger run --model=SIGER --dataset={params.dataset} --features=[{','.join(stems)}]")
+    elsewhere = "" if params.data_path == "dataset" else f" --data_path={shlex.quote(params.data_path)}"
+    features = f'--features="[{",".join(stems)}]"'
+    report(f"next: recbole-siger run --model=SIGER --dataset={params.dataset} {features}{elsewhere}")

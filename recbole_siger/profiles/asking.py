@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
 
 from recbole_siger.errors import UserError
 from recbole_siger.profiles.cache import AnswerCache
@@ -88,7 +87,7 @@ class _Asking:
         self.failed: dict[str, str] = {}
         self.stop = threading.Event()
         self._lock, self._next = threading.Lock(), time.monotonic()
-        self._done, self._n_todo, self._told = 0, n_todo, time.monotonic()
+        self._done, self._n_todo, self._told = 0, n_todo, 0.0
 
     def ask(self, key: str, prompt: Prompt) -> None:
         """Ask until there is an answer, or patience ends."""
@@ -100,7 +99,9 @@ class _Asking:
                 answer = self.provider.ask(prompt)
             except TryAgainError as error:
                 if attempt < self.manners.retries:
-                    self.stop.wait(self.manners.pause(attempt, error.after))
+                    seconds = self.manners.pause(attempt, error.after)
+                    self._tell(f"{prompt.token}: {error}; again in {seconds:g} s")
+                    self.stop.wait(seconds)
                 elif isinstance(error, UnreachableError):
                     raise UserError(
                         f"{error}; is the server there? What it has answered so far is kept."
@@ -109,7 +110,9 @@ class _Asking:
                     self.failed[key] = f"{prompt.token}: {error}"
             else:
                 self.cache.add(key, answer)
-                self._tell(answer)
+                with self._lock:
+                    self._done += 1
+                self._tell(f"{self._done:,} of {self._n_todo:,} answers", last=self._done == self._n_todo)
                 return
 
     def _take_turn(self) -> None:
@@ -121,10 +124,10 @@ class _Asking:
             self._next = turn + 60.0 / self.manners.requests_per_minute
         self.stop.wait(max(0.0, turn - time.monotonic()))
 
-    def _tell(self, answer: Mapping[str, Any]) -> None:
+    def _tell(self, line: str, last: bool = False) -> None:
+        """Report a line now and then, and the last one."""
         with self._lock:
-            self._done += 1
             now = time.monotonic()
-            if now - self._told >= SECONDS_BETWEEN_LINES or self._done == self._n_todo:
+            if last or now - self._told >= SECONDS_BETWEEN_LINES:
                 self._told = now
-                self.report(f"{self._done:,} of {self._n_todo:,} answers")
+                self.report(line)

@@ -102,7 +102,7 @@ def test_text_becomes_a_modality(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(text_words(tmp_path)) == 0
     out = capsys.readouterr().out
     assert "text: 22 of 23 items (1 missing), 5-d\n" in out
-    assert "next: recbole-siger run --model=SIGER --dataset=shop --features=[text]\n" in out
+    assert 'next: recbole-siger run --model=SIGER --dataset=shop --features="[text]" --data_path=' in out
     files = files_of(tmp_path)
     assert list(files) == ["shop.text.ids", "shop.text.json", "shop.text.missing.csv", "shop.text.npy"]
     ids = files["shop.text.ids"].decode().split()
@@ -154,7 +154,7 @@ def test_both_models_make_both(tmp_path: Path, images: Path, capsys: pytest.Capt
     words = [*text_words(tmp_path), *(word for word in image_words(tmp_path) if word.startswith("--image"))]
     assert cli.main(words) == 0
     assert {"shop.text.npy", "shop.image.npy"} <= set(files_of(tmp_path))
-    assert "--features=[image,text]\n" in capsys.readouterr().out
+    assert '--features="[image,text]"' in capsys.readouterr().out
     assert "--modality names one modality" in refused(capsys, *words, "--modality=both", "--overwrite")
 
 
