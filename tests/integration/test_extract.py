@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,37 @@ def test_ray_takes_over_what_was_killed_here(items: Path, capsys: pytest.Capture
     assert "text: 7 of 13 shards are there already\n" in out
     assert "text: 6 of 6 shards" in out
     assert files_of(items, "killed") == files_of(items, "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_ray_waits_for_whoever_writes(tmp_path: Path) -> None:
+    """60 shards of 4 MB beside an object store of 100 MB: few are made before they are asked for."""
+    from recbole_siger.extract.ray_engine import encode_on_ray
+
+    (tmp_path / "made").mkdir()
+
+    class Wide:  # within the function, so that it is sent to the workers by value
+        dim, fitted, made = 1000, True, str(tmp_path / "made")
+
+        def encode(self, payloads: Iterator[str]) -> np.ndarray:
+            rows = np.ones((len(list(payloads)), self.dim), np.float32)
+            with open(f"{self.made}/{time.time_ns()}", "w"):
+                return rows
+
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n" + "".join(f"i{i},x\n" for i in range(60_000)))
+    spec = EncoderSpec("text", "wide", batch_size=1, device="cpu", max_tokens=None, tfidf_dim=1)
+    table = open_table(path, "item_id", ["title"], step=1000)
+    job = Job(table, TextSource(("title",)), spec, normalize=False, threads=None)
+    encoder: Any = Wide()
+    ahead, numbers = 0, set()
+    for n_taken, shard in enumerate(encode_on_ray(job, encoder, range(60), workers=2), start=1):
+        time.sleep(0.1)
+        ahead = max(ahead, len(list((tmp_path / "made").iterdir())) - n_taken)
+        numbers.add(shard.number)
+    assert numbers == set(range(60))
+    assert ahead < 20
 
 
 @pytest.mark.slow
