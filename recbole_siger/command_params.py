@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -11,7 +13,7 @@ from recbole_siger.params import build_params, did_you_mean, options
 from recbole_siger.resources import find_resource
 from recbole_siger.yaml_values import parse_value, read_yaml
 
-__all__ = ["command_params"]
+__all__ = ["command_params", "dataset_folder"]
 
 P = TypeVar("P")
 
@@ -45,6 +47,17 @@ def command_params(cls: Callable[..., P], command: str, given: Mapping[str, str]
             raise UserError(f"{SOURCE}: `{command}` needs --{key}; see `recbole-siger --help`")
     origin = {key: SOURCE if key in given else f"properties/{path.name}" for key in values}
     return build_params(cls, values, origin)
+
+
+def dataset_folder(data_path: str, dataset: str) -> Path:
+    """Return a dataset's folder, which need not exist.
+
+    Raises:
+        UserError: If the name cannot be a folder's and a file's.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", dataset):
+        raise UserError(f"dataset {dataset!r}: use letters, digits, '-', '_' and '.', e.g. 'shop'.")
+    return Path(data_path) / dataset
 
 
 def _read(text: str, annotation: Any) -> Any:

@@ -79,16 +79,7 @@ def open_table(
         place, seen, offsets, n_rows = header.index(id_col), set[str](), [], 0
         start = records.offset
         for cells in records:
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{path}: line {records.line:,}: {len(cells)} values for {len(header)} columns; "
-                    f"separate them by {_separator(path)}, and quote a value that contains one."
-                )
-            token = cells[place]
-            if not token or re.search(r"[\r\n\t]", token):
-                raise UserError(
-                    f"{path}: line {records.line:,}: {id_col} is {token!r}; give every row an id."
-                )
+            token = _check(path, records.line, cells, header, place)
             if unique and token in seen:
                 raise UserError(
                     f"{path}: line {records.line:,}: {id_col} {token!r} is repeated; keep one row of it."
@@ -115,6 +106,18 @@ def _header(path: Path, cells: list[str] | None, needed: Sequence[str]) -> tuple
     if len(set(names)) != len(names):
         raise UserError(f"{path}: two columns have one name ({', '.join(names)}); rename one.")
     return tuple(names)
+
+
+def _check(path: Path, line: int, cells: list[str], header: Sequence[str], place: int) -> str:
+    """Return the id of a record that has the header's form."""
+    if len(cells) != len(header):
+        raise UserError(
+            f"{path}: line {line:,}: {len(cells)} values for {len(header)} columns; "
+            f"separate them by {_separator(path)}, and quote a value that contains one."
+        )
+    if not cells[place] or re.search(r"[\r\n\t]", cells[place]):
+        raise UserError(f"{path}: line {line:,}: {header[place]} is {cells[place]!r}; give every row an id.")
+    return cells[place]
 
 
 def _separator(path: Path) -> str:

@@ -50,17 +50,12 @@ def write_modality(
         missing += shard.missing
         digest.update(bytes.fromhex(shard.digest))
     if not ids:
+        store.discard()  # nothing in it is of use
         reason = missing[0][1] if missing else "none"
         raise UserError(f"{files['npy'].name}: no item has a row (the first: {reason}); check the input.")
     files["npy"].unlink(missing_ok=True)
     with atomic_path(files["npy"]) as temporary:
-        rows = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=(len(ids), dim))
-        start = 0
-        for shard in store:
-            rows[start : start + len(shard.ids)] = shard.rows
-            start += len(shard.ids)
-        rows.flush()
-        del rows
+        _write_rows(temporary, store, (len(ids), dim))
         write_text(files["ids"], "".join(f"{item}\n" for item in ids))
         write_text(files["missing.csv"], _missing_table(missing))
         written = manifest | {
@@ -72,6 +67,15 @@ def write_modality(
         }
         write_text(files["json"], json.dumps(written, indent=2, ensure_ascii=False) + "\n")
     return written
+
+
+def _write_rows(path: Path, store: ShardStore, shape: tuple[int, int]) -> None:
+    rows = np.lib.format.open_memmap(path, "w+", dtype=np.float32, shape=shape)
+    start = 0
+    for shard in store:
+        rows[start : start + len(shard.ids)] = shard.rows
+        start += len(shard.ids)
+    rows.flush()
 
 
 def _missing_table(missing: list[tuple[str, str]]) -> str:

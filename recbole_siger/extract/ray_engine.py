@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,9 @@ IN_FLIGHT = 2
 """Shards that an actor is given at a time: one to work on, one waiting."""
 
 
-def encode_on_ray(job: Job, encoder: Encoder, todo: Sequence[int], workers: int) -> Iterator[Shard]:
+def encode_on_ray(
+    job: Job, encoder: Encoder, todo: Sequence[int], workers: int
+) -> Generator[Shard, None, None]:
     """Yield the shards ``todo`` in the order in which they are finished.
 
     Args:

@@ -6,12 +6,13 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.command_params import dataset_folder
 from recbole_siger.data.features import coverage_text
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder, EncoderSpec
@@ -76,26 +77,13 @@ def extract(params: ExtractParams, report: Report) -> list[Path]:
     Raises:
         UserError: For bad input.
     """
-    kinds = _kinds(params)
-    folder = Path(params.data_path) / params.dataset
-    if not re.fullmatch(r"\w[\w.-]*", params.dataset):
-        raise UserError(f"dataset {params.dataset!r}: use letters, digits, '-', '_' and '.', e.g. 'shop'.")
-    paths = []
-    for kind in kinds:
-        modality = params.modality or kind
-        if not re.fullmatch(r"[A-Za-z_]\w*", modality):
-            raise UserError(f"modality {modality!r}: use letters, digits and '_', e.g. 'image'.")
-        files = modality_files(folder, params.dataset, modality)
-        if files["npy"].exists() and not params.overwrite:
-            raise UserError(
-                f"{files['npy']}: exists already; replace it with --overwrite, or name another --modality."
-            )
-        paths.append((kind, modality, files))
-    jobs = [(_job(params, kind), modality, files) for kind, modality, files in paths]
-    for job, modality, files in jobs:
-        _extract_one(params, job, modality, files, report)
-    _report_next(params, folder, report)
-    return [files["npy"] for _, _, files in paths]
+    outputs = {kind: _files(params, kind) for kind in _kinds(params)}
+    jobs = {kind: _job(params, kind) for kind in outputs}
+    encoders = {kind: load_encoder(job) for kind, job in jobs.items()}
+    for kind, files in outputs.items():
+        _extract_one(params, jobs[kind], encoders[kind], files, report)
+    _report_next(params, report)
+    return [files["npy"] for files in outputs.values()]
 
 
 def _kinds(params: ExtractParams) -> list[str]:
@@ -117,6 +105,19 @@ def _kinds(params: ExtractParams) -> list[str]:
             f"command line: --workers={params.workers} needs --engine=ray; here, --threads is meant"
         )
     return kinds
+
+
+def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
+    """Name the files to write, after making sure that they may be written."""
+    modality = params.modality or kind
+    if not re.fullmatch(r"[A-Za-z_]\w*", modality):
+        raise UserError(f"modality {modality!r}: use letters, digits and '_', e.g. 'image'.")
+    files = modality_files(dataset_folder(params.data_path, params.dataset), params.dataset, modality)
+    if files["npy"].exists() and not params.overwrite:
+        raise UserError(
+            f"{files['npy']}: exists already; replace it with --overwrite, or name another --modality."
+        )
+    return files
 
 
 def _job(params: ExtractParams, kind: str) -> Job:
@@ -151,13 +152,16 @@ def _best_device() -> str:
 
 
 def _extract_one(
-    params: ExtractParams, job: Job, modality: str, files: dict[str, Path], report: Report
+    params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], report: Report
 ) -> None:
-    encoder = load_encoder(job)
-    items_sha256 = sha256(job.table.path)
-    key = job.key(items_sha256, encoder)
+    modality = params.modality or job.spec.kind
+    items: dict[str, Any] = {
+        "file": job.table.path.name,
+        "sha256": sha256(job.table.path),
+        "bytes": job.table.path.stat().st_size,
+    }
     shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
-    store = ShardStore(shards / key, len(job.table.offsets))
+    store = ShardStore(shards / job.key(items["sha256"], encoder), len(job.table.offsets))
     todo = store.todo()
     if len(todo) < store.n_shards:
         report(f"{modality}: {store.n_shards - len(todo):,} of {store.n_shards:,} shards are there already")
@@ -169,30 +173,19 @@ def _extract_one(
         "dataset": params.dataset,
         "modality": modality,
         "encoder": dict(encoder.facts),
-        "input": {
-            "file": job.table.path.name,
-            "sha256": items_sha256,
-            "bytes": job.table.path.stat().st_size,
-            "id_col": params.id_col,
-            **job.source.facts(),
-        },
-        "normalize": params.normalize,
+        "input": {**items, "id_col": params.id_col, **job.source.facts()},
+        **{key: getattr(params, key) for key in ("normalize", "batch_size", "shard_size")},
         "device": job.spec.device,
-        "batch_size": params.batch_size,
-        "shard_size": params.shard_size,
     }
-    try:
-        written = write_modality(files, store, encoder.dim, manifest)
-    except UserError:
-        store.discard()  # nothing in it is of use
-        raise
+    counts = write_modality(files, store, encoder.dim, manifest)["counts"]
     shutil.rmtree(shards)
-    counts = written["counts"]
     report(coverage_text(modality, counts["rows"], counts["items"], encoder.dim))
     report(f"written to {files['npy']}" + (f"; see {files['missing.csv'].name}" if counts["missing"] else ""))
 
 
-def _engine(params: ExtractParams, job: Job, encoder: Encoder, todo: list[int]) -> Any:
+def _engine(
+    params: ExtractParams, job: Job, encoder: Encoder, todo: list[int]
+) -> Generator[Shard, None, None]:
     if params.engine == "local":
         return encode_locally(job, encoder, todo)
     from recbole_siger.extract.ray_engine import encode_on_ray
@@ -214,7 +207,8 @@ def _store(finished: Iterator[Shard], store: ShardStore, modality: str, n_todo: 
             report(f"{modality}: {n_done:,} of {n_todo:,} shards, {n_items:,} items, {rate:,.1f} items/s")
 
 
-def _report_next(params: ExtractParams, folder: Path, report: Report) -> None:
+def _report_next(params: ExtractParams, report: Report) -> None:
+    folder = dataset_folder(params.data_path, params.dataset)
     stems = sorted(path.name.split(".")[-2] for path in folder.glob(f"{params.dataset}.*.npy"))
     elsewhere = "" if params.data_path == "dataset" else f" --data_path={shlex.quote(params.data_path)}"
     features = f'--features="[{",".join(stems)}]"'

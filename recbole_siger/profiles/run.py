@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.command_params import dataset_folder
 from recbole_siger.errors import UserError
 from recbole_siger.extract.items import open_table
 from recbole_siger.files import sha256, write_text
@@ -73,10 +73,8 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     Raises:
         UserError: For bad input, or if an answer is lacking; no table is written then.
     """
-    if not re.fullmatch(r"\w[\w.-]*", params.dataset):
-        raise UserError(f"dataset {params.dataset!r}: use letters, digits, '-', '_' and '.', e.g. 'shop'.")
-    stem = Path(params.data_path) / params.dataset / f"{params.dataset}.{params.kind}_profile"
-    table, answers = stem.with_name(f"{stem.name}.tsv"), stem.with_name(f"{stem.name}.answers.jsonl")
+    folder = dataset_folder(params.data_path, params.dataset)
+    table = folder / f"{params.dataset}.{params.kind}_profile.tsv"
     if table.exists() and not (params.overwrite or params.dry_run):
         raise UserError(f"{table}: exists already; replace it with --overwrite.")
     file = PromptFile.read(params.kind, None if params.prompt is None else Path(params.prompt))
@@ -88,24 +86,32 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
         return None
     provider = _provider(params)
     keyed = {prompt.key(provider.facts): prompt for prompt in prompts}
-    manners = Manners(params.retries, params.backoff, params.concurrency, params.requests_per_minute)
-    with AnswerCache(answers) as cache:
-        there = sum(key in cache.answers for key in keyed)
-        if there:
-            report(f"{there:,} of {len(keyed):,} answers are there already")
-        failed = ask_all(provider, keyed, cache, manners, report)
-        if failed:
-            raise UserError(
-                f"{len(failed):,} of {len(keyed):,} prompts got no answer, such as "
-                f"{next(iter(failed.values()))}; run the command again to ask for these alone."
-            )
-        found = cache.answers
-    _write(params, file, provider, prompts, found, table)
+    answers = _ask(params, provider, keyed, table.with_suffix(".answers.jsonl"), report)
+    _write(
+        params, file, provider, prompts, [answers[prompt.key(provider.facts)] for prompt in prompts], table
+    )
     report(f"{len(prompts):,} {params.kind} profiles, written to {table}")
     return table
 
 
-def _prompts(params: ProfilesParams, file: PromptFile) -> Any:
+def _ask(
+    params: ProfilesParams, provider: Provider, prompts: Mapping[str, Prompt], path: Path, report: Report
+) -> dict[str, dict[str, Any]]:
+    """Return key -> answer, those of earlier commands among them."""
+    manners = Manners(params.retries, params.backoff, params.concurrency, params.requests_per_minute)
+    with AnswerCache(path) as cache:
+        if there := sum(key in cache.answers for key in prompts):
+            report(f"{there:,} of {len(prompts):,} answers are there already")
+        failed = ask_all(provider, prompts, cache, manners, report)
+        if failed:
+            raise UserError(
+                f"{len(failed):,} of {len(prompts):,} prompts got no answer, such as "
+                f"{next(iter(failed.values()))}; run the command again to ask for these alone."
+            )
+        return cache.answers
+
+
+def _prompts(params: ProfilesParams, file: PromptFile) -> Iterator[Prompt]:
     table = open_table(Path(params.items), params.id_col, params.text_cols)
     if params.kind == "item":
         return item_prompts(file, table, params.text_cols)
@@ -142,10 +148,10 @@ def _write(
     file: PromptFile,
     provider: Provider,
     prompts: list[Prompt],
-    found: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, dict[str, Any]],
     table: Path,
 ) -> None:
-    answers = [found[prompt.key(provider.facts)] for prompt in prompts]
+    answers = [kept[prompt.key(provider.facts)] for prompt in prompts]
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow([f"{params.kind}_id", "profile"])

@@ -277,6 +277,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "dataset").exists()
 
 
+def test_an_unknown_model_beside_a_good_one_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posters = write_images(tmp_path / "posters")
+    words = [*text_words(tmp_path), f"--image-dir={posters}", "--image-model=nonsense"]
+    assert "image_model='nonsense': unknown encoder" in refused(capsys, *words)
+    assert not (tmp_path / "dataset").exists()
+
+
 def test_no_model_and_no_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs --text_model or --image_model" in refused(capsys, "extract", "--items=i.tsv", "--dataset=s")
     assert "`extract` needs --items" in refused(capsys, "extract", "--dataset=s")
