@@ -87,9 +87,7 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     provider = _provider(params)
     keyed = {prompt.key(provider.facts): prompt for prompt in prompts}
     answers = _ask(params, provider, keyed, table.with_suffix(".answers.jsonl"), report)
-    _write(
-        params, file, provider, prompts, [answers[prompt.key(provider.facts)] for prompt in prompts], table
-    )
+    _write(params, file, provider, prompts, answers, table)
     report(f"{len(prompts):,} {params.kind} profiles, written to {table}")
     return table
 
