@@ -97,12 +97,15 @@ class ImageSource:
         """Return an item's image in RGB, and the bytes of its file.
 
         Raises:
-            UnusableInputError: If there is no file, or it is no image.
+            UnusableInputError: If there is no file, it may not be read, or it is no image.
         """
         file = self.find(row)
         if file is None:
             raise UnusableInputError("no image")
-        data = (self.folder / file).read_bytes()
+        try:
+            data = (self.folder / file).read_bytes()
+        except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+            raise UnusableInputError(f"unreadable: {error.strerror}") from None
         return open_image(data), data
 
     def facts(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class _Asking:
         self.failed: dict[str, str] = {}
         self.stop = threading.Event()
         self._lock, self._next = threading.Lock(), time.monotonic()
-        self._done, self._n_todo, self._told = 0, n_todo, 0.0
+        self._done, self._n_todo, self._told = 0, n_todo, time.monotonic()
 
     def ask(self, key: str, prompt: Prompt) -> None:
         """Ask until there is an answer, or patience ends."""

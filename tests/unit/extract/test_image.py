@@ -33,6 +33,9 @@ def test_images_are_found_by_name_with_or_without_suffix(tmp_path: Path) -> None
     assert dict(source.files) == {"1": "1.JPG", "a.b": "a.b.png"}
     for asked, found in [("1", "1.JPG"), ("1.jpg", "1.JPG"), (" a.b ", "a.b.png"), ("a", None), ("", None)]:
         assert source.find({"file": asked}) == found
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UnusableInputError, match="unreadable: Is a directory"):
+        ImageSource.of_folder(tmp_path, "file").load("i", {"file": "folder"})
     for asked in ("../secret", "/etc/passwd", "sub"):
         with pytest.raises(UnusableInputError, match=r"^no image$"):
             source.load("i", {"file": asked})
