@@ -84,7 +84,9 @@ def _cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+    # Without an address Ray would join a cluster that somebody else has started on this machine.
+    local = {"address": "local", "include_dashboard": False}
+    options: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else local
     ray.init(logging_level=logging.WARNING, log_to_driver=False, **options)
     ray.data.DataContext.get_current().enable_progress_bars = False  # `extract` tells how far it is
     logging.getLogger("ray.data").setLevel(logging.WARNING)

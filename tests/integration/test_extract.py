@@ -117,6 +117,17 @@ def test_ray_gives_the_same_bytes(items: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_command_starts_a_ray_of_its_own(items: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "recbole_siger.cli", *words(items, "ray", "--engine=ray")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert f"text: {N_SHARDS} of {N_SHARDS} shards, {N_ITEMS} items" in done.stdout
+    assert cli.main(words(items, "here")) == 0
+    assert files_of(items, "ray") == files_of(items, "here")
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_ray_takes_over_what_was_killed_here(items: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words(items, "whole")) == 0
