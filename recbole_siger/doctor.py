@@ -28,7 +28,7 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl", "figures")  # `ann` asks for what `ncl` does
+OPTIONAL_EXTRAS = ("ncl", "figures", "text", "image", "profiles")  # `ann` asks for what `ncl` does
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -48,9 +48,23 @@ TESTED = {
     "faiss-cpu": ("1.15.1", "1.15.1"),
     "matplotlib": ("3.11.2", "3.11.2"),
     "optuna": ("5.0.0", "5.0.0"),
+    "sentence-transformers": ("6.2.0", "6.2.0"),
+    "timm": ("1.0.31", "1.0.31"),
+    "open-clip-torch": ("3.3.0", "3.3.0"),
+    "pillow": ("13.0.0", "13.0.0"),
+    "transformers": ("5.23.0", "5.23.0"),
 }
 
-_OF_EXTRAS = ("faiss-cpu", "matplotlib", "optuna")
+_OF_EXTRAS = (
+    "faiss-cpu",
+    "matplotlib",
+    "optuna",
+    "sentence-transformers",
+    "timm",
+    "open-clip-torch",
+    "pillow",
+    "transformers",
+)
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}
 

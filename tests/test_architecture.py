@@ -25,8 +25,10 @@ PURE = [
     "model/propagation.py",
     "parallel.py",
     "data/features.py",
+    "extract",
     "files.py",
     "params.py",
+    "command_params.py",
 ]
 MODEL_FILES = [name for name in NAMES if "/model/" in name and "_recommender/" in name]
 
@@ -110,6 +112,14 @@ for name in [*MODELS, "LightGCN"]:
     loaded = loaded_by(code)
     assert "recbole" in loaded
     assert "ray" not in loaded
+
+
+def test_extraction_imports_neither_ray_nor_an_extra() -> None:
+    loaded = loaded_by("import recbole_siger.extract.run, recbole_siger.extract.ray_engine")
+    heavy = {"ray", "recbole", "sklearn", "PIL", "timm", "open_clip", "sentence_transformers", "transformers"}
+    assert not loaded & heavy
+    code = "import recbole_siger.profiles.run"
+    assert not loaded_by(code) & {"ray", "recbole", "transformers"}
 
 
 def test_tables_need_no_matplotlib_until_a_picture_is_asked_for() -> None:

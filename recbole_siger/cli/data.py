@@ -20,6 +20,14 @@ USAGE = """\
                         public data: [--download] [--mirror=URL] fetches what DIR lacks
   import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
                         turn a folder in MMRec's layout into a dataset
+  extract --items=items.tsv --dataset=NAME --text-model=NAME|FOLDER|tfidf --text-cols=title,brand
+                        make text features of a table; or image features of a folder, by
+                        --image-dir=posters/ --image-model=efficientnet-lite0|timm:NAME|FOLDER
+                        --modality, --batch_size, --max_tokens, --normalize, --engine=ray, --workers,
+                        --data_path, --overwrite: properties/extract.yaml has them all
+  profiles --items=items.tsv --dataset=NAME --kind=item|user --base-url=URL --model=NAME [--dry-run]
+                        let a language model describe items, or users by their training rows;
+                        --provider=transformers --model=FOLDER runs one here
   cache ls|clear [--cache_dir=FOLDER]
                         list or delete the graphs that earlier runs have built
   doctor [--json]       check this installation
@@ -67,6 +75,28 @@ def _import_mmrec(words: Sequence[str]) -> int:
     return 0
 
 
+def _extract(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("normalize", "overwrite"))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    from recbole_siger.command_params import command_params
+    from recbole_siger.extract.run import ExtractParams, extract
+
+    extract(command_params(ExtractParams, "extract", single_values(found)), report=print)
+    return 0
+
+
+def _profiles(words: Sequence[str]) -> int:
+    positional, found = read_options(words, flags=("dry_run", "overwrite"))
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    from recbole_siger.command_params import command_params
+    from recbole_siger.profiles.run import ProfilesParams, profiles
+
+    profiles(command_params(ProfilesParams, "profiles", single_values(found)), report=print)
+    return 0
+
+
 def _cache(words: Sequence[str]) -> int:
     positional, found = read_options(words)
     values = single_values(found)
@@ -91,6 +121,8 @@ def _doctor(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": _prepare,
     "import-mmrec": _import_mmrec,
+    "extract": _extract,
+    "profiles": _profiles,
     "cache": _cache,
     "doctor": _doctor,
 }

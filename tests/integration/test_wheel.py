@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+SHIPPED = (".yaml", ".py", ".txt")
+
 pytestmark = pytest.mark.slow
 
 
@@ -70,14 +72,12 @@ def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
 def test_every_shipped_file_is_in_the_wheel(installed: Path) -> None:
     (site,) = (installed.parent / "lib").glob("python*/site-packages")
     for folder in ("properties", "dataset_scripts"):
-        expected = {
-            path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.suffix in (".yaml", ".py")
-        }
+        expected = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.suffix in SHIPPED}
         assert expected
         assert expected == {
             path.relative_to(site / "recbole_siger")
             for path in (site / "recbole_siger" / folder).rglob("*")
-            if path.suffix in (".yaml", ".py")
+            if path.suffix in SHIPPED
         }
     assert not (site / "tests").exists()
 

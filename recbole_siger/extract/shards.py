@@ -1,0 +1,88 @@
+"""Finished pieces of an extraction on disk: each is whole or absent, so a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from recbole_siger.errors import UserError
+from recbole_siger.files import atomic_path
+
+__all__ = ["Shard", "ShardStore"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one slice of the items gave.
+
+    Attributes:
+        number: Which slice.
+        ids: Items with a row, in the order of the table.
+        rows: Shape ``(len(ids), dim)``, float32.
+        missing: Items without one, and why.
+        digest: SHA-256 of the ids and the inputs.
+    """
+
+    number: int
+    ids: list[str]
+    rows: NDArray[np.float32]
+    missing: list[tuple[str, str]]
+    digest: str
+
+    def to_bytes(self) -> bytes:
+        """Return the shard as a safetensors file; equal shards give equal bytes."""
+        told = {"number": self.number, "ids": self.ids, "missing": self.missing, "digest": self.digest}
+        return save({"rows": np.ascontiguousarray(self.rows)}, {"shard": json.dumps(told)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Shard:
+        """Read what :meth:`to_bytes` wrote."""
+        n_header = int.from_bytes(data[:8], "little")
+        told = json.loads(json.loads(data[8 : 8 + n_header])["__metadata__"]["shard"])
+        missing = [(item, reason) for item, reason in told["missing"]]
+        return cls(told["number"], told["ids"], load(data)["rows"], missing, told["digest"])
+
+
+class ShardStore:
+    """The folder of an extraction's shards."""
+
+    def __init__(self, folder: Path, n_shards: int) -> None:
+        self.folder, self.n_shards = folder, n_shards
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06}.safetensors"
+
+    def todo(self) -> list[int]:
+        """Return the numbers of the shards that are not there yet."""
+        return [number for number in range(self.n_shards) if not self._file(number).is_file()]
+
+    def put(self, shard: Shard) -> None:
+        """Write a shard, whole or not at all."""
+        with atomic_path(self._file(shard.number)) as temporary:
+            temporary.write_bytes(shard.to_bytes())
+
+    def __iter__(self) -> Iterator[Shard]:
+        """Yield every shard, in order; one is held at a time.
+
+        Raises:
+            UserError: If a file is damaged.
+        """
+        for number in range(self.n_shards):
+            try:
+                yield Shard.from_bytes(self._file(number).read_bytes())
+            except (SafetensorError, ValueError, KeyError) as error:
+                raise UserError(
+                    f"{self._file(number)}: is damaged; delete it and run the command again."
+                ) from error
+
+    def discard(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

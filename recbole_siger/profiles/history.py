@@ -1,0 +1,74 @@
+"""What users did, from training rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
+from recbole_siger.extract.items import open_table
+from recbole_siger.protocol import split_and_load
+
+__all__ = ["Split", "read_reviews"]
+
+Pair = tuple[str, str]
+
+
+class Split:
+    """The split that a run with these options trains on.
+
+    Attributes:
+        histories: User -> items of training rows, in their order; the oldest first where rows have a time.
+        held_out: Pairs of the validation and test rows.
+    """
+
+    def __init__(
+        self, dataset: str, data_path: str, files: Sequence[str] = (), seed: int | None = None
+    ) -> None:
+        values = {"data_path": data_path} | ({} if seed is None else {"seed": str(seed)})
+        # A split is the same for every model that ranks all items; this one needs no features.
+        config = Config("LightGCN", dataset, files, command_line=values)
+        from recbole.utils import init_seed
+
+        init_seed(config.run.seed, config["reproducibility"])
+        whole = MultimodalDataset(config)
+        train, valid, test = (loader._dataset for loader in split_and_load(config, whole))
+        self.histories: dict[str, list[str]] = {}
+        for user, item in _pairs(train, whole):
+            self.histories.setdefault(user, []).append(item)
+        self.held_out = {pair for part in (valid, test) for pair in _pairs(part, whole)}
+
+
+def _pairs(part: MultimodalDataset, whole: MultimodalDataset) -> list[Pair]:
+    """Return the raw tokens of a part's rows, by time where there is one."""
+    rows = part.inter_feat
+    users, items = rows[part.uid_field], rows[part.iid_field]
+    if part.time_field in rows:
+        order = rows[part.time_field].argsort(stable=True)
+        users, items = users[order], items[order]
+    names, tokens = whole.user_tokens, whole.item_tokens
+    return [(names[u], tokens[i]) for u, i in zip(users.tolist(), items.tolist(), strict=True)]
+
+
+def read_reviews(path: Path, column: str, split: Split) -> dict[Pair, str]:
+    """Read the reviews of training rows: never one of a pair that is held out, were it in training too.
+
+    Args:
+        path: Table with columns ``user_id``, ``item_id`` and ``column``.
+        column: Column of the text.
+        split: Which pairs are in training.
+
+    Raises:
+        UserError: If the table is unreadable, or has no review of a training row.
+    """
+    trained = {(user, item) for user, items in split.histories.items() for item in items} - split.held_out
+    reviews = {}
+    for user, row in open_table(path, "user_id", ("item_id", column), unique=False).all_rows():
+        pair = (user, row["item_id"])
+        if pair in trained and (text := " ".join(row[column].split())):
+            reviews[pair] = text
+    if not reviews:
+        raise UserError(f"{path}: has no review of a training row; check its columns user_id and item_id.")
+    return reviews

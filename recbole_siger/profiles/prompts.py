@@ -1,0 +1,134 @@
+"""Prompts: a file with a system part and a question, filled for each item or user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recbole_siger.errors import UserError
+from recbole_siger.extract.items import Row, Table
+from recbole_siger.resources import find_resource
+from recbole_siger.templates import fill_template, template_fields
+
+__all__ = ["Prompt", "PromptFile", "item_prompts", "item_texts", "user_prompts"]
+
+Kind = Literal["item", "user"]
+
+FIELD = {"item": "item", "user": "history"}
+"""What a prompt of each kind has to ask for."""
+
+Reviews = Mapping[tuple[str, str], str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked about one item or user."""
+
+    token: str
+    system: str
+    question: str
+
+    def key(self, facts: Mapping[str, Any]) -> str:
+        """Return the SHA-256 of the prompt and of who is asked, and how."""
+        said = {"system": self.system, "question": self.question, **facts}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def tokens(self) -> int:
+        """Estimate the tokens of the prompt, at four characters each.
+
+        >>> Prompt("i1", "", "What is it?!").tokens()
+        3
+        """
+        return -(-len(self.system + self.question) // 4)
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A prompt file: the system part, a line ``---``, the question."""
+
+    name: str
+    system: str
+    question: str
+
+    @classmethod
+    def read(cls, kind: Kind, path: Path | None = None) -> PromptFile:
+        """Read ``path``, or the shipped prompt of the kind.
+
+        Raises:
+            UserError: If the file is missing, or does not ask for ``{item}`` or ``{history}`` alone.
+        """
+        path = path or find_resource(f"properties/prompts/{kind}.txt")
+        if path is None or not path.is_file():
+            raise UserError(f"prompt={str(path)!r}: no such file; name a text file with the prompt.")
+        system, _, question = path.read_text(encoding="utf-8").rpartition("\n---\n")
+        field = FIELD[kind]
+        if template_fields(system + question) != (field,) or field not in template_fields(question):
+            raise UserError(
+                f"{path}: a prompt for kind {kind!r} has {{{field}}} in its last part, and no other name "
+                "in braces."
+            )
+        return cls(path.name, system.strip(), question.strip())
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of both parts."""
+        return hashlib.sha256(f"{self.system}\n---\n{self.question}".encode()).hexdigest()
+
+    def fill(self, kind: Kind, token: str, text: str) -> Prompt:
+        """Ask about one item or user."""
+        return Prompt(token, self.system, fill_template(self.question, {FIELD[kind]: text}))
+
+
+def item_prompts(file: PromptFile, table: Table, columns: Sequence[str]) -> Iterator[Prompt]:
+    """Yield a prompt for each item whose columns are not all empty."""
+    for item, row in table.all_rows():
+        told = [(column, _one_line(row[column])) for column in columns]
+        lines = [f"{column}: {value}" for column, value in told if value]
+        if lines:
+            yield file.fill("item", item, "\n".join(lines))
+
+
+def user_prompts(
+    file: PromptFile,
+    histories: Mapping[str, Sequence[str]],
+    texts: Mapping[str, str],
+    reviews: Reviews,
+    max_history: int,
+) -> Iterator[Prompt]:
+    """Yield a prompt for each user with an item that has a text.
+
+    Args:
+        file: The prompt file.
+        histories: User -> items of the training rows, the oldest first.
+        texts: Item -> what is shown of it.
+        reviews: (User, item) -> review, of training rows alone.
+        max_history: Items that a prompt shows, the last ones.
+    """
+    for user, items in histories.items():
+        lines = []
+        for item in [item for item in items if item in texts][-max_history:]:
+            review = reviews.get((user, item))
+            lines.append(f"- {texts[item]}" + (f" | review: {review}" if review else ""))
+        if lines:
+            yield file.fill("user", user, "\n".join(lines))
+
+
+def item_texts(table: Table, columns: Sequence[str]) -> dict[str, str]:
+    """Map each item to its columns that are not empty, on one line."""
+    texts = {}
+    for item, row in table.all_rows():
+        if text := _joined(row, columns):
+            texts[item] = text
+    return texts
+
+
+def _joined(row: Row, columns: Sequence[str]) -> str:
+    return "; ".join(value for column in columns if (value := _one_line(row[column])))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,202 @@
+"""Who answers a prompt: a server with OpenAI's interface, or a model of transformers in this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from recbole_siger.errors import UserError
+from recbole_siger.extract.encoder import loading, require, state_sha256, versions_of
+from recbole_siger.profiles.prompts import Prompt
+
+__all__ = ["OpenAICompatible", "Provider", "TransformersModel", "TryAgainError", "UnreachableError"]
+
+RETRIED = {408, 409, 425, 429}
+"""Statuses below 500 after which the same request may succeed."""
+
+
+class TryAgainError(Exception):
+    """A request that failed and may succeed when it is sent again.
+
+    Attributes:
+        after: Seconds that the server asks to wait, if it does.
+    """
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class UnreachableError(TryAgainError):
+    """No answer at all: what failed is not this prompt."""
+
+
+class Provider(Protocol):
+    """Something that answers prompts.
+
+    Attributes:
+        facts: What decides the answer besides the prompt; part of the key of the cache, and of the manifest.
+        parallel: Whether several threads may ask at a time.
+    """
+
+    facts: Mapping[str, Any]
+    parallel: bool
+
+    def ask(self, prompt: Prompt) -> dict[str, Any]:
+        """Return ``{"text": ..., "prompt_tokens": ..., "answer_tokens": ...}``; raise TryAgainError."""
+        ...
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another server."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class OpenAICompatible:
+    """``POST <base_url>/chat/completions``. The key is sent, and neither kept, written nor logged."""
+
+    parallel = True
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str | None = None,
+        max_tokens: int,
+        temperature: float,
+        timeout: float,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise UserError(
+                f"base_url={base_url.rpartition('@')[2]!r}: write an address such as "
+                "http://localhost:8000/v1, without a name or password."
+            )
+        self._key = None
+        if api_key_env is not None:
+            self._key = os.environ.get(api_key_env)
+            if not self._key:
+                raise UserError(f"api_key_env={api_key_env!r}: the environment has no such variable; set it.")
+        self._url, self._timeout = base_url.rstrip("/") + "/chat/completions", timeout
+        self._asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        self.facts: Mapping[str, Any] = {"provider": "openai-compatible", **self._asked}
+
+    def ask(self, prompt: Prompt) -> dict[str, Any]:
+        """Send one request.
+
+        Raises:
+            TryAgainError: If the server is busy, failed, was too slow, or gave no answer.
+            UserError: If it refused the request.
+        """
+        body = json.dumps({**self._asked, "messages": _messages(prompt)}).encode()
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                data = response.read()
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            raise UnreachableError(f"{self._url}: {reason}") from None
+        return _read_answer(data)
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        with error:
+            told = error.read(400).decode("utf-8", "replace")
+        if self._key:
+            told = told.replace(self._key, "***")
+        said = f"{self._url}: status {error.code}: {' '.join(told.split())[:200] or error.reason}"
+        if error.code in RETRIED or error.code >= 500:
+            after = error.headers.get("Retry-After", "")
+            return TryAgainError(said, float(after) if after.isdecimal() else None)
+        return UserError(f"{said}; check --base_url, --model and --api_key_env.")
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    question = {"role": "user", "content": prompt.question}
+    return [{"role": "system", "content": prompt.system}, question] if prompt.system else [question]
+
+
+def _read_answer(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+        text = answer["choices"][0]["message"]["content"]
+        usage = answer.get("usage") or {}
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError("an empty answer")
+        return {
+            "text": text,
+            "prompt_tokens": usage.get("prompt_tokens"),
+            "answer_tokens": usage.get("completion_tokens"),
+        }
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise TryAgainError(f"malformed answer ({type(error).__name__}: {error})") from None
+
+
+class TransformersModel:
+    """A causal language model of transformers, by folder or name; one prompt at a time."""
+
+    parallel = False
+
+    def __init__(self, model: str, *, device: str, max_tokens: int, temperature: float) -> None:
+        option = f"model={model!r}"
+        transformers = require("transformers", "profiles", option)
+        if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+            raise UserError(f"{option}: no such folder; name one with a model of transformers.")
+        with loading(option):
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+            self._model = transformers.AutoModelForCausalLM.from_pretrained(model).to(device).eval()
+        self._max_tokens, self._temperature = max_tokens, temperature
+        self.facts: Mapping[str, Any] = {
+            "provider": "transformers",
+            "model": Path(model).name if Path(model).is_dir() else model,
+            "weights_sha256": state_sha256(self._model),
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "versions": versions_of("transformers", "torch"),
+        }
+
+    def ask(self, prompt: Prompt) -> dict[str, Any]:
+        """Generate an answer; the same prompt gives the same one, at any temperature.
+
+        Raises:
+            TryAgainError: If the answer is empty.
+        """
+        import torch
+
+        inputs = self._tokenizer(self._text(prompt), return_tensors="pt").to(self._model.device)
+        n_prompt = inputs["input_ids"].shape[1]
+        torch.manual_seed(int(prompt.key(self.facts)[:8], 16))
+        chosen = (
+            {"do_sample": True, "temperature": self._temperature}
+            if self._temperature
+            else {"do_sample": False}
+        )
+        with torch.inference_mode():
+            (output,) = self._model.generate(
+                **inputs, max_new_tokens=self._max_tokens, pad_token_id=self._tokenizer.eos_token_id, **chosen
+            )
+        text = self._tokenizer.decode(output[n_prompt:], skip_special_tokens=True)
+        if not text.strip():
+            raise TryAgainError("an empty answer")
+        return {"text": text, "prompt_tokens": n_prompt, "answer_tokens": len(output) - n_prompt}
+
+    def _text(self, prompt: Prompt) -> str:
+        if not self._tokenizer.chat_template:
+            return f"{prompt.system}\n\n{prompt.question}\n"
+        turns = _messages(prompt)
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

@@ -1,0 +1,174 @@
+"""The command `profiles`: what a language model says of items, or of users, as a table to be embedded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recbole_siger.command_params import dataset_folder
+from recbole_siger.errors import UserError
+from recbole_siger.extract.items import open_table
+from recbole_siger.files import sha256, write_text
+from recbole_siger.params import bounded
+from recbole_siger.profiles.asking import Manners, ask_all
+from recbole_siger.profiles.cache import AnswerCache
+from recbole_siger.profiles.prompts import Prompt, PromptFile, item_prompts, item_texts, user_prompts
+from recbole_siger.profiles.providers import OpenAICompatible, Provider, TransformersModel
+
+__all__ = ["ProfilesParams", "profiles"]
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilesParams:
+    """Options of `profiles`; meanings and defaults stand in ``properties/profiles.yaml``."""
+
+    dataset: str
+    kind: Literal["item", "user"]
+    items: str
+    model: str
+    data_path: str
+    id_col: str
+    text_cols: tuple[str, ...]
+    prompt: str | None
+    reviews: str | None
+    review_col: str
+    max_history: int = bounded("[1, inf)")
+    config_files: str | None
+    seed: int | None = bounded("[0, 4294967296)")
+    provider: Literal["openai-compatible", "transformers"]
+    base_url: str | None
+    api_key_env: str | None
+    max_tokens: int = bounded("[1, inf)")
+    temperature: float = bounded("[0, inf)")
+    timeout: float = bounded("(0, inf)")
+    retries: int = bounded("[0, inf)")
+    backoff: float = bounded("[0, inf)")
+    concurrency: int = bounded("[1, inf)")
+    requests_per_minute: float | None = bounded("(0, inf)")
+    device: Literal["cpu", "cuda"]
+    dry_run: bool
+    overwrite: bool
+
+
+def profiles(params: ProfilesParams, report: Report) -> Path | None:
+    """Write ``<data_path>/<dataset>/<dataset>.<kind>_profile.tsv`` and its manifest.
+
+    Prompts about users show training rows alone. Answers are kept beside the table as they come; a killed
+    command asks for the others only.
+
+    Args:
+        params: The options.
+        report: Called with each line for the user.
+
+    Returns:
+        The table, or None for a dry run.
+
+    Raises:
+        UserError: For bad input, or if an answer is lacking; no table is written then.
+    """
+    folder = dataset_folder(params.data_path, params.dataset)
+    table = folder / f"{params.dataset}.{params.kind}_profile.tsv"
+    if table.exists() and not (params.overwrite or params.dry_run):
+        raise UserError(f"{table}: exists already; replace it with --overwrite.")
+    file = PromptFile.read(params.kind, None if params.prompt is None else Path(params.prompt))
+    prompts = list(_prompts(params, file))
+    if not prompts:
+        raise UserError(f"{params.items}: no {params.kind} has a text; check --text_cols.")
+    if params.dry_run:
+        _show(params, prompts, report)
+        return None
+    provider = _provider(params)
+    keyed = {prompt.key(provider.facts): prompt for prompt in prompts}
+    answers = _ask(params, provider, keyed, table.with_suffix(".answers.jsonl"), report)
+    _write(params, file, provider, prompts, answers, table)
+    report(f"{len(prompts):,} {params.kind} profiles, written to {table}")
+    return table
+
+
+def _ask(
+    params: ProfilesParams, provider: Provider, prompts: Mapping[str, Prompt], path: Path, report: Report
+) -> dict[str, dict[str, Any]]:
+    """Return key -> answer, those of earlier commands among them."""
+    manners = Manners(params.retries, params.backoff, params.concurrency, params.requests_per_minute)
+    with AnswerCache(path) as cache:
+        if there := sum(key in cache.answers for key in prompts):
+            report(f"{there:,} of {len(prompts):,} answers are there already")
+        failed = ask_all(provider, prompts, cache, manners, report)
+        if failed:
+            raise UserError(
+                f"{len(failed):,} of {len(prompts):,} prompts got no answer, such as "
+                f"{next(iter(failed.values()))}; run the command again to ask for these alone."
+            )
+        return cache.answers
+
+
+def _prompts(params: ProfilesParams, file: PromptFile) -> Iterator[Prompt]:
+    table = open_table(Path(params.items), params.id_col, params.text_cols)
+    if params.kind == "item":
+        return item_prompts(file, table, params.text_cols)
+    from recbole_siger.profiles.history import Split, read_reviews
+
+    split = Split(params.dataset, params.data_path, (params.config_files or "").split(), params.seed)
+    reviews = read_reviews(Path(params.reviews), params.review_col, split) if params.reviews else {}
+    texts = item_texts(table, params.text_cols)
+    return user_prompts(file, split.histories, texts, reviews, params.max_history)
+
+
+def _show(params: ProfilesParams, prompts: list[Prompt], report: Report) -> None:
+    for prompt in prompts:
+        report(f"--- {params.kind} {prompt.token}\n{prompt.system}\n\n{prompt.question}\n")
+    tokens = sum(prompt.tokens() for prompt in prompts)
+    report(
+        f"{len(prompts):,} prompts, about {tokens:,} tokens (four characters each); answers of at most "
+        f"{len(prompts) * params.max_tokens:,} tokens; nothing was asked"
+    )
+
+
+def _provider(params: ProfilesParams) -> Provider:
+    options: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
+    if params.provider == "transformers":
+        return TransformersModel(params.model, device=params.device, **options)
+    if params.base_url is None:
+        raise UserError("command line: --provider=openai-compatible needs --base_url")
+    options |= {"api_key_env": params.api_key_env, "timeout": params.timeout}
+    return OpenAICompatible(params.base_url, params.model, **options)
+
+
+def _write(
+    params: ProfilesParams,
+    file: PromptFile,
+    provider: Provider,
+    prompts: list[Prompt],
+    kept: Mapping[str, dict[str, Any]],
+    table: Path,
+) -> None:
+    answers = [kept[prompt.key(provider.facts)] for prompt in prompts]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow([f"{params.kind}_id", "profile"])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        writer.writerow([prompt.token, " ".join(answer["text"].split())])
+    told = [answer for answer in answers if answer["prompt_tokens"] is not None]
+    manifest = {
+        "format": 1,
+        "dataset": params.dataset,
+        "kind": params.kind,
+        "asked": dict(provider.facts),
+        "prompt": {"file": file.name, "sha256": file.sha256},
+        "input": {
+            "file": Path(params.items).name,
+            "sha256": sha256(Path(params.items)),
+            "columns": list(params.text_cols),
+        },
+        "profiles": len(prompts),
+        "tokens": {key: sum(a[key] or 0 for a in told) for key in ("prompt_tokens", "answer_tokens")},
+    }
+    write_text(table.with_suffix(".json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_text(table, text.getvalue())

