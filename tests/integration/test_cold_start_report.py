@@ -15,6 +15,8 @@ import pytest
 from recbole_siger import cli
 from recbole_siger.report import figures
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Settings = Callable[..., dict[str, Any]]
 SMALL = ["--train_batch_size=64", "--topk=[3, 5]", "--valid_metric=Recall@5", "--gpu_id=", "--epochs=2"]
 
