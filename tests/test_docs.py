@@ -74,7 +74,7 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
     *("runs", "runs_dir", "jobs", "key", "values", "vectors"),
 }
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"check", "head", "port"}
+FOREIGN_OPTIONS = {"check", "generate", "head", "port"}
 CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
 CLI_OPTIONS |= {option for kind in KINDS.values() for option in (*COMMON, *kind.options)}
 CLI_OPTIONS |= {field.name for command in (ExtractParams, ProfilesParams) for field in fields(command)}
