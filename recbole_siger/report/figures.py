@@ -371,7 +371,8 @@ def draw_parallel(
         panel.set_xticks(range(len(levels)), list(levels), rotation=30, ha="right")
         panel.set_xlim(-0.2, len(levels) - 0.5)
         panel.set_yticks([])
-        panel.spines["left"].set_visible(False)
+        panel.spines[["left", "bottom"]].set_visible(False)
+        panel.tick_params(axis="x", length=0)
         figure.colorbar(colors, ax=panel, label=label)
         return figure
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recbole_siger.campaign import seed_list
-from recbole_siger.config import Config, parse_value, read_yaml
+from recbole_siger.command_params import command_params
+from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.params import bounded, build_params
+from recbole_siger.params import bounded
 from recbole_siger.progress import logging_to
 from recbole_siger.quick_start import ranks_all_items
-from recbole_siger.resources import find_resource
 from recbole_siger.tuning.cluster import connected, interruptible
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import PLACES, write_outcome
@@ -54,10 +54,7 @@ def search_params(values: Mapping[str, Any]) -> SearchParams:
     Raises:
         UserError: For a value that an option does not take.
     """
-    file = find_resource("properties/tune.yaml")
-    assert file is not None
-    given = {key: value if key == "address" else parse_value(value) for key, value in values.items()}
-    params = build_params(SearchParams, {**read_yaml(file), **given}, dict.fromkeys(values, "command line"))
+    params = command_params(SearchParams, "tune", values)
     if params.search != "grid" and params.num_samples is None:
         raise UserError(f"command line: --search={params.search} needs --num_samples=N, the points to try")
     return params
