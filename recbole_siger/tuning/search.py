@@ -201,7 +201,7 @@ class _Search:
 
     def fit(self) -> None:
         """Run the trials that are left, here or on a cluster; nothing is written before Ray answers."""
-        if not self._left() and len(self.ledger.trials) >= (self.params.num_samples or 0):
+        if not self._left() and len(self.ledger.trials) >= self._total():
             return
         dataset = self._dataset()
         needed = {"CPU": self.params.cpus_per_trial, "GPU": self.params.gpus_per_trial}
@@ -215,6 +215,11 @@ class _Search:
                     self._fit_on_head()
                 else:
                     self.fit_here(dataset)
+
+    def _total(self) -> int:
+        """Return how many trials there will be; a searcher has yet to draw its own."""
+        drawn = self.params.num_samples if self.params.search == "bayes" else None
+        return drawn or len(self.ledger.trials)
 
     def _left(self) -> list[Trial]:
         return [trial for trial in self.ledger.trials.values() if not trial.ended]
@@ -257,8 +262,7 @@ class _Search:
             found = {trial.id: usable_checkpoint(part / trial.id) for trial in trials}
             earlier |= {name: str(path.resolve()) for name, path in found.items() if path is not None}
         plan = Plan(self._values(), self.ledger.metric, self.seeds[0], earlier)
-        total = max(len(self.ledger.trials), self.params.num_samples or 0)
-        watch = Watch(self.ledger, plan, total * len(self.seeds) if self.params.search == "bayes" else total)
+        watch = Watch(self.ledger, plan, self._total())
         trainable = tune.with_resources(
             tune.with_parameters(run_trial, plan=plan, shared=SharedDataset(dataset)),
             {"cpu": self.params.cpus_per_trial, "gpu": self.params.gpus_per_trial},
