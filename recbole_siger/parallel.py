@@ -6,14 +6,23 @@ the same parameters after every step, whatever share of the loss was theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["ALONE", "Share", "average_gradients", "current_share", "gather_rows", "mean_over_processes"]
+__all__ = [
+    "ALONE",
+    "Share",
+    "average_gradients",
+    "current_share",
+    "gather_rows",
+    "losses_of_share",
+    "mean_over_processes",
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,27 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     for parameter, mean in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
         parameter.grad = mean.view_as(parameter)
+
+
+def losses_of_share(model: Any, loss_func: Callable[[Any], Any], interaction: Any) -> Any:
+    """Compute what this process counts of a batch's losses.
+
+    Args:
+        model: One with ``shares_batches`` takes all rows and counts its ``share``; others are given theirs.
+        loss_func: The model's loss, means over rows: one tensor or several.
+        interaction: The batch, the same in all processes.
+    """
+    share = current_share()
+    if len(interaction) < share.size:
+        share = ALONE  # each counts all of it
+    if getattr(model, "shares_batches", False):
+        model.share = share
+        return loss_func(interaction)
+    if share.size == 1:
+        return loss_func(interaction)
+    losses = loss_func(interaction[share.of(torch.arange(len(interaction)))])
+    weight = share.weight(len(interaction))
+    return tuple(weight * term for term in losses) if isinstance(losses, tuple) else weight * losses
 
 
 def mean_over_processes(values: list[float], device: torch.device) -> list[float]:

@@ -31,7 +31,7 @@ from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.metrics import Ranking
 from recbole_siger.evaluator import RankingCollector, RankingEvaluator, count_hits
 from recbole_siger.loss_watch import LossWatch
-from recbole_siger.parallel import ALONE, average_gradients, current_share, mean_over_processes
+from recbole_siger.parallel import average_gradients, current_share, losses_of_share, mean_over_processes
 from recbole_siger.progress import EpochRecord, Progress, peak_memory_mib
 from recbole_siger.protocol import PROTOCOLS
 from recbole_siger.run_folder import CHECKPOINT, RunFolder
@@ -132,7 +132,7 @@ class RunTrainer(Trainer):
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
 
             def watched(interaction: Interaction) -> Any:
-                losses = watch.add(self._losses_of_share(loss_func, interaction))
+                losses = watch.add(losses_of_share(self.model, loss_func, interaction))
                 self._is_watched = True
                 update(watch.last)
                 return losses
@@ -150,18 +150,6 @@ class RunTrainer(Trainer):
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
         return total
-
-    def _losses_of_share(self, loss_func: Callable[..., Any], interaction: Interaction) -> Any:
-        """Compute what this process counts of a batch's losses; the batch is the same in all of them."""
-        share = self.share if len(interaction) >= self.share.size else ALONE
-        if getattr(self.model, "shares_batches", False):
-            self.model.share = share
-            return loss_func(interaction)
-        if share.size == 1:
-            return loss_func(interaction)
-        losses = loss_func(interaction[share.of(torch.arange(len(interaction)))])
-        weight = share.weight(len(interaction))
-        return tuple(weight * term for term in losses) if isinstance(losses, tuple) else weight * losses
 
     def _names(self, n_terms: int) -> tuple[str, ...]:
         names = getattr(self.model, "loss_names", ())
