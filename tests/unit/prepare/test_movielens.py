@@ -74,6 +74,13 @@ def test_ml_1m_layout(run: Preparer, tmp_path: Path) -> None:
     assert manifest(run("movielens", source=source, name="any"))["published"] is None
 
 
+def test_ml_10m_is_utf_8(run: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "ratings.dat", ratings("::"))
+    write(tmp_path / "movies.dat", "2::Am\xe9lie (2001)::Comedy\n")
+    folder = run("movielens", source=tmp_path, edition="ml-10m")
+    assert "2\tAm\xe9lie\t2001\tComedy" in (folder / "items.tsv").read_text(encoding="utf-8").splitlines()
+
+
 def test_later_csv_layout(run: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp\r\n" + ratings(","))
     movies = 'movieId,title,genres\r\n1,"American President, The (1995)",Comedy|Romance\r\n'
