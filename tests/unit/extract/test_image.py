@@ -74,7 +74,7 @@ def test_grey_of_sixteen_bits_keeps_its_shades() -> None:
 def test_pixels_without_a_range_are_no_image(dtype: Any) -> None:
     handle = io.BytesIO()
     Image.fromarray(np.full((3, 5), 1_000, dtype=dtype)).save(handle, "TIFF")
-    with pytest.raises(UnusableInputError, match="unreadable: pixels of mode [IF] have no known range"):
+    with pytest.raises(UnusableInputError, match=r"unreadable: pixels of mode [IF] have no known range"):
         open_image(handle.getvalue())
 
 
