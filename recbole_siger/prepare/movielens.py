@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,7 @@ def unpack(archive: Path) -> None:
                 path = archive.with_name(Path(member.filename).name)
                 with content.open(member) as packed, atomic_path(path) as part, part.open("wb") as handle:
                     shutil.copyfileobj(packed, handle)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: is damaged ({error}); delete it and download it again.") from error
     if not members:
         raise UserError(f"{archive}: holds none of {', '.join(sorted(wanted))}; use GroupLens's own archive.")

@@ -120,6 +120,21 @@ def test_refusals(run: Preparer, tmp_path: Path) -> None:
         assert "edition='ml-2m': expected one of ml-100k, ml-1m" in message
 
 
+def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("ml-1m/ratings.dat", "".join(f"{n}::{n * 7 % 99}::3::{n}\n" for n in range(3_000)))
+    whole = archive.read_bytes()
+    entry = whole.rindex(b"PK\1\2")  # of the directory: flags at 8, method of compression at 10
+    for place, data in [(50, b"\xff" * 2_000), (entry + 10, b"\x63"), (entry + 8, b"\1")]:
+        damaged = bytearray(whole)
+        damaged[place : place + len(data)] = data
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"ml-1m\.zip: is damaged .*; delete it and download it again"):
+            unpack(archive)
+        assert [path.name for path in tmp_path.iterdir()] == ["ml-1m.zip"]
+
+
 def test_unpack_takes_the_known_files_alone(tmp_path: Path) -> None:
     archive = tmp_path / "raw" / "ml-1m.zip"
     archive.parent.mkdir()
