@@ -147,10 +147,7 @@ def _check_edition(edition: str) -> None:
 
 
 def _encoding(movies: Path) -> str:
-    """Return the encoding of a file of movies: ml-10m's and later ones are UTF-8, earlier ones Latin-1.
-
-    Accents of Latin-1 are no UTF-8. A later file with a broken line is read as UTF-8 without it.
-    """
+    """Return the encoding of a file of movies: ml-10m's and later ones are UTF-8, earlier ones Latin-1."""
     if movies.suffix == ".csv":
         return "utf-8-sig"
     try:
