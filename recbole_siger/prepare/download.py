@@ -144,11 +144,17 @@ def _receive(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
-            error.close()
+        if error.code != 416:
+            raise
+        error.close()
+        if error.headers.get("Content-Range") == f"bytes */{start}":
             return  # the part is the whole file: the last attempt was cut before it was moved
-        raise
+        _discard(part)
+        raise OSError("what was there is no part of the server's file, and is deleted") from None
     with response:
+        if response.status == 206 and not _continues(response.headers.get("Content-Range"), start):
+            _discard(part)
+            raise OSError("the server continues another part, and what was there is deleted")
         if response.status != 206:
             start = 0
             _keep_tag(tag, response.headers.get("ETag") or response.headers.get("Last-Modified"))
@@ -161,6 +167,15 @@ def _receive(url: str, part: Path) -> None:
     size = part.stat().st_size
     if whole is not None and size < whole:
         raise OSError(f"the connection ended after {size:,} of {whole:,} bytes")
+
+
+def _continues(content_range: str | None, start: int) -> bool:
+    return (content_range or "").startswith(f"bytes {start}-")
+
+
+def _discard(part: Path) -> None:
+    part.unlink()
+    _tag(part).unlink(missing_ok=True)
 
 
 def _keep_tag(tag: Path, mark: str | None) -> None:
@@ -188,8 +203,7 @@ def _check(url: str, part: Path, checksum: str | None) -> None:
     with part.open("rb") as handle:
         found = hashlib.file_digest(handle, kind).hexdigest()
     if found != expected:
-        part.unlink()
-        _tag(part).unlink(missing_ok=True)
+        _discard(part)
         raise UserError(
             f"{url}: its {kind} is {found}, expected {expected}; what was downloaded is deleted. Try again, "
             "or correct SHA256SUMS if the file is a newer edition that you want."

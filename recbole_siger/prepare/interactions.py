@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ MISSING = frozenset(
     )
 )
 """Words that RecBole, through pandas, reads as a missing value."""
+
+UNWRITABLE = re.compile('[\t\n\r"\ud800-\udfff]')
+"""What would break a line, and halves of characters, which JSON can name and UTF-8 cannot."""
 
 Row = tuple[str, str, float | None, float | None]
 """User, item, rating, timestamp."""
@@ -73,7 +77,9 @@ class Interactions:
         if self.rating is not None:
             columns["rating:float"] = self.rating
         if self.timestamp is not None:
+            # Beyond 2**63 there is no int64.
             whole = bool((self.timestamp == np.floor(self.timestamp)).all())
+            whole = whole and bool((np.abs(self.timestamp) < 2.0**63).all())
             columns["timestamp:float"] = self.timestamp.astype(np.int64) if whole else self.timestamp
         return pd.DataFrame(columns)
 
@@ -121,13 +127,13 @@ def read_token(what: str, value: Any) -> str:
     'B0017'
 
     Raises:
-        ValueError: If it is empty, reads as a missing value, or would break a line.
+        ValueError: If it is empty, reads as a missing value, would break a line, or is no text.
     """
     token = "" if value is None else str(value).strip()
     if not token or token in MISSING:
         raise ValueError(f"{what} is missing")
-    if any(character in token for character in '\t\n\r"'):
-        raise ValueError(f"{what} {token!r} holds a tab, a line end or a quotation mark")
+    if UNWRITABLE.search(token):
+        raise ValueError(f"{what} {token!r} holds a tab, a line end, a quotation mark or half a character")
     return token
 
 
@@ -139,7 +145,7 @@ def number(what: str, value: Any) -> float:
     """
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON has integers that no float holds
         found = math.nan
     if not math.isfinite(found):
         raise ValueError(f"{what} is {value!r}, not a finite number")

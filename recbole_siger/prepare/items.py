@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +50,13 @@ def clean(text: str) -> str:
     r"""Put a text on one line of a tab separated table.
 
     Runs of white space become one blank. A text that begins with a quotation mark gets a blank before it:
-    readers that know quoted cells, RecBole's among them, would otherwise look for the end of one.
+    readers that know quoted cells, RecBole's among them, would otherwise look for the end of one. Halves of
+    characters, which JSON can name and UTF-8 cannot, become replacement characters.
 
     >>> clean('"Baby\ttalk"\n 2')
     ' "Baby talk" 2'
     """
-    text = " ".join(text.replace("\0", " ").split())
+    text = re.sub("[\ud800-\udfff]", "\ufffd", " ".join(text.replace("\0", " ").split()))
     return f" {text}" if text.startswith('"') else text
 
 

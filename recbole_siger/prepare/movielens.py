@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ class MovieLens(Source):
         return [self._ratings, self._movies] if self._movies.is_file() else [self._ratings]
 
     def _read(self, path: Path, sep: str, rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
-        rows = read_rows(path, rejected, sep=sep, encoding=self._layout.encoding, quoted=self._layout.header)
+        encoding = _encoding(path) if path == self._movies else self._layout.encoding
+        rows = read_rows(path, rejected, sep=sep, encoding=encoding, quoted=self._layout.header)
         return ((line, cells) for line, cells in rows if not (self._layout.header and line == 1))
 
     def interactions(self, rejected: Rejected) -> Interactions:
@@ -142,6 +144,17 @@ class MovieLens(Source):
 def _check_edition(edition: str) -> None:
     if edition not in EDITIONS:
         raise UserError(f"edition={edition!r}: expected one of {', '.join(EDITIONS)}")
+
+
+def _encoding(movies: Path) -> str:
+    """Return the encoding of a file of movies: ml-10m's and later ones are UTF-8, earlier ones Latin-1."""
+    if movies.suffix == ".csv":
+        return "utf-8-sig"
+    try:
+        movies.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
 
 
 def _row(cells: list[str]) -> Row:
@@ -180,7 +193,7 @@ def unpack(archive: Path) -> None:
                 path = archive.with_name(Path(member.filename).name)
                 with content.open(member) as packed, atomic_path(path) as part, part.open("wb") as handle:
                     shutil.copyfileobj(packed, handle)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: is damaged ({error}); delete it and download it again.") from error
     if not members:
         raise UserError(f"{archive}: holds none of {', '.join(sorted(wanted))}; use GroupLens's own archive.")

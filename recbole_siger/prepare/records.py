@@ -8,6 +8,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,35 +136,71 @@ def read_rows(
     width = None
     with open_raw(path) as handle:
         lines = (line.decode(encoding, errors="surrogateescape") for line in handle)
-        for number, cells in _split_rows(lines, path, rejected, sep, quoted and len(sep) == 1):
+        for number, n_lines, cells in _split_rows(lines, path, rejected, sep, quoted and len(sep) == 1):
             width = width or len(cells)
             if any(map(UNDECODED.search, cells)):
                 rejected.add(path, number, f"not {encoding.removesuffix('-sig').upper()}")
             elif len(cells) != width:
-                rejected.add(path, number, f"{len(cells)} cells, {width} expected")
+                span = f" in lines {number - n_lines + 1:,} to {number:,}" if n_lines > 1 else ""
+                rejected.add(path, number, f"{len(cells)} cells{span}, {width} expected")
             else:
                 yield number, cells
 
 
 def _split_rows(
     lines: Iterable[str], path: Path, rejected: Rejected, sep: str, quoted: bool
-) -> Iterator[tuple[int, list[str]]]:
+) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield the last line of a record, how many lines it has, and its cells."""
     if not quoted:
         for number, line in enumerate(lines, start=1):
             if line.strip("\r\n"):
-                yield number, line.rstrip("\r\n").split(sep)
+                yield number, 1, line.rstrip("\r\n").split(sep)
         return
-    reader = csv.reader(lines, delimiter=sep)
+    source = _Lines(lines)
+    reader = csv.reader(source, delimiter=sep)
     while True:
+        source.taken.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            rejected.add(path, reader.line_num, str(error))
+            reason = str(error)
         else:
-            if cells:
-                yield reader.line_num, cells
+            if not source.cut:
+                if cells:
+                    yield source.number, len(source.taken), cells
+                continue
+            reason = "a quotation mark is opened and never closed"
+        source.give_back()  # the lines after a stray quotation mark are records of their own
+        rejected.add(path, source.number, reason)
+
+
+class _Lines:
+    """Lines for a csv reader: those that a broken record has swallowed can be given back."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self._again = iter(lines), deque[str]()
+        self.taken: list[str] = []  # by the record that is being read
+        self.number, self.cut = 0, False
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines, None)
+        if line is None:
+            self.cut = bool(self.taken)  # a reader asks for more only within quotation marks
+            raise StopIteration
+        self.taken.append(line)
+        self.number += 1
+        return line
+
+    def give_back(self) -> None:
+        """Give back all lines of the record but the first."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+        self.cut = False
 
 
 def required_column(path: Path, header: Sequence[str], column: str, mend: str) -> int:

@@ -115,7 +115,10 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
 
 
 def _on(values: Values, key: str) -> bool:
-    return values.get(key, "False").lower() == "true"
+    value = values.get(key, "False").lower()
+    if value not in ("true", "false"):
+        raise UserError(f"command line: --{key}={values[key]}: write --{key} alone, or =True or =False")
+    return value == "true"
 
 
 def _with_defaults(kind: str, values: Values) -> dict[str, Any]:

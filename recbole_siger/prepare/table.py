@@ -68,8 +68,10 @@ class Table(Source):
     def _open(self, path: Path, rejected: Rejected) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
         """Return header, rows, and what to do about a missing column."""
         sep = self._separator(path)
-        rows = read_rows(path, rejected, sep=sep)
+        rows, before = read_rows(path, rejected, sep=sep), len(rejected.rows)
         _, header = next(rows, (0, []))
+        for _, line, reason in rejected.rows[before:]:  # else a row would be taken for the header
+            raise UserError(f"{path}: line {line:,}: {reason}; write a header, in UTF-8.")
         if not header:
             raise UserError(f"{path}: is empty; write a header and one row a line.")
         mend = f"name the column, or the separator with --sep (it is {sep!r})."

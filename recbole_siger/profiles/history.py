@@ -10,6 +10,8 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.extract.items import open_table
 from recbole_siger.protocol import split_and_load
+from recbole_siger.quick_start import ranks_all_items
+from recbole_siger.yaml_values import read_yaml
 
 __all__ = ["Split", "read_reviews"]
 
@@ -28,8 +30,15 @@ class Split:
         self, dataset: str, data_path: str, files: Sequence[str] = (), seed: int | None = None
     ) -> None:
         values = {"data_path": data_path} | ({} if seed is None else {"seed": str(seed)})
-        # A split is the same for every model that ranks all items; this one needs no features.
-        config = Config("LightGCN", dataset, files, command_line=values)
+        # A split is the same for every model that ranks all items; the files may name one, for its keys.
+        named = [read_yaml(Path(file)).get("model") for file in files]
+        model = next((one for one in reversed(named) if one is not None), "LightGCN")
+        config = Config(model, dataset, files, command_line=values)
+        if not ranks_all_items(config):
+            raise UserError(
+                f"config_files: model={model}: its split is RecBole's own; name a general recommender"
+            )
+        _load_times(config)
         from recbole.utils import init_seed
 
         init_seed(config.run.seed, config["reproducibility"])
@@ -39,6 +48,16 @@ class Split:
         for user, item in _pairs(train, whole):
             self.histories.setdefault(user, []).append(item)
         self.held_out = {pair for part in (valid, test) for pair in _pairs(part, whole)}
+
+
+def _load_times(config: Config) -> None:
+    """Load the time of rows where the files have it, though the dataset's YAML does without.
+
+    Not where RecBole drops repeated rows: it would sort by time first, and draw another split than the run.
+    """
+    load, time = config["load_col"], config["TIME_FIELD"]
+    if load and "inter" in load and time not in load["inter"] and config["rm_dup_inter"] is None:
+        config["load_col"] = {**load, "inter": [*load["inter"], time]}
 
 
 def _pairs(part: MultimodalDataset, whole: MultimodalDataset) -> list[Pair]:

@@ -66,7 +66,7 @@ class PromptFile:
             raise UserError(f"prompt={str(path)!r}: no such file; name a text file with the prompt.")
         system, _, question = path.read_text(encoding="utf-8").rpartition("\n---\n")
         field = FIELD[kind]
-        if template_fields(system + question) != (field,) or field not in template_fields(question):
+        if template_fields(question) != (field,) or template_fields(system):
             raise UserError(
                 f"{path}: a prompt for kind {kind!r} has {{{field}}} in its last part, and no other name "
                 "in braces."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -84,9 +85,14 @@ class OpenAICompatible:
             )
         self._key = None
         if api_key_env is not None:
-            self._key = os.environ.get(api_key_env)
+            self._key = os.environ.get(api_key_env, "").strip()
             if not self._key:
                 raise UserError(f"api_key_env={api_key_env!r}: the environment has no such variable; set it.")
+            if not re.fullmatch(r"[!-~]+", self._key):  # http.client would refuse it, and print it
+                raise UserError(
+                    f"api_key_env={api_key_env!r}: its value has blanks, line ends or letters beyond ASCII, "
+                    "which no key has; set it again."
+                )
         self._url, self._timeout = base_url.rstrip("/") + "/chat/completions", timeout
         self._asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -116,10 +122,11 @@ class OpenAICompatible:
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         with error:
-            told = error.read(400).decode("utf-8", "replace")
-        if self._key:
+            told = error.read(2**16).decode("utf-8", "replace")
+        told = " ".join(told.split()) or str(error.reason)
+        if self._key:  # before the text is cut, which may leave half a key
             told = told.replace(self._key, "***")
-        said = f"{self._url}: status {error.code}: {' '.join(told.split())[:200] or error.reason}"
+        said = f"{self._url}: status {error.code}: {told[:200]}"
         if error.code in RETRIED or error.code >= 500:
             after = error.headers.get("Retry-After", "")
             return TryAgainError(said, float(after) if after.isdecimal() else None)
@@ -139,12 +146,21 @@ def _read_answer(data: bytes) -> dict[str, Any]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError("an empty answer")
         return {
-            "text": text,
-            "prompt_tokens": usage.get("prompt_tokens"),
-            "answer_tokens": usage.get("completion_tokens"),
+            "text": _whole(text),
+            "prompt_tokens": _count(usage.get("prompt_tokens")),
+            "answer_tokens": _count(usage.get("completion_tokens")),
         }
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise TryAgainError(f"malformed answer ({type(error).__name__}: {error})") from None
+
+
+def _whole(text: str) -> str:
+    """Replace halves of characters, which JSON can name and UTF-8 cannot: what a cut answer may end with."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 class TransformersModel:

@@ -29,8 +29,10 @@ def test_a_drawn_split_is_the_one_of_the_run(tmp_path: Path, seed: int) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     rng = np.random.default_rng(seed=1)
-    rows = [f"u{user}\ti{item}" for user in range(19) for item in rng.permutation(29)[:13]]
-    (folder / "shop.inter").write_text("\n".join(["user_id:token\titem_id:token", *rows]) + "\n")
+    # With times, which the run does not load: they order histories and leave the split as it is.
+    rows = [f"u{user}\ti{item}\t{item}" for user in range(19) for item in rng.permutation(29)[:13]]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    (folder / "shop.inter").write_text("\n".join([header, *rows]) + "\n")
     values = {"data_path": str(tmp_path), "seed": str(seed), "gpu_id": ""}
     experiment = build_experiment(Config("BPR", "shop", command_line=values), RunFolder(tmp_path / "run"))
     parts = (experiment.train_data, experiment.valid_data, experiment.test_data)
@@ -38,5 +40,8 @@ def test_a_drawn_split_is_the_one_of_the_run(tmp_path: Path, seed: int) -> None:
     split = Split("shop", str(tmp_path), seed=seed)
     assert trained_pairs(split) == train
     assert split.held_out == valid | test
+    assert all(
+        history == sorted(history, key=lambda item: int(item[1:])) for history in split.histories.values()
+    )
     assert len(train) + len(split.held_out) == len(rows)
     assert trained_pairs(Split("shop", str(tmp_path), seed=seed + 10)) != train

@@ -41,6 +41,15 @@ def test_images_are_found_by_name_with_or_without_suffix(tmp_path: Path) -> None
             source.load("i", {"file": asked})
 
 
+def test_a_link_to_nowhere_is_one_missing_image(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png())
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    source = ImageSource.of_folder(tmp_path, "file")
+    assert source.load("i1", {"file": "1"})[0].size == (11, 7)
+    with pytest.raises(UnusableInputError, match="unreadable: No such file"):
+        source.load("i2", {"file": "2"})
+
+
 def test_two_images_of_one_item(tmp_path: Path) -> None:
     for name in ("1.jpg", "1.png"):
         (tmp_path / name).write_bytes(png())
@@ -54,6 +63,37 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     assert (image.mode, image.size) == ("RGB", (11, 7))
 
 
+def test_grey_of_sixteen_bits_keeps_its_shades() -> None:
+    handle = io.BytesIO()
+    Image.fromarray(np.array([[0, 30_000, 65_535]], dtype=np.uint16)).save(handle, "PNG")
+    image = open_image(handle.getvalue())
+    assert [image.getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (30_000 // 256,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_range_are_no_image(dtype: Any) -> None:
+    handle = io.BytesIO()
+    Image.fromarray(np.full((3, 5), 1_000, dtype=dtype)).save(handle, "TIFF")
+    with pytest.raises(UnusableInputError, match=r"unreadable: pixels of mode [IF] have no known range"):
+        open_image(handle.getvalue())
+
+
+def test_ghostscript_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    with pytest.raises(UnusableInputError, match=r"^not an image$"):
+        open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+
+
+def damaged_tag() -> bytes:
+    """A TIFF whose offset of pixels says that it is a fraction."""
+    data = bytearray(png(form="TIFF"))
+    data[data.index((273).to_bytes(2, "little") + b"\x04\0") + 2] = 5
+    return bytes(data)
+
+
 def big() -> bytes:
     """A PNG whose header promises 40,000 x 40,000 pixels."""
     data = bytearray(png())
@@ -61,7 +101,9 @@ def big() -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", png()[:40], png(form="JPEG", size=(99, 99))[:300], big()])
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", png()[:40], png(form="JPEG", size=(99, 99))[:300], big(), damaged_tag()]
+)
 def test_what_cannot_be_read_has_a_reason(data: bytes) -> None:
     with pytest.raises(UnusableInputError, match=r"^(not an image|unreadable: .+)$") as caught:
         open_image(data)

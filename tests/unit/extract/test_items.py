@@ -73,3 +73,12 @@ def test_a_missing_table(tmp_path: Path) -> None:
 def test_an_id_may_stand_twice_where_it_is_no_key(tmp_path: Path) -> None:
     path = write(tmp_path, "r.tsv", "user_id\treview\nu\tone\nu\ttwo\n")
     assert open_table(path, "user_id", ["review"], unique=False).n_rows == 2
+
+
+def test_a_text_of_any_length(tmp_path: Path) -> None:
+    path = tmp_path / "items.tsv"
+    path.write_text(f"item_id\ttitle\ni1\t{'x' * 200_000}\ni2\ty\n")
+    assert [(item, len(row["title"])) for item, row in open_table(path, "item_id", ["title"]).all_rows()] == [
+        ("i1", 200_000),
+        ("i2", 1),
+    ]

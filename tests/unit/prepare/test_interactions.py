@@ -21,9 +21,9 @@ def test_words_that_pandas_reads_as_missing_are_no_ids(word: str) -> None:
         read_token("user", word)
 
 
-@pytest.mark.parametrize("value", ["a\tb", "a\nb", 'a"b'])
+@pytest.mark.parametrize("value", ["a\tb", "a\nb", 'a"b', "a\ud83d"])
 def test_ids_that_would_break_a_line(value: str) -> None:
-    with pytest.raises(ValueError, match="holds a tab, a line end or a quotation mark"):
+    with pytest.raises(ValueError, match="holds a tab, a line end, a quotation mark or half a char"):
         read_token("item", value)
 
 
@@ -32,7 +32,7 @@ def test_ids_keep_their_zeros_and_inner_blanks() -> None:
     assert read_token("item", 7) == "7"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "", None, "five", [5]])
+@pytest.mark.parametrize("value", ["nan", "inf", "", None, "five", [5], pytest.param(10**400, id="large")])
 def test_no_number(value: object) -> None:
     with pytest.raises(ValueError, match=r"rating is .*, not a finite number"):
         number("rating", value)
@@ -68,6 +68,11 @@ def test_rows_are_collected_in_order() -> None:
     assert str(kept.table()["timestamp:float"].dtype) == "int64"
 
 
+def test_a_time_beyond_the_integers_is_kept(tmp_path: Path) -> None:
+    rows = collect(Path("f.csv"), [(1, 5.0), (2, 1e30)], lambda time: ("u", "i", None, time), Rejected())
+    assert rows.table()["timestamp:float"].tolist() == [5.0, 1e30]
+
+
 def test_texts_stand_on_one_line_in_either_reading(tmp_path: Path) -> None:
     table = ItemTable({"title": "token_seq", "brand": "token"})
     table.add("b", {"title": '"Quoted"\ttitle\r\n\u2028with 12" and\0end', "brand": None})
@@ -94,3 +99,4 @@ def test_texts_stand_on_one_line_in_either_reading(tmp_path: Path) -> None:
 def test_flatten_and_clean() -> None:
     assert flatten([["a", ""], None, {"b": 1}, ["a", 2.5]]) == "a 2.5"
     assert clean("  ") == ""
+    assert clean("cut \ud83d") == "cut \ufffd"

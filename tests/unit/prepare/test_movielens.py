@@ -74,6 +74,13 @@ def test_ml_1m_layout(run: Preparer, tmp_path: Path) -> None:
     assert manifest(run("movielens", source=source, name="any"))["published"] is None
 
 
+def test_ml_10m_is_utf_8(run: Preparer, tmp_path: Path) -> None:
+    write(tmp_path / "ratings.dat", ratings("::"))
+    write(tmp_path / "movies.dat", "2::Am\xe9lie (2001)::Comedy\n")
+    folder = run("movielens", source=tmp_path, edition="ml-10m")
+    assert "2\tAm\xe9lie\t2001\tComedy" in (folder / "items.tsv").read_text(encoding="utf-8").splitlines()
+
+
 def test_later_csv_layout(run: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp\r\n" + ratings(","))
     movies = 'movieId,title,genres\r\n1,"American President, The (1995)",Comedy|Romance\r\n'
@@ -111,6 +118,21 @@ def test_refusals(run: Preparer, tmp_path: Path) -> None:
     for values in ({}, {"download": True}):
         message = run.refusal("movielens", source=tmp_path, edition="ml-2m", **values)
         assert "edition='ml-2m': expected one of ml-100k, ml-1m" in message
+
+
+def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("ml-1m/ratings.dat", "".join(f"{n}::{n * 7 % 99}::3::{n}\n" for n in range(3_000)))
+    whole = archive.read_bytes()
+    entry = whole.rindex(b"PK\1\2")  # of the directory: flags at 8, method of compression at 10
+    for place, data in [(50, b"\xff" * 2_000), (entry + 10, b"\x63"), (entry + 8, b"\1")]:
+        damaged = bytearray(whole)
+        damaged[place : place + len(data)] = data
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"ml-1m\.zip: is damaged .*; delete it and download it again"):
+            unpack(archive)
+        assert [path.name for path in tmp_path.iterdir()] == ["ml-1m.zip"]
 
 
 def test_unpack_takes_the_known_files_alone(tmp_path: Path) -> None:

@@ -99,8 +99,27 @@ def test_a_quotation_mark_that_never_closes_is_a_broken_record(tmp_path: Path) -
     path = write(tmp_path / "a.csv", b'a,b\n1,2\n3,"' + b"x,y\n" * 50_000)
     rejected = Rejected()
     rows = list(read_rows(path, rejected))
-    assert rows[:2] == [(1, ["a", "b"]), (2, ["1", "2"])]
-    assert "field larger than field limit" in rejected.rows[0][2]
+    assert rows[:3] == [(1, ["a", "b"]), (2, ["1", "2"]), (4, ["x", "y"])]
+    assert rows[-1] == (50_002, ["x", "y"])
+    assert len(rows) == 2 + 49_999
+    assert rejected.rows == [("a.csv", 3, "field larger than field limit (131072)")]
+
+
+@pytest.mark.parametrize("broken", ['"3,4', '3,"4'])
+@pytest.mark.parametrize("rest", ["", "5,6\n7,8\n"])
+def test_a_stray_quotation_mark_swallows_no_record(tmp_path: Path, broken: str, rest: str) -> None:
+    path = write(tmp_path / "a.csv", f"a,b\n1,2\n{broken}\n{rest}".encode())
+    rejected = Rejected()
+    rows = list(read_rows(path, rejected))
+    assert rows == [(1, ["a", "b"]), (2, ["1", "2"]), *([(4, ["5", "6"]), (5, ["7", "8"])] if rest else [])]
+    assert rejected.rows == [("a.csv", 3, "a quotation mark is opened and never closed")]
+
+
+def test_a_broken_record_of_several_lines_names_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", b'a,b\n"1,2\n3,4\n5",6,7\n8,9\n')
+    rejected = Rejected()
+    assert list(read_rows(path, rejected)) == [(1, ["a", "b"]), (5, ["8", "9"])]
+    assert rejected.rows == [("a.csv", 4, "3 cells in lines 2 to 4, 2 expected")]
 
 
 def test_rejected_csv(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_atomic_files_and_gzip(run: Preparer, files: dict[str, Path], tmp_path: 
         ({"split": "temporal", "ratios": "100:1:1"}, "split=temporal leaves no row for valid (9 in all)"),
         ({"seed": "x"}, "command line: seed='x': expected an integer"),
         ({"name": "a/b"}, "dataset name 'a/b'"),
+        ({"overwrite": "maybe"}, "command line: --overwrite=maybe: write --overwrite alone"),
         ({"sed": "3"}, "command line: prepare csv takes no --sed; did you mean `se"),
         ({"source": "raw"}, "command line: prepare csv takes no --source"),
     ],
@@ -110,6 +111,20 @@ def test_refused_options(run: Preparer, files: dict[str, Path], values: dict[str
 )
 def test_refused_files(run: Preparer, files: dict[str, Path], which: str, content: str, says: str) -> None:
     files[which].write_text(content)
+    assert says in run.refusal("csv", **files)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (INTER.encode("utf-16"), "my.csv: line 1: not UTF-8; write a header, in UTF-8"),
+        (INTER.replace("\n", "\r").encode(), "my.csv: line 1: new-line character seen in unquoted field"),
+    ],
+)
+def test_a_broken_header_is_an_error(
+    run: Preparer, files: dict[str, Path], content: bytes, says: str
+) -> None:
+    files["inter"].write_bytes(content)
     assert says in run.refusal("csv", **files)
 
 

@@ -67,6 +67,35 @@ def test_the_key_is_sent_and_never_told(server: Server, monkeypatch: pytest.Monk
     assert "s3cret" not in str(caught.value)
 
 
+def test_no_half_of_a_key_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_KEY", "s3cret-s3cret")
+    server.reply = lambda number, body: (401, {}, b"no:" + b" " * 390 + b"s3cret-s3cret")
+    with pytest.raises(UserError, match=r"status 401: no: \*\*\*; check") as caught:
+        provider(server.url, api_key_env="SHOP_KEY").ask(PROMPT)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_key_with_a_line_end_is_stripped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_KEY", " s3cret\r\n")
+    provider(server.url, api_key_env="SHOP_KEY").ask(PROMPT)
+    assert server.headers[0]["Authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("key", ["s3cret\ns3cret", "s3cret\u2019"])
+def test_a_key_that_is_none_is_not_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("SHOP_KEY", key)
+    with pytest.raises(UserError, match="api_key_env='SHOP_KEY': its value has blanks") as caught:
+        provider("http://127.0.0.1:9/v1", api_key_env="SHOP_KEY").ask(PROMPT)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_answer_that_was_cut_within_a_character(server: Server) -> None:
+    told = b'{"choices": [{"message": {"content": "cut \\ud83d"}}], "usage": {"prompt_tokens": "12"}}'
+    server.reply = lambda number, body: (200, {}, told)
+    expected = {"text": "cut \ufffd", "prompt_tokens": None, "answer_tokens": None}
+    assert provider(server.url).ask(PROMPT) == expected
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     server.reply = lambda number, body: (status, {"Retry-After": "7"}, b"later")

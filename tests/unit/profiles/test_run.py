@@ -139,6 +139,23 @@ def test_a_history_is_the_last_items_in_time(shop: Path, server: Server) -> None
     assert "\nu0\t" in files_of(shop, "user")["shop.user_profile.tsv"].decode()
 
 
+@pytest.mark.parametrize("columns", ["user_id, item_id", "user_id, item_id, timestamp"])
+def test_a_history_goes_by_time_whatever_a_run_loads(shop: Path, server: Server, columns: str) -> None:
+    """`prepare` writes times, and a dataset's YAML that does not load them."""
+    facts = shop / "dataset" / "shop" / "shop.yaml"
+    facts.write_text(facts.read_text().replace("user_id, item_id, timestamp", columns))
+    test_a_history_is_the_last_items_in_time(shop, server)
+
+
+def test_options_of_another_model(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = shop / "siger.yaml"
+    file.write_text("model: SIGER\nn_semantic_neighbors: 7\n")
+    assert cli.main(words(shop, "user", "--dry-run", f"--config_files={file}")) == 0
+    file.write_text("model: GRU4Rec\ntrain_neg_sample_args: null\n")
+    told = refused(capsys, *words(shop, "user", "--dry-run", f"--config_files={file}"))
+    assert "config_files: model=GRU4Rec: its split is RecBole's own" in told
+
+
 def test_a_dry_run_asks_and_writes_nothing(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words(shop, "item", "--dry-run")) == 0
     out = capsys.readouterr().out
@@ -260,7 +277,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert files_of(shop) == files_of(shop, "user") == {}
 
 
-@pytest.mark.parametrize("text", ["Describe it.", "{item}\n---\nDescribe it.", "{item} by {brand}"])
+@pytest.mark.parametrize(
+    "text", ["Describe it.", "{item}\n---\nDescribe it.", "{item} by {brand}", "A {item}\n---\n{item}"]
+)
 def test_a_prompt_has_to_ask_for_the_item(shop: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     file = shop / "prompt.txt"
     file.write_text(text)
