@@ -38,6 +38,9 @@ from recbole_siger.run_folder import CHECKPOINT, RunFolder
 
 __all__ = ["RunTrainer", "build_trainer"]
 
+# Far below any difference between two scores, and no denormal, which a run takes for zero.
+_HAIR = 1e-12
+
 
 def build_trainer(
     config: Config, model: Any, run: RunFolder | None, progress: Progress | None = None
@@ -173,7 +176,7 @@ class RunTrainer(Trainer):
             self.best_epoch = self._epoch
         elif score == self.best_valid_score:
             # RecBole takes an equal score for a gain; a hair worse, it is none.
-            score = float(np.nextafter(score, -np.inf if self.valid_metric_bigger else np.inf))
+            score += -_HAIR if self.valid_metric_bigger else _HAIR
         if self._epoch < self.config.run.min_epochs:
             self.cur_step = -1  # whatever comes of this epoch, patience starts at 0
         assert self._record is not None

@@ -125,6 +125,11 @@ def test_training_stops_at_the_21st_epoch_without_a_gain(
     assert found == (2 + 21, 1, 0.2)
 
 
+def test_a_model_that_hits_nothing_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs flush denormals: the float next to zero would be zero again, and each epoch a gain."""
+    assert stop(settings, monkeypatch, [0.0] * 40, stopping_step=5) == (1 + 6, 0, 0.0)
+
+
 def test_a_gain_in_the_20th_epoch_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = [0.2] + [0.1] * 20 + [0.3] + [0.1] * 30
     assert stop(settings, monkeypatch, scores, stopping_step=20) == (22 + 21, 21, 0.3)
