@@ -101,7 +101,7 @@ def cluster() -> Iterator[None]:
     import ray
 
     ray.init(
-        num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, logging_level="ERROR",
+        "local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, logging_level="ERROR",
         log_to_driver=False,
     )  # fmt: skip
     yield
