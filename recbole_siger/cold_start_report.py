@@ -16,7 +16,7 @@ from recbole_siger.comparison import Entry
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
-from recbole_siger.report.figures import check_matplotlib, draw_bars, save_figure
+from recbole_siger.report.figures import check_matplotlib, draw_bars, metric_label, save_figure
 
 __all__ = ["cold_start_report"]
 
@@ -103,11 +103,6 @@ def _write(folder: Path, entries: Sequence[Entry]) -> None:
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
 
 
-def _label(metric: str) -> str:
-    name, _, k = metric.partition("@")
-    return f"{'Recall' if name == 'recall' else name.upper()}@{k}"
-
-
 def _scores_cold(runs: Results) -> str:
     return {True: "yes", False: "no", None: ""}[runs[0].get("scores_cold_items")]
 
@@ -182,12 +177,12 @@ def _figure(results: Mapping[str, Results]) -> Any:
     metrics = [name for name in (f"recall@{k}", f"ndcg@{k}") if name in first["test"]]
     metrics = metrics or [next(iter(first["test"]))]
     if rule["kind"] == "item":
-        names, groups, ylabel = metrics, [_label(name) for name in metrics], "test, cold items"
+        names, groups, ylabel = metrics, [metric_label(name) for name in metrics], "test, cold items"
     else:
         names = [f"{metrics[0]}{group}" for group in _GROUPS if f"{metrics[0]}{group}" in first["test"]]
         noun = "users" if rule["kind"] == "user" else "items"
         groups = [f"{_GROUPS[name.removeprefix(metrics[0])]} {noun}" for name in names]
-        ylabel = f"{_label(metrics[0])}, test"
+        ylabel = f"{metric_label(metrics[0])}, test"
     series = {model: [_mean(one, "test", name) for name in names] for model, one in results.items()}
     spread = {model: [_spread(one, name) for name in names] for model, one in results.items()}
     series["chance"] = [_mean(runs, "chance", name) for name in names]

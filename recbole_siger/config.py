@@ -246,6 +246,14 @@ class Config(RecBoleConfig):
         params_class = getattr(self.model_class, "params_class", None)
         return options(RunParams) + (options(params_class) if params_class else [])
 
+    def portable(self) -> dict[str, Any]:
+        """Return :meth:`effective` with absolute paths, for a process that stands elsewhere."""
+        values = self.effective()
+        for key in ("data_path", "cache_dir"):
+            if values.get(key) and values[key] != "none":
+                values[key] = str(Path(values[key]).resolve())
+        return values
+
     def effective(self) -> dict[str, Any]:
         """Return what a run folder keeps: every value that was set by a file or by the user."""
         skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | UNUSED_KEYS

@@ -57,12 +57,8 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
     """
     from recbole_siger.tuning.cluster import connected
 
-    n, values = n_processes(config), dict(config.effective())
-    for key in ("data_path", "cache_dir"):
-        if values.get(key) and values[key] != "none":
-            values[key] = str(Path(values[key]).resolve())
-    on_gpu = config["device"].type == "cuda"
-    plan = {"values": values, "run": str(run.path.resolve()), "resume": resume}
+    n, on_gpu = n_processes(config), config["device"].type == "cuda"
+    plan = {"values": config.portable(), "run": str(run.path.resolve()), "resume": resume}
     needed = {"CPU": float(n), "GPU": float(n if on_gpu else 0)}
     with connected(None, needed), _following(run.file("run.log")):
         _fit(plan, n, on_gpu)

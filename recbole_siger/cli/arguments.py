@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recbole_siger.errors import UserError
 
-__all__ = ["one_run_folder", "read_options", "single_values"]
+__all__ = ["one_run_folder", "read_keys", "read_options", "single_values"]
 
 
 def read_options(
@@ -41,6 +41,20 @@ def read_options(
         while name in lists and rest and not rest[0].startswith("-"):
             found.append((name, rest.pop(0)))
     return positional, found
+
+
+def read_keys(
+    words: Sequence[str], flags: Sequence[str] = (), lists: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Return what :func:`read_options` finds, for a command that takes no positional words.
+
+    Raises:
+        UserError: If there is one.
+    """
+    positional, found = read_options(words, flags, lists)
+    if positional:
+        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    return found
 
 
 def single_values(found: Sequence[tuple[str, str]]) -> dict[str, str]:

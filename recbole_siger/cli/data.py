@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recbole_siger.cli.arguments import read_options, single_values
+from recbole_siger.cli.arguments import read_keys, read_options, single_values
 from recbole_siger.errors import UserError
 
 __all__ = ["COMMANDS", "USAGE"]
@@ -76,9 +76,7 @@ def _import_mmrec(words: Sequence[str]) -> int:
 
 
 def _extract(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("normalize", "overwrite"))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words, flags=("normalize", "overwrite"))
     from recbole_siger.command_params import command_params
     from recbole_siger.extract.run import ExtractParams, extract
 
@@ -87,9 +85,7 @@ def _extract(words: Sequence[str]) -> int:
 
 
 def _profiles(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("dry_run", "overwrite"))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words, flags=("dry_run", "overwrite"))
     from recbole_siger.command_params import command_params
     from recbole_siger.profiles.run import ProfilesParams, profiles
 

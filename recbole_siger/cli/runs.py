@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from recbole_siger.cli.arguments import one_run_folder, read_options, single_values
+from recbole_siger.cli.arguments import one_run_folder, read_keys, read_options, single_values
 from recbole_siger.errors import UserError
 
 __all__ = ["COMMANDS", "USAGE"]
@@ -24,9 +24,7 @@ USAGE = """\
 
 
 def _run(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("dry_run",))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words, flags=("dry_run",))
     values = single_values(found)
     dry_run = values.pop("dry_run", "False").lower() in ("true", "1", "yes")
     files = values.pop("config_files", "").split()
@@ -43,9 +41,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _estimate(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words)
     values = single_values(found)
     files = values.pop("config_files", "").split()
     from recbole_siger.estimate import print_estimate

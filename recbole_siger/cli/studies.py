@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recbole_siger.cli.arguments import read_options, single_values
+from recbole_siger.cli.arguments import read_keys, read_options, single_values
 from recbole_siger.errors import UserError
 
 __all__ = ["COMMANDS", "USAGE"]
@@ -42,9 +42,7 @@ def _table_options(
     words: Sequence[str],
 ) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
     """Return options given once, lists, and what makes a ``TableParams``."""
-    positional, found = read_options(words, flags=("allow_mixed",), lists=("out", "runs"))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words, flags=("allow_mixed",), lists=("out", "runs"))
     lists = {name: [value for key, value in found if key == name] for name in ("out", "runs", "set")}
     values = single_values([entry for entry in found if entry[0] not in lists])
     table: dict[str, Any] = {key: values.pop(key) for key in ("stat", "correct", "over") if key in values}
@@ -123,9 +121,7 @@ def _sweep(words: Sequence[str]) -> int:
 
 
 def _tune(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("resume",))
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words, flags=("resume",))
     pairs = [value for key, value in found if key == "set"]
     values = single_values([entry for entry in found if entry[0] != "set"])
     model, dataset = _needed(values, "tune", "model", "dataset")
@@ -179,9 +175,7 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _cold_start(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    if positional:
-        raise UserError(f"command line: cannot place {positional[0]!r}; write --key=value")
+    found = read_keys(words)
     pairs = [value for key, value in found if key == "set"]
     values = single_values([entry for entry in found if entry[0] != "set"])
     (models,) = _needed(values, "cold-start", "models")

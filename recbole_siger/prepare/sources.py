@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_siger.errors import UserError
 from recbole_siger.params import build_params, did_you_mean
 from recbole_siger.prepare.amazon import Amazon, edition_of
@@ -19,6 +17,7 @@ from recbole_siger.prepare.movielens import MovieLens, unpack
 from recbole_siger.prepare.pipeline import PrepareParams, Source, prepare_dataset
 from recbole_siger.prepare.table import Columns, Table
 from recbole_siger.resources import find_resource
+from recbole_siger.yaml_values import read_yaml
 
 __all__ = ["KINDS", "prepare"]
 
@@ -127,7 +126,7 @@ def _with_defaults(kind: str, values: Values) -> dict[str, Any]:
     for file in ("prepare.yaml", f"prepare/{kind}.yaml"):
         path = find_resource(f"properties/{file}")
         if path is not None:
-            chosen |= yaml.safe_load(path.read_text(encoding="utf-8"))
+            chosen |= read_yaml(path)
     for key, value in values.items():
         # Not as YAML, for which 8:1:1 is a number to the base of 60.
         chosen[key] = int(value) if isinstance(chosen.get(key), int) and value.isdecimal() else value

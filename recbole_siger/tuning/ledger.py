@@ -81,10 +81,6 @@ class Ledger:
         found = {state: sum(t.state == state for t in self.trials.values()) for state in states}
         return {state: n for state, n in found.items() if n}
 
-    def better(self, one: float, other: float) -> bool:
-        """Say whether one score beats another."""
-        return one > other if self.bigger else one < other
-
     def best_trial(self) -> Trial | None:
         """Return the trial with the best score so far, whatever its state."""
         scored = [trial for trial in self.trials.values() if trial.score is not None]

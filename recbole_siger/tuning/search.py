@@ -231,7 +231,7 @@ class _Search:
         wanted = replace(
             self.wanted,
             files=tuple(str(Path(file).resolve()) for file in self.wanted.files),
-            options={**self.wanted.options, "data_path": self._values()["data_path"]},
+            options={**self.wanted.options, "data_path": self.config.portable()["data_path"]},
             space_file=self.wanted.space_file and str(Path(self.wanted.space_file).resolve()),
             out=str(self.folder.resolve()),
         )
@@ -261,7 +261,7 @@ class _Search:
         for part in parts:
             found = {trial.id: usable_checkpoint(part / trial.id) for trial in trials}
             earlier |= {name: str(path.resolve()) for name, path in found.items() if path is not None}
-        plan = Plan(self._values(), self.ledger.metric, self.seeds[0], earlier)
+        plan = Plan(self.config.portable(), self.ledger.metric, self.seeds[0], earlier)
         watch = Watch(self.ledger, plan, self._total())
         trainable = tune.with_resources(
             tune.with_parameters(run_trial, plan=plan, shared=SharedDataset(dataset)),
@@ -292,14 +292,6 @@ class _Search:
             tuner.fit()
         finally:
             watch.close()
-
-    def _values(self) -> dict[str, Any]:
-        """Return the configuration of every trial, with paths that hold wherever a worker stands."""
-        values = dict(self.config.effective())
-        for key in ("data_path", "cache_dir"):
-            if values.get(key) and values[key] != "none":
-                values[key] = str(Path(values[key]).resolve())
-        return values
 
     def _dataset(self) -> MultimodalDataset:
         """Load the dataset once; trials map its features from Ray's object store."""
