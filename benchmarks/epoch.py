@@ -1,6 +1,7 @@
 """How long does an epoch take, sampling and validation included, and what does a run need of memory?
 
     python -m benchmarks.epoch --data_path=dataset --shapes baby sports
+    python -m benchmarks.epoch --data_path=dataset --shapes baby --models SIGER MGCN FREEDOM BM3 LATTICE VBPR
 
 Each candidate trains whole epochs in turn. The naive model has RecBole's own loader and sampler. Memory is
 the peak of a process of its own that trains an epoch and validates.
@@ -8,6 +9,7 @@ the peak of a process of its own that trains an epoch and validates.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
 from benchmarks.shapes import shape_parser, write_dataset
 from benchmarks.step import candidate
+from recbole_siger.model.abstract_recommender import MultimodalRecommender
 
 NAMES = ("SIGER, float32", "SIGER, bfloat16", "RecBole's LightGCN")
 NAIVE = "naive, features trained"
@@ -26,9 +29,11 @@ def main() -> None:
     parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each candidate")
     parser.add_argument("--naive", action="store_true", help="also one epoch of the naive model: minutes")
+    parser.add_argument("--models", nargs="+", help="these, by name, with their defaults")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 1) if options.quick else (options.shapes, options.rounds)
     names = (NAMES[0], NAMES[-1]) if options.quick else NAMES
+    names = tuple(options.models or names)
     names = (*names, NAIVE) if options.naive else names
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,8 +101,12 @@ def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None],
         sampler = Sampler(["train"], [loader._dataset]).set_phase("train")
         loader = TrainDataLoader(experiment.config, loader._dataset, sampler, shuffle=True)
 
+    model, number = experiment.model, itertools.count()
+
     def epoch() -> None:
-        experiment.model.train()
+        model.train()
+        if isinstance(model, MultimodalRecommender):
+            model.on_epoch_start(next(number))
         for batch in loader:
             train(batch.to(device))
 

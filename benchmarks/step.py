@@ -92,8 +92,8 @@ def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
 
 
 def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable[[Any], None]]:
-    """Build a candidate; return its parts and the function that trains one batch."""
-    kind, options = CANDIDATES[name]
+    """Build a candidate, or a model by its name; return its parts and the function that trains one batch."""
+    kind, options = CANDIDATES.get(name, (name, {}))
     experiment = build(folder, shape, kind, **options)
     model, optimizer = experiment.model, experiment.trainer.optimizer
     if name.startswith("naive"):
