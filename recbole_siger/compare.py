@@ -101,7 +101,8 @@ def compare_models(
         study: Dataset, seeds and options of every run.
         params: How the table is made.
         model_options: ``MODEL.key=value``, stronger than all else.
-        model_file: YAML file with ``{model: {key: value}}``, stronger than the options of every run.
+        model_file: YAML file with ``{model: {key: value}}``, or a folder with ``<model>.yaml`` for each;
+            stronger than the options of every run.
         out: File names; the suffix is the format.
 
     Returns:
@@ -128,7 +129,7 @@ def options_of_models(
 ) -> dict[str, dict[str, Any]]:
     """Return the options of each model alone."""
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for model, values in (read_yaml(Path(file)) if file else {}).items():
+    for model, values in (_read_options(names, Path(file)) if file else {}).items():
         if model not in own or not isinstance(values, dict):
             hint = did_you_mean(model, names) if model not in own else "; write `key: value` lines below it"
             raise UserError(f"{file}: {model}: expected options of {', '.join(names)}{hint}")
@@ -142,6 +143,17 @@ def options_of_models(
             raise UserError(f"--set {pair}: {model!r} is not compared{did_you_mean(model, names)}")
         own[model][option] = value
     return own
+
+
+def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        return read_yaml(path)
+    missing = [str(path / f"{name}.yaml") for name in names if not (path / f"{name}.yaml").is_file()]
+    if missing:  # an untuned model beside tuned ones is a choice, not an oversight
+        raise UserError(
+            f"{missing[0]}: no such file; tune this model, or leave the file empty for its defaults"
+        )
+    return {name: read_yaml(path / f"{name}.yaml") for name in names}
 
 
 def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str] = ()) -> int:

@@ -90,6 +90,15 @@ def test_a_failed_model_is_a_row_and_a_1(
     assert [row["recall@5"] != "" for row in rows_of("t.csv")] == [True, False, True]
 
 
+def test_a_folder_holds_each_models_options(options: list[str], in_process: Commands) -> None:
+    Path("tuned").mkdir()
+    Path("tuned/BPR.yaml").write_text("learning_rate: 0.5\n")
+    Path("tuned/Pop.yaml").write_text("")
+    words = ["compare", "--models=BPR,Pop", *options, "--learning_rate=0.25", "--model_config=tuned"]
+    assert cli.main(words) == 0
+    assert ["--learning_rate=0.5" in word for word in in_process] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -105,6 +114,10 @@ def test_a_failed_model_is_a_row_and_a_1(
         (["compare", "--models=BPR", "--dataset=toy", "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
         (["compare", "--models=BPR", "--dataset=toy", "--set=x=1"], "write --set MODEL.key=value"),
         (["compare", "--models=BPR", "--dataset=toy", "--model_config=no.yaml"], "no.yaml: no such"),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--model_config=."],
+            "BPR.yaml: no such file; tune this",
+        ),
         (
             ["compare", "--models=BPR,Pop", "--dataset=toy", "--over=seeds"],
             "n=1 cannot give p < 0.05; n=6 can",
