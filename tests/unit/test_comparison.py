@@ -380,7 +380,7 @@ def test_runs_are_compared_without_starting_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, options in (("a", {}), ("b", {"ablation": "mp"})):
+    for name, options in (("a", {}), ("b", {"ablation": "mp", "cache_dir": "none"})):
         for seed in (1, 2):
             write_run(tmp_path / f"{name}{seed}", "SIGER", seed, shift=float(name == "a"), options=options)
     write_run(tmp_path / "c", "EASE", 1)
