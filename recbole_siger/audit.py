@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from recbole_siger.audit_graphs import Finding, graph_findings, name_pair, pairs_of
 from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import by_coverage
 from recbole_siger.fingerprint import protocol_facts, protocol_id
-from recbole_siger.protocol import PROTOCOLS
-from recbole_siger.quick_start import Experiment, build_experiment, config_of_run
+from recbole_siger.protocol import PROTOCOLS, split_and_load
+from recbole_siger.quick_start import Experiment, build_experiment, config_of_run, ranks_all_items
 from recbole_siger.run_folder import RunFolder
 
 __all__ = ["Finding", "audit", "print_audit"]
@@ -151,14 +153,48 @@ def _features(experiment: Experiment) -> Iterator[Finding]:
 def _times(experiment: Experiment) -> Iterator[Finding]:
     train, _, test = (loader._dataset for loader in experiment.loaders())
     field = train.time_field
-    if field is None or field not in train.inter_feat.columns:
-        yield Finding("INFO", "time", "no timestamps are loaded")
-        return
+    if field not in train.inter_feat.columns:
+        timed = _timed_splits(experiment)
+        if timed is None:
+            yield Finding("INFO", "time", "there are no timestamps")
+            return
+        train, test = timed
     latest = np.full(train.user_num, -np.inf)
     np.maximum.at(latest, train.inter_feat[train.uid_field].numpy(), train.inter_feat[field].numpy())
     older = test.inter_feat[field].numpy() < latest[test.inter_feat[test.uid_field].numpy()]
     text = f"{older.mean():.1%} of the test rows are older than their user's last training row"
     yield Finding("INFO", "time", text)
+
+
+def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
+    """Load training and test rows again with the time column, which training had no use for.
+
+    None where the files have no such column, or where the split could not be made the same again.
+    """
+    from recbole.utils import init_seed
+
+    config = experiment.config
+    field, columns = config["TIME_FIELD"], dict(config["load_col"] or {})
+    if not ranks_all_items(config) or "inter" not in columns or field not in _header(config):
+        return None
+    columns["inter"] = [*columns["inter"], field]
+    timed = Config(config_dict={**config.effective(), "load_col": columns})
+    init_seed(config.run.seed, config["reproducibility"])
+    loaders = split_and_load(timed, MultimodalDataset(timed))
+    parts = [loader._dataset for loader in loaders]
+    same = (
+        torch.equal(part.train_edges, loader._dataset.train_edges)
+        for part, loader in zip(parts, experiment.loaders(), strict=True)
+    )
+    return (parts[0], parts[2]) if all(same) else None
+
+
+def _header(config: Config) -> list[str]:
+    """Return the columns of the dataset's interactions, as its first file names them."""
+    part = f".{config['benchmark_filename'][0]}" if config["benchmark_filename"] else ""
+    file = Path(config["data_path"]) / f"{config['dataset']}{part}.inter"
+    with file.open(encoding=config["encoding"]) as stream:
+        return [cell.partition(":")[0] for cell in stream.readline().split(config["field_separator"])]
 
 
 # ---- a run
@@ -179,6 +215,7 @@ def _run_findings(run: RunFolder, experiment: Experiment) -> Iterator[Finding]:
         text = f"protocol_id is {results.get('protocol_id')}, configuration and data give {expected}"
         yield Finding("FAIL", "run", text)
     yield from _selection(run, experiment.config, results)
+    yield from _search(run, experiment.config, results)
     yield from _weights(run, experiment, results)
     yield from _users(run, results, experiment.config["metric_decimal_place"])
 
@@ -215,6 +252,33 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
     else:
         text = f"results.json: best_epoch is {best} ({scores.get(best, 'not validated')}), but {told}"
         yield Finding("FAIL", "selection", text)
+
+
+def _search(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Iterator[Finding]:
+    """Choose the winner of a search again, from validation alone, where the run is one."""
+    from recbole_siger.tuning.ledger import Ledger
+
+    folder = run.path.resolve()
+    file, metric = folder.parent / "trials.json", config["valid_metric"].lower()
+    if not (folder.name.startswith("best-") and file.is_file()):
+        return
+    ledger = Ledger(file.parent, metric, config["valid_metric_bigger"])
+    ledger.load(retry=False)
+    ranked = ledger.ranked()
+    if not ranked:
+        yield Finding("FAIL", "selection", f"{file}: no trial of the search has finished")
+        return
+    (score, trials), values = ranked[0], run.read_config()
+    own = {key: values.get(key) for key in trials[0].values}
+    if own != trials[0].values:
+        text = f"{file}: validation {metric} was best, {score}, with {trials[0].told()}; the run has {own}"
+        yield Finding("FAIL", "selection", text)
+    elif results["valid"].get(metric) not in [t.score for t in trials if t.seed == results["seed"]]:
+        text = f"{file}: validation {metric} of this point is not the {results['valid'].get(metric)} told"
+        yield Finding("FAIL", "selection", text)
+    else:
+        text = f"validation {metric} was best with this one of {len(ranked)} finished points of the search"
+        yield Finding("PASS", "selection", text)
 
 
 def best_epoch(scores: Mapping[int, float], bigger: bool, decimals: int | None) -> int:

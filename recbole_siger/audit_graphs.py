@@ -81,7 +81,9 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
         yield _traced(experiment, f"{what}.train_edges", user * n_items + item, trained)
     n_found = 0
     content: dict[str, sp.coo_array] | None = None if hasattr(model, "raw_features") else {}
-    for name, matrix in _matrices(model):
+    found = dict(_matrices(model))
+    item_graphs = [matrix for matrix in found.values() if matrix.shape == (n_items, n_items)]
+    for name, matrix in found.items():
         n_found += 1
         row, col = (part.astype(np.int64) for part in matrix.nonzero())
         if n_users == n_items == matrix.shape[0] == matrix.shape[1]:
@@ -90,7 +92,10 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
             )
             yield Finding("INFO", "graphs", text)
         elif matrix.shape == (n_users, n_items):
-            yield _traced(experiment, f"{what}.{name}", row * n_items + col, trained)
+            keys = row * n_items + col
+            yield _scores(experiment, f"{what}.{name}", keys, trained, item_graphs) or _traced(
+                experiment, f"{what}.{name}", keys, trained
+            )
         elif matrix.shape == (n_users + n_items,) * 2:
             yield from _traced_adjacency(experiment, f"{what}.{name}", row, col, trained)
         elif matrix.shape == (n_items, n_items):
@@ -116,6 +121,29 @@ def _traced(experiment: Experiment, name: str, keys: Any, trained: Any) -> Findi
         "graphs",
         f"{name}: {len(foreign)} edges are no training rows, such as {_culprit(experiment, foreign)}",
     )
+
+
+def _scores(
+    experiment: Experiment, name: str, keys: Any, trained: Any, item_graphs: list[sp.coo_array]
+) -> Finding | None:
+    """Recognise a table of scores, such as ItemKNN's ``pred_mat``: training rows times an item graph.
+
+    None for a graph: one without a pair that is in no part, or with one that no item graph leads to. A leaked
+    graph adds rows of validation or test alone; a table of scores has pairs that nobody interacted with.
+    """
+    foreign = np.setdiff1d(keys, trained)
+    if not len(np.setdiff1d(foreign, np.concatenate(list(pairs_of(experiment).values())))):
+        return None
+    shape = experiment.dataset.user_num, experiment.dataset.item_num
+    table = sp.csr_array((np.ones(len(trained)), divmod(trained, shape[1])), shape=shape)
+    for graph in item_graphs:
+        edges = graph.nonzero()
+        steps = sp.csr_array((np.ones(len(edges[0])), edges), shape=graph.shape)
+        reached = (table @ steps).tocoo()
+        if np.isin(foreign, reached.row.astype(np.int64) * shape[1] + reached.col).all():
+            text = f"{name}: {len(np.unique(keys))} scores of training rows times an item graph; no edges"
+            return Finding("INFO", "graphs", text)
+    return None
 
 
 def _culprit(experiment: Experiment, keys: Any) -> str:

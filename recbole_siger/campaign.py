@@ -25,12 +25,12 @@ from recbole_siger.config import Config, parse_value
 from recbole_siger.errors import UserError
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed", "seed_list"]
+__all__ = ["NO_EFFECT", "Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed", "seed_list"]
 
 Report = Callable[[str], None]
 
 # Where files lie, and what is written how often: these change no result.
-_NO_EFFECT = {"data_path", "run_dir", "saved", "checkpoint_interval", "prepare"}
+NO_EFFECT = {"data_path", "run_dir", "saved", "checkpoint_interval", "prepare", "cache_dir"}
 # RecBole's models that draw no random number: on one split every seed gives the same ranking.
 _SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
 
@@ -65,7 +65,7 @@ def config_hash(values: Mapping[str, Any], *, without: Sequence[str] = ()) -> st
     >>> config_hash({"lr": 1, "data_path": "a"}) == config_hash({"data_path": "b", "lr": 1})
     True
     """
-    kept = {key: value for key, value in values.items() if key not in _NO_EFFECT | set(without)}
+    kept = {key: value for key, value in values.items() if key not in NO_EFFECT | set(without)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

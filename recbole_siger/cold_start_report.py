@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from recbole_siger.compare import Study, options_of_models
-from recbole_siger.comparison import Entry
+from recbole_siger.comparison import Entry, protocol_difference
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
@@ -81,10 +81,7 @@ def _write(folder: Path, entries: Sequence[Entry]) -> None:
     results = {entry.label: [run.read_results() for run in entry.runs] for entry in entries if entry.runs}
     if not results:
         raise UserError("; ".join(reason for entry in entries for reason in entry.failures))
-    ids = {result["protocol_id"] for runs in results.values() for result in runs}
-    per_seed = {frozenset(result["seed"] for result in runs) for runs in results.values()}
-    if len(ids) > 1 and len(per_seed) > 1:
-        raise UserError(f"{folder}: models have runs of different splits; give all the same seeds")
+    _check_protocols(results)
     failures = [f"{entry.label}, {reason}" for entry in entries for reason in entry.failures]
     page = _markdown(results, failures)
     write_text(folder / "cold_start.csv", _csv(results))
@@ -101,6 +98,15 @@ def _write(folder: Path, entries: Sequence[Entry]) -> None:
             save_figure(figure, folder / name)
             written.append(folder / name)
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
+
+
+def _check_protocols(results: Mapping[str, Results]) -> None:
+    """Refuse models under different protocols; where the seed draws the split, each seed has an id."""
+    first, ids = next(iter(results)), {m: {one["protocol_id"] for one in runs} for m, runs in results.items()}
+    for model in results:
+        if ids[model] != ids[first]:
+            differs = protocol_difference(results[first], results[model])
+            raise UserError(f"{first} and {model} were evaluated under different protocols ({differs})")
 
 
 def _scores_cold(runs: Results) -> str:

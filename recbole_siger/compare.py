@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed, seed_list
+from recbole_siger.campaign import (
+    NO_EFFECT,
+    Failure,
+    RunSpec,
+    complete_runs,
+    config_hash,
+    needs_one_seed,
+    seed_list,
+)
 from recbole_siger.comparison import (
     Comparison,
     Entry,
@@ -197,7 +205,7 @@ def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
     """Name a configuration by its model, and by what tells it from others of that model."""
     values = configs[key]
     others = [other for other in configs.values() if other["model"] == values["model"]]
-    keys = sorted({name for other in others for name in other} - {"seed", "data_path", "run_dir", "dataset"})
+    keys = sorted({name for other in others for name in other} - {"seed", "dataset", *NO_EFFECT})
     differing = [name for name in keys if any(other.get(name) != values.get(name) for other in others)]
     told = ", ".join(f"{name}={values.get(name)}" for name in differing)
     return f"{values['model']} ({told})" if told else str(values["model"])

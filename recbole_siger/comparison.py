@@ -26,12 +26,16 @@ __all__ = [
     "Row",
     "RowTest",
     "TableParams",
+    "bigger_is_better",
     "check_sample_size",
     "compare_entries",
+    "protocol_difference",
     "table_params",
 ]
 
 SIGNIFICANT = 0.05
+
+_SMALLER_IS_BETTER = {"averagepopularity", "giniindex", "logloss", "mae", "rmse"}  # as RecBole has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,15 @@ class Row:
     tests: Mapping[str, RowTest] = field(default_factory=dict)
 
 
+def bigger_is_better(column: str) -> bool:
+    """Say which way a metric goes.
+
+    >>> bigger_is_better("recall@20[cold]"), bigger_is_better("giniindex@20")
+    (True, False)
+    """
+    return column.partition("@")[0] not in _SMALLER_IS_BETTER
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A table: the first row is the one that is tested against the others.
@@ -143,7 +156,8 @@ class Comparison:
     def ranked(self, column: str) -> list[Row]:
         """Return the rows that have numbers under the first row's protocol, best first."""
         rows = [row for row in self.rows if not row.failure and not row.mixed]
-        return sorted(rows, key=lambda row: -row.mean[column])
+        sign = -1 if bigger_is_better(column) else 1
+        return sorted(rows, key=lambda row: sign * row.mean[column])
 
     def strongest(self, column: str) -> Row | None:
         """Return the best row but the first; None where the first failed or stands alone."""
@@ -242,7 +256,7 @@ def _check_protocols(
     mixed = {label for label in ids if ids[label] != ids[reference]}
     if mixed and not allow_mixed:
         other = next(label for label in ids if label in mixed)
-        differs = _difference(results[reference], results[other])
+        differs = protocol_difference(results[reference], results[other])
         raise UserError(
             f"{reference} and {other} were evaluated under different protocols ({differs}); "
             "--allow_mixed puts them into one table, marked"
@@ -250,7 +264,7 @@ def _check_protocols(
     return mixed
 
 
-def _difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
+def protocol_difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
     """Name the facts in which two protocols differ."""
     first, second = (dict(results[0].get("protocol_facts") or {}) for results in (one, other))
     by_seed = {result["seed"]: result["protocol_id"] for result in other}

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FIGURES",
     "check_matplotlib",
+    "column_figure",
+    "column_style",
     "draw_bars",
     "draw_curves",
     "draw_histograms",
-    "draw_importance",
-    "draw_parallel",
     "draw_points",
     "draw_sweep",
     "save_figure",
@@ -72,7 +72,12 @@ def check_matplotlib() -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def column_style() -> Iterator[None]:
+    """Draw in the style of all pictures.
+
+    Raises:
+        UserError: Where matplotlib is missing.
+    """
     check_matplotlib()
     import matplotlib
 
@@ -80,7 +85,9 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(n_rows: int = 1, n_columns: int = 1, height: float = 2.2, **options: Any) -> tuple[Figure, Any]:
+def column_figure(
+    n_rows: int = 1, n_columns: int = 1, height: float = 2.2, **options: Any
+) -> tuple[Figure, Any]:
     """Make a figure without pyplot, so that no window system and no global state is touched."""
     from matplotlib.figure import Figure
 
@@ -100,14 +107,14 @@ def save_figure(figure: Figure, path: Path) -> None:
             f"--out: {str(path)!r}: the name must end in {', '.join('.' + one for one in FIGURES)}"
         )
     dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
-    with _style(), atomic_path(path) as temporary:
+    with column_style(), atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=dateless)
 
 
 def svg_bytes(figure: Figure) -> bytes:
     """Return a figure as the bytes of an SVG file."""
     stream = io.BytesIO()
-    with _style():
+    with column_style():
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
@@ -140,8 +147,8 @@ def draw_curves(
         best_epoch: The epoch that was tested.
         title: Which run.
     """
-    with _style():
-        figure, axes = _figure(2, 1, height=3.6, sharex=True)
+    with column_style():
+        figure, axes = column_figure(2, 1, height=3.6, sharex=True)
         top, bottom = axes[:, 0]
         seen = [(epoch, value) for epoch, value in zip(epochs, valid, strict=True) if value is not None]
         marker = "o" if len(seen) < 25 else None
@@ -149,11 +156,12 @@ def draw_curves(
         top.set_ylabel(f"validation {metric_label(metric)}")
         best = dict(seen).get(best_epoch) if best_epoch is not None else None
         if best is not None:
-            top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3)
+            top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3, clip_on=False)
             top.set_title(f"\u2605 best epoch {best_epoch}: {best:.4f}", loc="right", color=COLORS[1])
         for number, (name, values) in enumerate(losses.items()):
             style = {"color": COLORS[(number + 1) % len(COLORS)], "label": name.replace("_", " ")}
-            bottom.plot(epochs, values, linestyle=("-", "--", ":", "-.")[number % 4], **style)
+            line = ("-", "--", ":", "-.")[number % 4]
+            bottom.plot(epochs, values, linestyle=line, marker="o" if len(epochs) == 1 else None, **style)
         positive = all(value > 0 for values in losses.values() for value in values)
         if positive and len(losses) > 1:
             bottom.set_yscale("log")
@@ -172,6 +180,20 @@ def _legend_columns(n: int) -> int:
     return -(-n // -(-n // 3)) if n else 1
 
 
+def _places(values: Sequence[Any]) -> list[Any]:
+    """Return where the values of an option stand on an axis a column wide.
+
+    >>> _places([2, 3, 5, 8, 10]), _places([0.001, 0.01, 0.1]), _places(["mp", "da"])
+    ([2, 3, 5, 8, 10], [0, 1, 2], [0, 1])
+    """
+    side_by_side = list(range(len(values)))
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return side_by_side
+    gaps = np.diff(np.sort(np.asarray(values, dtype=float)))
+    room = 0.02 * (1 + max(len(str(value)) for value in values))  # of the axis, for the longest label
+    return list(values) if not len(gaps) or gaps.min() >= room * gaps.sum() else side_by_side
+
+
 def draw_sweep(
     key: str,
     values: Sequence[Any],
@@ -182,15 +204,14 @@ def draw_sweep(
 
     Args:
         key: The option.
-        values: Its values; other than numbers stand side by side.
+        values: Its values; side by side where they are no numbers, or stand too close for their labels.
         curves: ``{metric: (means, deviations)}``, a panel each; None for a single seed.
         title: Above the picture.
     """
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    places = list(values) if numbers else list(range(len(values)))
-    with _style():
+    places = _places(values)
+    with column_style():
         height = 1.1 + 1.1 * len(curves)
-        figure, axes = _figure(len(curves), 1, height=height, sharex=True)
+        figure, axes = column_figure(len(curves), 1, height=height, sharex=True)
         several = False
         for number, (axis, (metric, (means, deviations))) in enumerate(
             zip(axes[:, 0], curves.items(), strict=True)
@@ -230,8 +251,8 @@ def draw_bars(
         deviations: ``{label: n standard deviations over seeds}``, as error bars.
         title: Above the picture.
     """
-    with _style():
-        figure, axes = _figure(height=2.3)
+    with column_style():
+        figure, axes = column_figure(height=2.3)
         axis = axes[0, 0]
         width = 0.8 / max(len(series), 1)
         for number, (label, heights) in enumerate(series.items()):
@@ -266,8 +287,10 @@ def draw_histograms(
         n_bins: Bins.
         xlabel: What is counted.
     """
-    with _style():
-        figure, axes = _figure(len(panels), 1, height=0.9 + 1.15 * len(panels), sharex=True, sharey=True)
+    with column_style():
+        figure, axes = column_figure(
+            len(panels), 1, height=0.9 + 1.15 * len(panels), sharex=True, sharey=True
+        )
         width = 0.8 / len(labels)
         for axis, (name, series) in zip(axes[:, 0], panels.items(), strict=True):
             for number, (label, counts) in enumerate(zip(labels, series, strict=True)):
@@ -303,10 +326,10 @@ def draw_points(
         label: What the values are.
         title: Above the picture.
     """
-    with _style():
+    with column_style():
         from matplotlib.colors import LogNorm
 
-        figure, axes = _figure(height=2.8)
+        figure, axes = column_figure(height=2.8)
         axis: Axes = axes[0, 0]
         shown = axis.scatter(
             points[:, 0], points[:, 1], c=values, s=3, linewidths=0, cmap="viridis_r", norm=LogNorm()
@@ -325,71 +348,4 @@ def draw_points(
 def _whole_numbers(axis: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-
-
-def draw_parallel(
-    levels: Mapping[str, Sequence[str]],
-    places: np.ndarray[Any, Any],
-    score: np.ndarray[Any, Any],
-    label: str,
-    *,
-    bigger: bool = True,
-) -> Figure:
-    """Draw parallel coordinates: a line a trial, an axis an option, coloured by the score.
-
-    Args:
-        levels: The values of each option from bottom to top; an axis with many shows its ends and some
-            between.
-        places: Rank of each trial's value in ``levels``, shape ``(n, len(levels))``.
-        score: Shape ``(n,)``.
-        label: What the score is.
-        bigger: Whether a higher score is better; the better ones are drawn last.
-    """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    with _style():
-        figure, axes = _figure(height=2.4)
-        panel = axes[0, 0]
-        low, high = float(score.min()), float(score.max())
-        colors = ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")
-        tops = np.array([max(len(names) - 1, 1) for names in levels.values()])
-        heights = places / tops
-        # Equal values would hide each other; a hair apart, each line is seen. The same on every drawing.
-        heights = heights + np.random.default_rng(0).uniform(-0.015, 0.015, heights.shape)
-        for trial in np.argsort(score if bigger else -score):
-            panel.plot(heights[trial], color=colors.to_rgba(score[trial]), lw=0.8, alpha=0.9)
-        for x, names in enumerate(levels.values()):
-            panel.axvline(x, color="black", lw=0.6, zorder=0)
-            shown = range(len(names)) if len(names) <= 8 else np.linspace(0, len(names) - 1, 5).astype(int)
-            for place in shown:
-                text = panel.text(
-                    x, place / max(len(names) - 1, 1), f" {names[place]}", fontsize=6, va="center"
-                )
-                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7})
-        panel.set_xticks(range(len(levels)), list(levels), rotation=30, ha="right")
-        panel.set_xlim(-0.2, len(levels) - 0.5)
-        panel.set_yticks([])
-        panel.spines[["left", "bottom"]].set_visible(False)
-        panel.tick_params(axis="x", length=0)
-        figure.colorbar(colors, ax=panel, label=label)
-        return figure
-
-
-def draw_importance(found: Mapping[str, tuple[float, float]], label: str) -> Figure:
-    """Draw a bar an option with its standard deviation, the most important on top.
-
-    Args:
-        found: ``{option: (mean, standard deviation)}`` of the loss in R².
-        label: What the score is.
-    """
-    with _style():
-        order = sorted(found, key=lambda key: found[key][0])
-        figure, axes = _figure(height=0.7 + 0.2 * len(order))
-        panel = axes[0, 0]
-        means, stds = zip(*(found[key] for key in order), strict=True)
-        panel.barh(order, means, xerr=stds, color=COLORS[0], height=0.65, error_kw={"lw": 0.8, "capsize": 2})
-        panel.axvline(0, color="black", lw=0.6)
-        panel.set_xlabel(f"importance for {label}\n(R² lost when the option is shuffled)")
-        return figure
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))

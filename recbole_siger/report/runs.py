@@ -169,7 +169,7 @@ def report_page(
     check_matplotlib()
     folders = [RunFolder.open(path) for path in dict.fromkeys(runs)]
     results = [run.read_results() for run in folders]
-    parts = [_summary(folders, results)]
+    parts = [_summary(results)]
     for run, result in zip(folders, results, strict=True):
         name = f"{result['model']} on {result['dataset']}, seed {result['seed']}"
         parts.append(f"<h2>{html.escape(name)}</h2>")
@@ -182,27 +182,34 @@ def report_page(
     print(f"{out}: {len(folders)} run{'s' if len(folders) > 1 else ''}")
 
 
-def _summary(runs: Sequence[RunFolder], results: Sequence[dict[str, Any]]) -> str:
+def _summary(results: Sequence[dict[str, Any]]) -> str:
+    """Tabulate the test metrics, one table a dataset and protocol: numbers of two are not comparable."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        name = f"protocol {result['protocol']} {result.get('protocol_id', '')}".strip()
+        groups.setdefault((result["dataset"], name), []).append(result)
+    parts = ["<p>Test of the best validation epoch.</p>"]
+    if len(groups) > 1:
+        parts.append(
+            "<p>Runs on another dataset or under another protocol stand in a table of their own.</p>"
+        )
+    for (dataset, protocol), group in groups.items():
+        parts.append(f"<h3>{html.escape(f'{dataset}, {protocol}')}</h3>{_summary_table(group)}")
+    return "\n".join(parts)
+
+
+def _summary_table(results: Sequence[dict[str, Any]]) -> str:
     shared = [name for name in results[0]["test"] if all(name in result["test"] for result in results)]
-    head = ["Model", "Dataset", "Protocol", "Seed", "Best epoch", *map(metric_label, shared)]
     rows = [
         [
             result["model"],
-            result["dataset"],
-            f"{result['protocol']} {result.get('protocol_id', '')}",
             str(result["seed"]),
             str(result["best_epoch"]),
             *(f"{result['test'][name]:.4f}" for name in shared),
         ]
         for result in results
     ]
-    ids = {(result["dataset"], result.get("protocol_id")) for result in results}
-    note = (
-        "<p>These runs differ in dataset or protocol: their numbers are not comparable.</p>"
-        if len(ids) > 1
-        else ""
-    )
-    return f"<p>Test of the best validation epoch.</p>{note}{_table(head, rows)}"
+    return _table(["Model", "Seed", "Best epoch", *map(metric_label, shared)], rows)
 
 
 def _details(run: RunFolder, result: dict[str, Any]) -> str:

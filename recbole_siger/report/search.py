@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_siger.report.figures import draw_importance, draw_parallel, save_figure
+from recbole_siger.report.figures import COLORS, column_figure, column_style, save_figure
 
-__all__ = ["draw_search", "importance"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_importance", "draw_parallel", "draw_search", "importance"]
 
 
 def draw_search(
@@ -65,6 +68,73 @@ def importance(
         key: (float(mean), float(std))
         for key, mean, std in zip(keys, found.importances_mean, found.importances_std, strict=True)
     }
+
+
+def draw_parallel(
+    levels: Mapping[str, Sequence[str]],
+    places: NDArray[Any],
+    score: NDArray[Any],
+    label: str,
+    *,
+    bigger: bool = True,
+) -> Figure:
+    """Draw parallel coordinates: a line a trial, an axis an option, coloured by the score.
+
+    Args:
+        levels: The values of each option from bottom to top; an axis with many shows its ends and some
+            between.
+        places: Rank of each trial's value in ``levels``, shape ``(n, len(levels))``.
+        score: Shape ``(n,)``.
+        label: What the score is.
+        bigger: Whether a higher score is better; the better ones are drawn last.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    with column_style():
+        figure, axes = column_figure(height=2.4)
+        panel = axes[0, 0]
+        low, high = float(score.min()), float(score.max())
+        colors = ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")
+        tops = np.array([max(len(names) - 1, 1) for names in levels.values()])
+        heights = places / tops
+        # Equal values would hide each other; a hair apart, each line is seen. The same on every drawing.
+        heights = heights + np.random.default_rng(0).uniform(-0.015, 0.015, heights.shape)
+        for trial in np.argsort(score if bigger else -score):
+            panel.plot(heights[trial], color=colors.to_rgba(score[trial]), lw=0.8, alpha=0.9)
+        for x, names in enumerate(levels.values()):
+            panel.axvline(x, color="black", lw=0.6, zorder=0)
+            shown = range(len(names)) if len(names) <= 8 else np.linspace(0, len(names) - 1, 5).astype(int)
+            for place in shown:
+                text = panel.text(
+                    x, place / max(len(names) - 1, 1), f" {names[place]}", fontsize=6, va="center"
+                )
+                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7})
+        panel.set_xticks(range(len(levels)), list(levels), rotation=30, ha="right")
+        panel.set_xlim(-0.2, len(levels) - 0.5)
+        panel.set_yticks([])
+        panel.spines[["left", "bottom"]].set_visible(False)
+        panel.tick_params(axis="x", length=0)
+        figure.colorbar(colors, ax=panel, label=label)
+        return figure
+
+
+def draw_importance(found: Mapping[str, tuple[float, float]], label: str) -> Figure:
+    """Draw a bar an option with its standard deviation, the most important on top.
+
+    Args:
+        found: ``{option: (mean, standard deviation)}`` of the loss in R².
+        label: What the score is.
+    """
+    with column_style():
+        order = sorted(found, key=lambda key: found[key][0])
+        figure, axes = column_figure(height=0.7 + 0.2 * len(order))
+        panel = axes[0, 0]
+        means, stds = zip(*(found[key] for key in order), strict=True)
+        panel.barh(order, means, xerr=stds, color=COLORS[0], height=0.65, error_kw={"lw": 0.8, "capsize": 2})
+        panel.axvline(0, color="black", lw=0.6)
+        panel.set_xlabel(f"importance for {label}\n(R² lost when the option is shuffled)")
+        return figure
 
 
 def _text(value: Any) -> str:

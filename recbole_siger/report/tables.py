@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_siger.comparison import Comparison, Row, RowTest
+from recbole_siger.comparison import Comparison, Row, RowTest, bigger_is_better
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 
@@ -81,7 +81,7 @@ def _cells(comparison: Comparison, row: Row, style: _Style) -> list[str]:
     mark = " *" if row.mixed else ""
     label = style.escape(row.label) + mark
     if row.failure:
-        return [label, "", *[""] * len(comparison.columns), "", "", ""]
+        return [label, "failed", *[""] * len(comparison.columns), "", "", ""]
     cells = [label, str(len(row.seeds))]
     for column in comparison.columns:
         place = [other.label for other in comparison.ranked(column)[:2]]
@@ -105,7 +105,7 @@ def _improvement(comparison: Comparison, style: _Style) -> list[str]:
     for column in comparison.columns:
         other = comparison.strongest(column)
         assert other is not None
-        gain = 100 * (first.mean[column] / other.mean[column] - 1)
+        gain = 100 * (first.mean[column] / other.mean[column] - 1) * (1 if bigger_is_better(column) else -1)
         cells.append(f"{gain:+.2f} {style.percent} ({style.escape(other.label)})")
     return [*cells, "", "", ""]
 

@@ -19,6 +19,7 @@ from recbole_siger.audit_graphs import Finding
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.general_recommender import siger
 from recbole_siger.quick_start import run_experiment
+from recbole_siger.tuning.ledger import Ledger
 from tests.toy import random_features, random_splits, write_dataset
 
 Settings = Callable[..., dict[str, Any]]
@@ -98,7 +99,9 @@ def test_features_that_tell_nothing_apart_fail(tmp_path: Path, workdir: Path) ->
     assert said == ["features: image: all 31 rows are the same"]
 
 
-def test_test_rows_before_training_are_counted(tmp_path: Path, workdir: Path) -> None:
+@pytest.mark.parametrize("loaded", ["user_id, item_id, timestamp", "user_id, item_id"])
+def test_test_rows_before_training_are_counted(loaded: str, tmp_path: Path, workdir: Path) -> None:
+    """Whether or not training loads the column."""
     folder = tmp_path / "data" / "toy"
     folder.mkdir(parents=True)
     times = {"train": [5, 1], "valid": [6, 2], "test": [3, 4]}  # ann trained until 5, bob until 1
@@ -109,7 +112,7 @@ def test_test_rows_before_training_are_counted(tmp_path: Path, workdir: Path) ->
     facts = [
         "benchmark_filename: [train, valid, test]",
         "load_col:",
-        "  inter: [user_id, item_id, timestamp]",
+        f"  inter: [{loaded}]",
     ]
     (folder / "toy.yaml").write_text("\n".join([*facts, ""]))
     options = {"gpu_id": "", "topk": "[2]", "valid_metric": "Recall@2", "model": "BPR"}
@@ -153,6 +156,36 @@ def test_a_test_pair_among_the_edges_is_named(
     traced = [text for text in said if "user-item" in text or "no training rows" in text]
     assert {text.split(":")[1].strip() for text in traced} == {f"{model}.{name}" for name in expected[model]}
     assert all(f"1 edges are no training rows, {named}" in text for text in traced)
+
+
+def test_scores_over_an_item_graph_are_no_edges(
+    tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ItemKNN keeps its predictions as a sparse matrix; a pair that its item graph cannot give is a fault."""
+    folder = write(tmp_path / "data")
+    findings = audit_plain(folder, "ItemKNN")
+    assert not failures(findings)
+    told = [finding.text for finding in findings if "ItemKNN.pred_mat" in finding.text]
+    assert len(told) == 1
+    assert told[0].endswith(" scores of training rows times an item graph; no edges")
+
+    honest = audit_module.build_experiment
+
+    def planted(config: Any, run: Any) -> Any:
+        experiment = honest(config, run)
+        pairs = audit_module.pairs_of(experiment)
+        dense = experiment.model.pred_mat.tolil()
+        user, item = divmod(int(pairs["test"][0]), experiment.dataset.item_num)
+        dense[user] = 0
+        experiment.model.w = experiment.model.w * 0
+        dense[user, item] = 1.0
+        experiment.model.pred_mat = dense.tocsr()
+        return experiment
+
+    monkeypatch.setattr(audit_module, "build_experiment", planted)
+    (said,) = (text for text in failures(audit_plain(folder, "ItemKNN")) if "pred_mat" in text)
+    assert "edges are no training rows, such as user " in said
+    assert said.endswith("which is in test")
 
 
 def audit_plain(folder: Path, model: str) -> list[Finding]:
@@ -233,6 +266,26 @@ def test_choosing_by_test_is_found(run_dir: Path) -> None:
         f"selection: results.json: best_epoch is {other} ({score}), "
         f"but validation recall@5 was best in epoch {best} ({chosen})"
     )
+
+
+def test_another_point_than_the_search_found_best_is_named(run_dir: Path) -> None:
+    """A winner that validation does not favour, such as one chosen on test."""
+    Path("search").mkdir()
+    winner = run_dir.rename("search/best-seed7")
+    score = json.loads((winner / "results.json").read_text())["valid"]["recall@5"]
+    ledger = Ledger(Path("search"), "recall@5")
+    for rate, scored in ((0.05, score), (0.01, score - 0.01)):
+        trial = ledger.add({"learning_rate": rate}, 7)
+        trial.state, trial.score = "finished", scored
+    ledger.write()
+    told = "validation recall@5 was best with this one of 2 finished points of the search"
+    assert Finding("PASS", "selection", told) in audit(None, winner)
+
+    other = ledger.add({"learning_rate": 0.01}, 7)
+    other.score = score + 0.01
+    ledger.write()
+    (said,) = failures(audit(None, winner))
+    assert f"was best, {other.score}, with learning_rate 0.01; the run has {{'learning_rate': 0.05}}" in said
 
 
 def test_weights_of_another_epoch_are_found(run_dir: Path) -> None:

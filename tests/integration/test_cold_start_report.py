@@ -120,6 +120,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(workdir.iterdir()) == []
 
 
+def test_models_under_different_protocols_share_no_table(
+    words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same seed, other cut-offs."""
+    assert cli.main([*words, "--models=BPR,Pop", "--set", "Pop.topk=[2, 5]", "--out=cold"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    told = "BPR and Pop were evaluated under different protocols (topk: [3, 5] and [2, 5])"
+    assert error == f"error: {told}"
+    assert not Path("cold").exists()
+
+
 def test_without_matplotlib_there_is_a_table_and_a_hint(
     words: list[str], workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

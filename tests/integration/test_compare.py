@@ -221,8 +221,14 @@ def test_report_page_and_pictures(
     assert "n_semantic_neighbors: 5" in page
     for tag in ("table", "details", "pre", "p", "div", "h2"):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>")
-    recall = json.loads(Path("SIGER/results.json").read_text())["test"]["recall@5"]
-    assert f"<td>{recall:.4f}</td>" in page
+    kept = json.loads(Path("SIGER/results.json").read_text())
+    assert f"<td>{kept['test']['recall@5']:.4f}</td>" in page
+    assert page.count("<th>Best epoch</th>") == 1
+    Path("SIGER/results.json").write_text(json.dumps({**kept, "protocol_id": "f" * 16}))
+    assert cli.main(["report", "SIGER", "EASE", "--out=page.html"]) == 0
+    page = Path("page.html").read_text()  # no table holds two protocols
+    assert page.count("<th>Best epoch</th>") == 2
+    assert f"<h3>toy, protocol mmrec {'f' * 16}</h3>" in page
 
     assert cli.main(["report", "curves", "SIGER", "--out", "c.png", "c.pdf"]) == 0
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
@@ -291,6 +297,24 @@ def test_a_sweep_over_names_stands_side_by_side() -> None:
     assert [label.get_text() for label in axis.get_xticklabels()] == ["cosine", "id"]
     assert axis.get_xlabel() == "co_tie_break"
     assert axis.get_ylabel() == "Recall@20"
+
+
+def test_a_run_of_one_epoch_shows_its_loss() -> None:
+    figure = figures.draw_curves([0], {"loss": [0.5]}, "recall@20", [0.25], 0)
+    figure.draw_without_rendering()
+    bottom = figure.axes[1]
+    assert [line.get_marker() for line in bottom.lines] == ["o"]
+    low, high = bottom.get_xlim()
+    assert [tick for tick in bottom.get_xticks() if low <= tick <= high] == [0]
+
+
+def test_values_too_close_for_their_labels_stand_side_by_side() -> None:
+    rates = [0.0001, 0.001, 0.01, 0.1]
+    for values, places in ((rates, [0, 1, 2, 3]), ([2, 3, 5, 8, 10], [2, 3, 5, 8, 10])):
+        n = len(values)
+        (axis,) = figures.draw_sweep("rate", values, {"recall@20": ([0.1] * n, [None] * n)}).axes
+        assert list(axis.get_xticks()) == places
+        assert [label.get_text() for label in axis.get_xticklabels()] == [str(value) for value in values]
 
 
 def test_a_dataset_that_is_not_there_is_one_line_and_a_2(

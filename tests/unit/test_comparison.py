@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from recbole.evaluator.register import metrics_dict, smaller_metrics
 
 from recbole_siger import cli
 from recbole_siger.comparison import (
     Comparison,
     Entry,
     TableParams,
+    bigger_is_better,
     check_sample_size,
     compare_entries,
     table_params,
@@ -236,6 +238,21 @@ def test_a_metric_without_values_a_user_is_shown_and_not_tested(tmp_path: Path) 
     assert "R@5[cold]" in markdown([table])
 
 
+def test_of_some_metrics_less_is_better(tmp_path: Path) -> None:
+    values = {"SIGER": 0.5, "BPR": 0.25, "Pop": 1.0}
+    runs = [
+        Entry(name, (write_run(tmp_path / name, name, test={"giniindex@5": value}),))
+        for name, value in values.items()
+    ]
+    table = compare_entries("", runs, TableParams(columns=("giniindex@5",)))
+    assert [row.label for row in table.ranked("giniindex@5")] == ["BPR", "SIGER", "Pop"]
+    text = markdown([table])
+    assert "**0.2500**" in text
+    assert "<u>0.5000</u>" in text
+    assert "| -100.00 % (BPR) |" in text
+    assert {name for name in metrics_dict if not bigger_is_better(name)} == set(smaller_metrics)
+
+
 def test_a_failed_first_row_leaves_the_others(entries: list[Entry]) -> None:
     table = compare_entries("t", [entries[3], *entries[:2]], TableParams())
     assert table.strongest("recall@5") is None
@@ -267,7 +284,7 @@ def test_markdown(table: Comparison) -> None:
     assert siger.startswith(f"| SIGER | 2 | **{recall:.4f} ± ")
     assert light.startswith("| LightGCN | 2 | <u>")
     assert re.match(r"\| EASE \| 1 \| 0\.\d{4} \| 0\.\d{4} \| 12,345 \| 2\.00 \| 100 \|", ease)
-    assert failed == "| N_CL |  |  |  |  |  |  |"
+    assert failed == "| N_CL | failed |  |  |  |  |  |"
     best = table.rows[1].mean["recall@5"]
     assert gain.startswith(f"| Improvement |  | {100 * (recall / best - 1):+.2f} % (LightGCN) |")
     tests = lines[10:14]
@@ -363,7 +380,7 @@ def test_runs_are_compared_without_starting_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, options in (("a", {}), ("b", {"ablation": "mp"})):
+    for name, options in (("a", {}), ("b", {"ablation": "mp", "cache_dir": "none"})):
         for seed in (1, 2):
             write_run(tmp_path / f"{name}{seed}", "SIGER", seed, shift=float(name == "a"), options=options)
     write_run(tmp_path / "c", "EASE", 1)
