@@ -24,7 +24,7 @@ from recbole_siger.tuning.cluster import connected, interruptible
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import PLACES, write_outcome
 from recbole_siger.tuning.shared import SharedDataset
-from recbole_siger.tuning.space import Range, draw_points, point_id, read_space
+from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
 from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
 
 __all__ = ["SearchParams", "check_searcher", "search_params", "tune_model"]
@@ -218,8 +218,9 @@ class _Search:
 
     def _total(self) -> int:
         """Return how many trials there will be; a searcher has yet to draw its own."""
-        drawn = self.params.num_samples if self.params.search == "bayes" else None
-        return drawn or len(self.ledger.trials)
+        if self.params.search == "bayes":
+            return int(min(self.params.num_samples or 0, n_points(self.space)))
+        return len(self.ledger.trials)
 
     def _left(self) -> list[Trial]:
         return [trial for trial in self.ledger.trials.values() if not trial.ended]
@@ -317,7 +318,7 @@ class _Search:
             return 1
         over = sum(trial.ended for trial in self.ledger.trials.values())
         known = sum(trial.ended for trial in trials)  # asked for again
-        return (self.params.num_samples or 0) - over + known
+        return self._total() - over + known
 
     def _scheduler(self) -> Any:
         from ray import tune
@@ -336,27 +337,11 @@ class _Search:
     def _searcher(self, trials: Sequence[Trial]) -> Any:
         if self.params.search != "bayes":
             return None
-        import optuna
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-        from optuna.samplers import TPESampler
-        from ray.tune.search.optuna import OptunaSearch
+        from recbole_siger.tuning.bayes import Sampler
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-        def distribution(tried: list[Any] | Range) -> Any:
-            if not isinstance(tried, Range):
-                return CategoricalDistribution(tried)
-            if tried.whole:
-                return IntDistribution(int(tried.low), int(tried.high), log=tried.log)
-            return FloatDistribution(tried.low, tried.high, log=tried.log)
-
-        return OptunaSearch(
-            {key: distribution(tried) for key, tried in self.space.items()},
-            metric=SCORE,
-            mode=self._mode,
-            points_to_evaluate=[trial.values for trial in trials] or None,
-            sampler=TPESampler(seed=self.seeds[0]),
-        )
+        first = [trial.values for trial in trials]
+        tried = [t.values for t in self.ledger.trials.values() if t.ended and t.values not in first]
+        return Sampler(self.space, first, tried, SCORE, self._mode, self.seeds[0])
 
     def finish(self) -> dict[str, Any]:
         """Test the winner, once for each seed, and write what the search leaves."""
