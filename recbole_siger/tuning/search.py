@@ -14,13 +14,14 @@ from recbole_siger.campaign import seed_list
 from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.distributed import following, n_processes
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.params import bounded
 from recbole_siger.progress import logging_to
 from recbole_siger.quick_start import ranks_all_items
-from recbole_siger.tuning.cluster import connected, interruptible
+from recbole_siger.tuning.cluster import connected, interruptible, rooms
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import PLACES, write_outcome
 from recbole_siger.tuning.shared import SharedDataset
@@ -139,6 +140,8 @@ class _Search:
         named = {} if self.params.metric is None else {"valid_metric": self.params.metric}
         self.config = Config(
             wanted.model, wanted.dataset, wanted.files, command_line={**wanted.options, **named}
+        if n_processes(self.config) > 1:
+            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; leave nproc out")
         )
         if not ranks_all_items(self.config):
             raise UserError(f"{wanted.model}: tune is for general recommenders; choose another model")
@@ -204,17 +207,23 @@ class _Search:
         if not self._left() and len(self.ledger.trials) >= self._total():
             return
         dataset = self._dataset()
-        needed = {"CPU": self.params.cpus_per_trial, "GPU": self.params.gpus_per_trial}
-        with connected(self.params.address, needed) as (is_client, about):
+        with connected(self.params.address, "tune") as (is_client, about):
+            self._check_room(about)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
             self.ledger.write()
-            with logging_to(self.folder / "tune.log"):
-                _log.info("%s; %s", about, self.folder / "trials.csv")
-                if is_client:
-                    self._fit_on_head()
-                else:
-                    self.fit_here(dataset)
+            told = f"{about}; {self.folder / 'trials.csv'}"
+            if is_client:
+                self._fit_on_head(told)
+            else:
+                self.fit_here(dataset, told)
+
+    def _check_room(self, about: str) -> None:
+        """Refuse a trial that no node can hold; Ray would wait for one."""
+        cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
+        if not rooms({"CPU": cpus, "GPU": gpus}):
+            asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
+            raise UserError(f"{asked}: no node holds such a trial ({about}); ask for less")
 
     def _total(self) -> int:
         """Return how many trials there will be; a searcher has yet to draw its own."""
@@ -225,7 +234,7 @@ class _Search:
     def _left(self) -> list[Trial]:
         return [trial for trial in self.ledger.trials.values() if not trial.ended]
 
-    def _fit_on_head(self) -> None:
+    def _fit_on_head(self, told: str) -> None:
         """Let the cluster's head run the search: Ray's client cannot hear of trials as they go."""
         import ray
 
@@ -236,13 +245,15 @@ class _Search:
             space_file=self.wanted.space_file and str(Path(self.wanted.space_file).resolve()),
             out=str(self.folder.resolve()),
         )
-        ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted))
+        with following(self.folder / "tune.log"):
+            ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted, told))
         self.ledger.load(retry=False)
 
-    def fit_here(self, dataset: MultimodalDataset) -> None:
+    def fit_here(self, dataset: MultimodalDataset, told: str) -> None:
         """Run the trials that are left from this process."""
         start, before = time.monotonic(), self.ledger.seconds
-        with interruptible():
+        with logging_to(self.folder / "tune.log"), interruptible():
+            _log.info("%s", told)
             try:
                 self._tune(dataset)
             finally:
@@ -348,8 +359,8 @@ class _Search:
         return write_outcome(self.config, self.ledger, self._request())
 
 
-def _fit_remotely(wanted: Request) -> None:
+def _fit_remotely(wanted: Request, told: str) -> None:
     """Continue, on the head of a cluster, a search whose folder has just been made."""
     search = _Search(wanted)
     search.plan(resume=True)
-    search.fit_here(search._dataset())
+    search.fit_here(search._dataset(), told)
