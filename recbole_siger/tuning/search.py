@@ -137,14 +137,11 @@ class _Search:
 
     def __init__(self, wanted: Request) -> None:
         self.wanted, self.params = wanted, search_params(wanted.search)
-        named = {} if self.params.metric is None else {"valid_metric": self.params.metric}
-        self.config = Config(
-            wanted.model, wanted.dataset, wanted.files, command_line={**wanted.options, **named}
-        if n_processes(self.config) > 1:
-            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; leave nproc out")
-        )
+        self.config = self._configuration()
         if not ranks_all_items(self.config):
             raise UserError(f"{wanted.model}: tune is for general recommenders; choose another model")
+        if n_processes(self.config) > 1:
+            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; leave nproc out")
         check_searcher(self.params.search)
         self.space = read_space(self.config, wanted.space_file, wanted.space)
         self.seeds = seed_list(wanted.seeds, self.config.run.seed)
@@ -155,6 +152,15 @@ class _Search:
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{wanted.model}")
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
+
+    def _configuration(self) -> Config:
+        """Return what all trials share; `recall@20` is no other metric than `Recall@20`."""
+        model, dataset, files = self.wanted.model, self.wanted.dataset, self.wanted.files
+        config = Config(model, dataset, files, command_line=self.wanted.options)
+        metric = self.params.metric
+        if metric is None or metric.lower() == config["valid_metric"].lower():
+            return config
+        return Config(model, dataset, files, command_line={**self.wanted.options, "valid_metric": metric})
 
     # ---- the folder
 
