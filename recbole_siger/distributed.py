@@ -21,7 +21,9 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["n_processes", "train_in_processes"]
+__all__ = ["following", "n_processes", "train_in_processes"]
+
+_UNIT = {False: "core", True: "core and a GPU"}
 
 
 def n_processes(config: Config) -> int:
@@ -55,19 +57,20 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
     Raises:
         UserError: If a process fails, with its reason.
     """
-    from recbole_siger.tuning.cluster import connected
+    from recbole_siger.tuning.cluster import connected, rooms
 
     n, on_gpu = n_processes(config), config["device"].type == "cuda"
     plan = {"values": config.portable(), "run": str(run.path.resolve()), "resume": resume}
-    needed = {"CPU": float(n), "GPU": float(n if on_gpu else 0)}
-    with connected(None, needed), _following(run.file("run.log")):
+    with connected(None, "nproc"), following(run.file("run.log")):
+        if n > (room := rooms({"CPU": 1.0, "GPU": float(on_gpu)})):
+            raise UserError(f"nproc={n}: Ray has room for {room}, each on a {_UNIT[on_gpu]}; ask for less")
         _fit(plan, n, on_gpu)
     return {**run.read_results(), "run_dir": str(run.path)}
 
 
 @contextmanager
-def _following(log: Path) -> Iterator[None]:
-    """Print the lines that the first process adds to a log, without their dates."""
+def following(log: Path) -> Iterator[None]:
+    """Print the lines that another process adds to a log, without their dates."""
     seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
 
     def show() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,55 +13,97 @@ from typing import Any
 
 from recbole_siger.errors import UserError
 
-__all__ = ["connected", "interruptible"]
+__all__ = ["connected", "interruptible", "rooms"]
 
 # Ray's own handler of interrupts finishes a step first; its new output prints whatever `verbose` says.
 _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+_PATIENCE = 10.0
 
 
 @contextmanager
-def connected(address: str | None, needed: Mapping[str, float]) -> Iterator[tuple[bool, str]]:
+def connected(address: str | None, command: str) -> Iterator[tuple[bool, str]]:
     """Hold a connection to Ray: one that is there already, a cluster's, or one started here for the while.
 
     Args:
-        address: ``auto`` or ``ray://host:port``; None for this machine.
-        needed: What a trial, or a training, takes of Ray's resources, such as ``{"CPU": 1.0}``.
+        address: ``auto``, ``host:port`` or ``ray://host:port``; None for this machine.
+        command: Who asks, for errors.
 
     Yields:
         Whether this is a remote client of the cluster, and a line about what Ray has.
 
     Raises:
-        UserError: If there is no Ray, no cluster, or no room for one trial.
+        UserError: If there is no Ray, no cluster, or what is done on one fails.
     """
     try:
         import ray
         from ray import tune  # noqa: F401  # it has requirements of its own
     except ImportError as error:
-        raise UserError(f"tune needs Ray ({error}): pip install 'ray[tune]>=2.40'") from None
+        raise UserError(f"{command} needs Ray ({error}): pip install 'ray[tune]>=2.40'") from None
     own = not ray.is_initialized()
     if own:
-        here: dict[str, Any] = {} if address else {"include_dashboard": False}
-        try:
-            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"--address={address}: no Ray there: {reason}; start it with `ray start --head`"
-            ) from None
+        _start(address)
     try:
         there = ray.cluster_resources()
-        for name, wanted in needed.items():
-            if wanted > (has := there.get(name, 0.0)):
-                option = f"--{name.lower()}s_per_trial"
-                raise UserError(f"{option}={wanted:g}: Ray has {has:g} {name}; ask for less")
         n_nodes = sum(node["Alive"] for node in ray.nodes())
-        about = (
-            f"Ray: {n_nodes} node{'s'[: n_nodes > 1]}, {there['CPU']:g} CPU, {there.get('GPU', 0.0):g} GPU"
-        )
+        cpus, gpus = (there.get(name, 0.0) for name in ("CPU", "GPU"))
+        about = f"Ray: {n_nodes} node{'s'[: n_nodes > 1]}, {cpus:g} CPU, {gpus:g} GPU"
         yield ray.util.client.ray.is_connected(), about
+    except ray.exceptions.RayError as error:  # a lost cluster, or what was raised on its head
+        from recbole_siger.tuning.watch import failure_line
+
+        raise UserError(f"Ray: {failure_line(str(error))}") from None
     finally:
         if own:
             ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    if address not in (None, "", "auto", "local"):
+        _knock(str(address))
+    here: dict[str, Any] = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+    except ImportError as error:
+        raise UserError(f"--address={address}: {_line(error)}; pip install 'ray[client]'") from None
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        if not address:
+            raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
+        raise UserError(
+            f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nothing listens; Ray would try for many minutes, deaf to interrupts."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UserError(f"--address={address}: write auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def rooms(needed: Mapping[str, float]) -> int:
+    """Return how many processes Ray's nodes hold at a time, each with all that it needs on one node.
+
+    Args:
+        needed: What a process takes of Ray's resources, such as ``{"CPU": 1.0, "GPU": 0.25}``.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = [(name, amount) for name, amount in needed.items() if amount > 0]
+    # A hair more, so that ten tenths are one.
+    return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted) for node in nodes)
 
 
 @contextmanager

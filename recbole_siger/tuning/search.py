@@ -14,17 +14,18 @@ from recbole_siger.campaign import seed_list
 from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.distributed import following, n_processes
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.params import bounded
 from recbole_siger.progress import logging_to
 from recbole_siger.quick_start import ranks_all_items
-from recbole_siger.tuning.cluster import connected, interruptible
+from recbole_siger.tuning.cluster import connected, interruptible, rooms
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import PLACES, write_outcome
 from recbole_siger.tuning.shared import SharedDataset
-from recbole_siger.tuning.space import Range, draw_points, point_id, read_space
+from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
 from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
 
 __all__ = ["SearchParams", "check_searcher", "search_params", "tune_model"]
@@ -136,12 +137,11 @@ class _Search:
 
     def __init__(self, wanted: Request) -> None:
         self.wanted, self.params = wanted, search_params(wanted.search)
-        named = {} if self.params.metric is None else {"valid_metric": self.params.metric}
-        self.config = Config(
-            wanted.model, wanted.dataset, wanted.files, command_line={**wanted.options, **named}
-        )
+        self.config = self._configuration()
         if not ranks_all_items(self.config):
             raise UserError(f"{wanted.model}: tune is for general recommenders; choose another model")
+        if n_processes(self.config) > 1:
+            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; leave nproc out")
         check_searcher(self.params.search)
         self.space = read_space(self.config, wanted.space_file, wanted.space)
         self.seeds = seed_list(wanted.seeds, self.config.run.seed)
@@ -152,6 +152,15 @@ class _Search:
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{wanted.model}")
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
+
+    def _configuration(self) -> Config:
+        """Return what all trials share; `recall@20` is no other metric than `Recall@20`."""
+        model, dataset, files = self.wanted.model, self.wanted.dataset, self.wanted.files
+        config = Config(model, dataset, files, command_line=self.wanted.options)
+        metric = self.params.metric
+        if metric is None or metric.lower() == config["valid_metric"].lower():
+            return config
+        return Config(model, dataset, files, command_line={**self.wanted.options, "valid_metric": metric})
 
     # ---- the folder
 
@@ -204,27 +213,34 @@ class _Search:
         if not self._left() and len(self.ledger.trials) >= self._total():
             return
         dataset = self._dataset()
-        needed = {"CPU": self.params.cpus_per_trial, "GPU": self.params.gpus_per_trial}
-        with connected(self.params.address, needed) as (is_client, about):
+        with connected(self.params.address, "tune") as (is_client, about):
+            self._check_room(about)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
             self.ledger.write()
-            with logging_to(self.folder / "tune.log"):
-                _log.info("%s; %s", about, self.folder / "trials.csv")
-                if is_client:
-                    self._fit_on_head()
-                else:
-                    self.fit_here(dataset)
+            told = f"{about}; {self.folder / 'trials.csv'}"
+            if is_client:
+                self._fit_on_head(told)
+            else:
+                self.fit_here(dataset, told)
+
+    def _check_room(self, about: str) -> None:
+        """Refuse a trial that no node can hold; Ray would wait for one."""
+        cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
+        if not rooms({"CPU": cpus, "GPU": gpus}):
+            asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
+            raise UserError(f"{asked}: no node holds such a trial ({about}); ask for less")
 
     def _total(self) -> int:
         """Return how many trials there will be; a searcher has yet to draw its own."""
-        drawn = self.params.num_samples if self.params.search == "bayes" else None
-        return drawn or len(self.ledger.trials)
+        if self.params.search == "bayes":
+            return int(min(self.params.num_samples or 0, n_points(self.space)))
+        return len(self.ledger.trials)
 
     def _left(self) -> list[Trial]:
         return [trial for trial in self.ledger.trials.values() if not trial.ended]
 
-    def _fit_on_head(self) -> None:
+    def _fit_on_head(self, told: str) -> None:
         """Let the cluster's head run the search: Ray's client cannot hear of trials as they go."""
         import ray
 
@@ -235,13 +251,15 @@ class _Search:
             space_file=self.wanted.space_file and str(Path(self.wanted.space_file).resolve()),
             out=str(self.folder.resolve()),
         )
-        ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted))
+        with following(self.folder / "tune.log"):
+            ray.get(ray.remote(num_cpus=0)(_fit_remotely).remote(wanted, told))
         self.ledger.load(retry=False)
 
-    def fit_here(self, dataset: MultimodalDataset) -> None:
+    def fit_here(self, dataset: MultimodalDataset, told: str) -> None:
         """Run the trials that are left from this process."""
         start, before = time.monotonic(), self.ledger.seconds
-        with interruptible():
+        with logging_to(self.folder / "tune.log"), interruptible():
+            _log.info("%s", told)
             try:
                 self._tune(dataset)
             finally:
@@ -317,7 +335,7 @@ class _Search:
             return 1
         over = sum(trial.ended for trial in self.ledger.trials.values())
         known = sum(trial.ended for trial in trials)  # asked for again
-        return (self.params.num_samples or 0) - over + known
+        return self._total() - over + known
 
     def _scheduler(self) -> Any:
         from ray import tune
@@ -336,35 +354,19 @@ class _Search:
     def _searcher(self, trials: Sequence[Trial]) -> Any:
         if self.params.search != "bayes":
             return None
-        import optuna
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-        from optuna.samplers import TPESampler
-        from ray.tune.search.optuna import OptunaSearch
+        from recbole_siger.tuning.bayes import Sampler
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-        def distribution(tried: list[Any] | Range) -> Any:
-            if not isinstance(tried, Range):
-                return CategoricalDistribution(tried)
-            if tried.whole:
-                return IntDistribution(int(tried.low), int(tried.high), log=tried.log)
-            return FloatDistribution(tried.low, tried.high, log=tried.log)
-
-        return OptunaSearch(
-            {key: distribution(tried) for key, tried in self.space.items()},
-            metric=SCORE,
-            mode=self._mode,
-            points_to_evaluate=[trial.values for trial in trials] or None,
-            sampler=TPESampler(seed=self.seeds[0]),
-        )
+        first = [trial.values for trial in trials]
+        tried = [t.values for t in self.ledger.trials.values() if t.ended and t.values not in first]
+        return Sampler(self.space, first, tried, SCORE, self._mode, self.seeds[0])
 
     def finish(self) -> dict[str, Any]:
         """Test the winner, once for each seed, and write what the search leaves."""
         return write_outcome(self.config, self.ledger, self._request())
 
 
-def _fit_remotely(wanted: Request) -> None:
+def _fit_remotely(wanted: Request, told: str) -> None:
     """Continue, on the head of a cluster, a search whose folder has just been made."""
     search = _Search(wanted)
     search.plan(resume=True)
-    search.fit_here(search._dataset())
+    search.fit_here(search._dataset(), told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.params import did_you_mean
 from recbole_siger.resources import find_resource
 
-__all__ = ["Point", "Range", "Space", "draw_points", "point_id", "read_space"]
+__all__ = ["Point", "Range", "Space", "draw_points", "n_points", "point_id", "read_space"]
 
 Point = dict[str, Any]
 """A value for each key of a space."""
@@ -61,7 +60,10 @@ Space = dict[str, list[Any] | Range]
 """Key -> the values to try, or a range to draw from."""
 
 # What decides the data or how results are measured is no hyper-parameter of a model.
-_NOT_SEARCHED = {"seed": "--seeds=2020,2021 repeats each point"} | dict.fromkeys(
+_NOT_SEARCHED = {
+    "seed": "--seeds=2020,2021 repeats each point",
+    "nproc": "a trial is one process",
+} | dict.fromkeys(
     (
         *("model", "dataset", "data_path", "features", "protocol", "cold_start", "run_dir", "cache_dir"),
         *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "load_col"),
@@ -86,6 +88,8 @@ def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[s
     model = config["model"]
     space: dict[str, Any] = {}
     source = str(file)
+    if file is not None and not Path(file).is_file():
+        raise UserError(f"--space={file}: no such file")
     if file is not None or not pairs:
         path = Path(file) if file is not None else find_resource(f"properties/search/{model}.yaml")
         if path is None:
@@ -139,6 +143,22 @@ def _check(config: Config, key: str, tried: list[Any] | Range, source: str) -> N
             raise UserError(str(error).replace("config_dict:", f"{source}:", 1)) from None
 
 
+def n_points(space: Space) -> float:
+    """Return how many points a space has.
+
+    >>> n_points({"a": ["x", "y"], "b": Range(1, 4)}), n_points({"c": Range(0.0, 1.0)})
+    (8, inf)
+    """
+    return math.prod(
+        len(tried)
+        if not isinstance(tried, Range)
+        else int(tried.high) - int(tried.low) + 1
+        if tried.whole
+        else math.inf
+        for tried in space.values()
+    )
+
+
 def draw_points(
     space: Space, n: int | None, *, seed: int, grid: bool, defaults: Mapping[str, Any]
 ) -> list[Point]:
@@ -163,13 +183,13 @@ def draw_points(
     random = np.random.default_rng(seed)
     lists = {key: tried for key, tried in space.items() if not isinstance(tried, Range)}
     if not ranges:
-        whole = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
-        if n is None or n >= len(whole):
-            return whole
-        first = next((i for i, point in enumerate(whole) if point == _part(defaults, point)), None)
-        others = [i for i in range(len(whole)) if i != first]
-        kept = random.choice(others, n - (first is not None), replace=False).tolist()
-        return [whole[i] for i in sorted(kept + ([] if first is None else [first]))]
+        size = math.prod(map(len, lists.values()))
+        if n is None or n >= size:
+            return [_point_at(lists, i) for i in range(size)]
+        first = _place_of(lists, defaults)
+        others = random.choice(size - (first is not None), n - (first is not None), replace=False).tolist()
+        kept = others if first is None else [first, *(i + (i >= first) for i in others)]
+        return [_point_at(lists, i) for i in sorted(kept)]
     assert n is not None
     points: dict[str, Point] = {}
     for _ in range(20 * n):  # a small space of whole numbers may have fewer than n points
@@ -185,8 +205,23 @@ def _draw(tried: list[Any] | Range, random: np.random.Generator) -> Any:
     return tried.at(share) if isinstance(tried, Range) else tried[int(share * len(tried))]
 
 
-def _part(defaults: Mapping[str, Any], point: Point) -> Point:
-    return {key: defaults.get(key) for key in point}
+def _point_at(lists: Mapping[str, list[Any]], place: int) -> Point:
+    """Return a point of a grid by its place; the last key goes through its values first."""
+    point = {}
+    for key, values in reversed(list(lists.items())):
+        place, number = divmod(place, len(values))
+        point[key] = values[number]
+    return {key: point[key] for key in lists}
+
+
+def _place_of(lists: Mapping[str, list[Any]], defaults: Mapping[str, Any]) -> int | None:
+    """Return the place of the defaults in a grid, if they are on it."""
+    place = 0
+    for key, values in lists.items():
+        if defaults.get(key) not in values:
+            return None
+        place = place * len(values) + values.index(defaults.get(key))
+    return place
 
 
 def point_id(point: Mapping[str, Any], seed: int) -> str:

@@ -46,8 +46,13 @@ class Watch(Callback):
         """Leave out what belongs to this process: Ray writes its callbacks down with a search."""
         return {}
 
-    def _trial(self, trial: Any) -> Trial:
-        return self.ledger.add(*self.plan.of(trial.config))
+    def _new(self, trial: Any) -> Trial | None:
+        """Return ours; None if it was over before, and Ray only hears of its epochs again.
+
+        ASHA may stop it then, at an epoch whose rung had other trials the first time.
+        """
+        ours = self.ledger.add(*self.plan.of(trial.config))
+        return None if ours.id in self._before else ours
 
     def _n_ended(self) -> int:
         return sum(trial.ended for trial in self.ledger.trials.values())
@@ -63,15 +68,15 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark it as running."""
-        ours = self._trial(trial)
-        if ours.state != "finished":  # else it is only reported again
+        if (ours := self._new(trial)) is not None:
             ours.state = "running"
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Take in an epoch."""
-        ours = self._trial(trial)
+        if (ours := self._new(trial)) is None:
+            return
         ours.score, ours.best_epoch = float(result[SCORE]), int(result["best_epoch"])
         ours.epochs, ours.seconds = int(result["epochs"]), float(result["seconds"])
         if result["finished"]:
@@ -82,13 +87,12 @@ class Watch(Callback):
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
     ) -> None:
         """Note where the run folder is kept."""
-        ours = self._trial(trial)
-        ours.folder = Path(checkpoint.path).relative_to(self.ledger.folder.resolve()).as_posix()
+        if (ours := self._new(trial)) is not None:
+            ours.folder = Path(checkpoint.path).relative_to(self.ledger.folder.resolve()).as_posix()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note the end; a trial that did not say that it had finished was stopped."""
-        ours = self._trial(trial)
-        if ours.id in self._before:
+        if (ours := self._new(trial)) is None:
             return
         if ours.state != "finished":
             ours.state = "pruned"
@@ -96,9 +100,9 @@ class Watch(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note why it failed; the search goes on."""
-        ours = self._trial(trial)
-        ours.state, ours.reason = "failed", _reason(trial)
-        self._ended(ours)
+        if (ours := self._new(trial)) is not None:
+            ours.state, ours.reason = "failed", _reason(trial)
+            self._ended(ours)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Stop showing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,19 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert told[0][model] == told[1][model]
 
 
+@pytest.fixture
+def ray_here() -> Iterator[None]:
+    """One Ray for several trainings; each would start its own."""
+    ray = pytest.importorskip("ray")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
 def test_a_run_with_nproc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Train starts the processes; the run folder is one like any other, and resumes."""
-    pytest.importorskip("ray")
+    """Ray Train starts the processes; the run folder is one like any other."""
     monkeypatch.chdir(tmp_path)
     write_toy(tmp_path / "data")
     options = {**QUIET, "data_path": "data", "embedding_size": 8, "topk": [5], "valid_metric": "Recall@5"}
@@ -102,3 +112,15 @@ def test_a_run_with_nproc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     broken = {**options, "nproc": 2, "learning_rate": 1e30, "run_dir": "broken"}
     with pytest.raises(UserError, match="processes: training stopped in epoch"):
         run_experiment("SIGER", "toy", config_dict=broken)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_more_processes_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path / "data")
+    with pytest.raises(UserError, match="nproc=3: Ray has room for 2, each on a core; ask for less"):
+        run_experiment(
+            "SIGER", "toy", config_dict={**QUIET, "data_path": "data", "nproc": 3, "run_dir": "out"}
+        )
+    assert not Path("out").exists()

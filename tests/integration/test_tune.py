@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,15 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_siger.campaign import RunSpec, complete_runs
 from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.quick_start import run_experiment
+from recbole_siger.run_folder import RunFolder
 from recbole_siger.tuning import search as search_module
 from recbole_siger.tuning import tune_model
+from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.trial import SCORE
 from tests.toy import write_dataset
 
@@ -100,6 +105,70 @@ def test_a_failed_trial_is_a_row_and_features_are_shared(
     assert {line["access"][-1] for line in lines} == {"s"}  # memory shared with Ray's store, not a copy
 
 
+def killed(sampled: dict[str, Any], plan: Any, shared: Any) -> None:
+    """Be a trial whose worker is killed, as the system does where memory ends; the other one is not."""
+    if sampled["trial"]["point"]["n_ui_layers"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    staged({2: [0.3]})(sampled, plan, shared)
+
+
+@LINUX
+@pytest.mark.usefixtures("ray_here")
+def test_a_killed_worker_is_a_failed_row(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(monkeypatch, killed)
+    asked = {"space": ["n_ui_layers=1,2"], "scheduler": "none", "max_concurrent": 1, "out": "out"}
+    tune_model("SIGER", "toy", options=settings(epochs=1), **asked)
+    best, failed = rows_of(Path("out"))
+    assert (best["state"], failed["state"]) == ("finished", "failed")
+    assert "died" in failed["reason"]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_trials_read_no_data_file(
+    tmp_path: Path, workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that has none: dataset and features come out of Ray's object store."""
+
+    def shared_alone(dataset: MultimodalDataset) -> SharedDataset:
+        (tmp_path / "data").rename(tmp_path / "elsewhere")
+        return SharedDataset(dataset)
+
+    monkeypatch.setattr(search_module, "SharedDataset", shared_alone)
+    monkeypatch.setattr(search_module._Search, "finish", lambda self: {})
+    options = settings(epochs=2)
+    tune_model("SIGER", "toy", options=options, space=["co_weight=0.1,0.3"], scheduler="none", out="out")
+    assert [(row["state"], row["reason"]) for row in rows_of(Path("out"))] == [("finished", "")] * 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"metric": "recal@5"}, "valid_metric='recal@5' is not among metrics x topk: Recall@3, Recall@5"),
+        ({"options": {"nproc": 2}}, "nproc: a trial is one process; leave nproc out"),
+        ({"search": "random"}, "--search=random needs --num_samples"),
+        ({"cpus_per_trial": 0}, r"cpus_per_trial=0: expected a number in \(0, inf\)"),
+        ({"resume": True}, "out: holds no search to resume"),
+    ],
+)
+def test_bad_input_leaves_nothing(
+    workdir: Path, settings: Settings, asked: dict[str, Any], complaint: str
+) -> None:
+    options = {**settings(), **asked.pop("options", {})}
+    with pytest.raises(UserError, match=complaint):
+        tune_model("SIGER", "toy", options=options, space=["co_weight=0.1,0.3"], out="out", **asked)
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_trial_that_no_node_holds_is_refused(workdir: Path, settings: Settings) -> None:
+    complaint = "--cpus_per_trial=3 --gpus_per_trial=0: no node holds such a trial"
+    with pytest.raises(UserError, match=complaint):
+        tune_model("SIGER", "toy", options=settings(), space=["co_weight=0.1"], out="out", cpus_per_trial=3)
+    assert not Path("out").exists()
+
+
 def write_contrary(root: Path) -> None:
     """Two groups of users and items; validation items are of one's own group, test items of the other."""
     splits: dict[str, list[tuple[str, str]]] = {"train": [], "valid": [], "test": []}
@@ -120,6 +189,7 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     options = {"data_path": str(tmp_path / "data"), "gpu_id": "", "seed": 7, "epochs": 30, "topk": [5]}
     options |= {"embedding_size": 16, "train_batch_size": 32, "valid_metric": "Recall@5", "stopping_step": 40}
     asked = {"options": options, "space": ["learning_rate=1e-7,0.02"], "scheduler": "none", "out": "out"}
+    asked |= {"metric": "recall@5"}
     found = tune_model("BPR", "contrary", **asked)
     assert found["best"]["values"] == {"learning_rate": 0.02}
     other = run_experiment(
@@ -146,11 +216,20 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
         tune_model("BPR", "contrary", **asked)
     with pytest.raises(UserError, match="its search has epochs=30, not 31"):
         tune_model("BPR", "contrary", **{**asked, "options": {**options, "epochs": 31}}, resume=True)
+    with pytest.raises(UserError, match=r"its search has space=.*0\.02.*, not .*0\.03"):
+        tune_model("BPR", "contrary", **{**asked, "space": ["learning_rate=1e-7,0.03"]}, resume=True)
     # Resuming what is over trains nothing and tells the same.
     before = Path("out/trials.csv").read_text()
     assert tune_model("BPR", "contrary", **asked, resume=True) == found
     assert Path("out/trials.csv").read_text() == before
     assert [path.name for path in Path("out/ray").glob("session-*")] == ["session-1"]
+
+    # `compare` takes the winner where that configuration is asked for.
+    shutil.copytree("out/best-seed7", "runs/contrary/tune-BPR/best-seed7")
+    spec = RunSpec("BPR", "contrary", 7, {**options, "learning_rate": 0.02})
+    (reused,) = complete_runs([spec])
+    assert isinstance(reused, RunFolder)
+    assert reused.path == Path("runs/contrary/tune-BPR/best-seed7")
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -169,6 +248,18 @@ def test_points_drawn_from_ranges(tmp_path: Path, workdir: Path, search: str) ->
     assert len(rows) == 3
     assert all(1e-4 <= float(row["learning_rate"]) <= 0.1 and row["state"] == "finished" for row in rows)
     assert found["best"]["valid"] == max(float(row["valid_recall@5"]) for row in rows)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_bayes_tries_a_small_space_once(tmp_path: Path, workdir: Path) -> None:
+    pytest.importorskip("optuna")
+    write_contrary(tmp_path / "data")
+    options = {"data_path": str(tmp_path / "data"), "gpu_id": "", "epochs": 1, "topk": [5]}
+    options |= {"train_batch_size": 64, "valid_metric": "Recall@5"}
+    asked = {"options": options, "space": ["embedding_size=4,8"], "search": "bayes", "out": "out"}
+    found = tune_model("BPR", "contrary", num_samples=6, **asked)
+    assert found["trials"] == {"finished": 2}
+    assert tune_model("BPR", "contrary", num_samples=6, **asked, resume=True) == found
 
 
 def test_optuna_is_asked_for_where_it_is_missing(
@@ -265,8 +356,13 @@ def test_two_nodes_share_a_search(
     write_contrary(tmp_path / "data")
     address = "ray://127.0.0.1:26001" if client else two_nodes[0]
     words = [word for word in command(tmp_path / "data", "--epochs=8") if "max_concurrent" not in word]
+    words.remove("--out=out")
     done = subprocess.run(
-        [*words, f"--address={address}"], timeout=300, env=two_nodes[1], capture_output=True, text=True
+        [*words, "--out=out", f"--address={address}"],
+        timeout=300,
+        env=two_nodes[1],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "Ray: 2 nodes, 2 CPU" in done.stdout
@@ -274,3 +370,16 @@ def test_two_nodes_share_a_search(
     lines = [json.loads(file.read_text().splitlines()[-1]) for file in Path("out/ray").rglob("result.json")]
     assert len({line["node"] for line in lines}) == 2
     assert json.loads(Path("out/search.json").read_text())["trials"] == {"finished": 3}
+    for told in (done.stdout, Path("out/tune.log").read_text()):  # the caller hears of each trial
+        assert all(f"[{number}/3] finished after 8 epochs" in told for number in (1, 2, 3))
+    # Two CPUs, but not on one node.
+    vast = subprocess.run(
+        [*words, "--out=vast", "--cpus_per_trial=2", f"--address={address}"],
+        timeout=300,
+        env=two_nodes[1],
+        capture_output=True,
+        text=True,
+    )
+    assert vast.returncode == 2
+    assert "no node holds such a trial (Ray: 2 nodes, 2 CPU, 0 GPU)" in vast.stderr
+    assert not Path("vast").exists()

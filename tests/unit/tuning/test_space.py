@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.tuning.space import Range, draw_points, point_id, read_space
+from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
 
 GRID: dict[str, Any] = {"a": [1, 2, 3], "b": [0.1, 0.2], "c": ["x", "y"]}
 WHOLE = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
@@ -57,6 +57,7 @@ def test_pairs_stand_instead_of_the_grid_and_over_a_file(tmp_path: Path) -> None
         ("co_weight={low: 0, high: 1, step: 2}", "write a list of values"),
         ("co_weight={low: 0.5, high: 7}", "co_weight=7: expected a number in [0, 1]"),
         ("seed=1,2", "seed is not searched: --seeds=2020,2021 repeats each point"),
+        ("nproc=1,2", "nproc is not searched: a trial is one process"),
         ("protocol=mmrec", "protocol is not searched: it decides what is measured"),
         ("co_weight", "--set co_weight: write --set key=value,value"),
         ("=1", "--set =1: write --set key=value,value"),
@@ -70,6 +71,8 @@ def test_a_bad_pair_is_named(tmp_path: Path, pair: str, complaint: str) -> None:
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
+    with pytest.raises(UserError, match=r"^--space=.*space\.yaml: no such file$"):
+        read_space(config(tmp_path), file)
     for text, complaint in [
         ("", "holds no key"),
         ("co_weight: 3", "write a list"),
@@ -105,6 +108,16 @@ def test_a_thinned_grid_differs_with_the_seed_and_spares_no_point() -> None:
     seen = Counter(point_id(point, 0) for seed in range(200) for point in drawn(GRID, 3, seed=seed))
     assert len(seen) == len(WHOLE)  # each is drawn 50 times on average
     assert min(seen.values()) > 25
+
+
+def test_a_vast_grid_is_thinned_without_being_walked() -> None:
+    vast = {f"key{number:02}": list(range(10)) for number in range(12)}
+    defaults = dict.fromkeys(vast, 7)
+    kept = drawn(vast, 5, defaults=defaults)
+    assert len({point_id(point, 0) for point in kept}) == 5
+    assert defaults in kept
+    assert len(drawn(vast, 5, grid=False)) == 5
+    assert n_points(vast) == 10**12
 
 
 def test_a_range_has_no_grid() -> None:
