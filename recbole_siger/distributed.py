@@ -103,6 +103,11 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
 
     from recbole_siger.tuning.watch import failure_line
 
+    class Trainer(TorchTrainer):
+        """Leaves interrupts to this process; Ray's own handler ends it with exit code 1 and no word."""
+
+        def _register_sigint_handler(self, controller: Any) -> None: ...
+
     talk = logging.getLogger("ray.train")
     level = talk.level
     talk.setLevel(logging.CRITICAL)
@@ -111,7 +116,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
             num_workers=n, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
         )
         try:
-            TorchTrainer(
+            Trainer(
                 _work,
                 train_loop_config=plan,
                 scaling_config=workers,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +116,35 @@ def test_a_run_with_nproc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     broken = {**options, "nproc": 2, "learning_rate": 1e30, "run_dir": "broken"}
     with pytest.raises(UserError, match="processes: training stopped in epoch"):
         run_experiment("SIGER", "toy", config_dict=broken)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_with_nproc_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had never been interrupted."""
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path / "data")
+    options = {"data_path": "data", "nproc": 2, "epochs": 40, "stopping_step": 40, "checkpoint_interval": 0}
+    options |= {"gpu_id": "", "embedding_size": 8, "topk": "[5]", "eval_batch_size": 4}
+    options |= {"valid_metric": "Recall@5", "train_batch_size": 16}
+    words = [f"--{key}={value}" for key, value in options.items()]
+    command = [sys.executable, "-m", "recbole_siger.cli"]
+    run = [*command, "run", "--model=SIGER", "--dataset=toy", *words, "--run_dir=cut"]
+    process = subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL)
+    metrics, deadline = Path("cut/metrics.jsonl"), time.monotonic() + 240
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not Path("cut/results.json").exists()
+    subprocess.run([*command, "resume", "cut"], check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert "/cut at epoch" in Path("cut/run.log").read_text()
+    subprocess.run([*run[:-1], "--run_dir=whole"], check=True, timeout=300, stdout=subprocess.DEVNULL)
+    cut, whole = RunFolder("cut"), RunFolder("whole")
+    losses = [[row["loss"] for row in one.read_metrics()] for one in (cut, whole)]
+    assert losses[0] == losses[1]
+    assert cut.read_results()["test"] == whole.read_results()["test"]
 
 
 @pytest.mark.slow
