@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -151,9 +152,13 @@ class _Records:
         line = next(self._source)
         text = line.rstrip("\r\n")
         if "\r" not in text and ('"' not in text or self._quoting == csv.QUOTE_NONE):
-            return text.split(self._delimiter) if text else []  # of any length; csv's cells have a limit
+            return text.split(self._delimiter) if text else []
         rest = chain([line], self._source)
-        return next(csv.reader(rest, delimiter=self._delimiter, quoting=self._quoting, strict=True))
+        limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131,072 characters
+        try:
+            return next(csv.reader(rest, delimiter=self._delimiter, quoting=self._quoting, strict=True))
+        finally:
+            csv.field_size_limit(limit)
 
     def __iter__(self) -> Iterator[list[str]]:
         return self

@@ -138,17 +138,25 @@ def _job(params: ExtractParams, kind: str) -> Job:
         kind=kind,
         model=str(getattr(params, f"{kind}_model")),
         batch_size=params.batch_size,
-        device=params.device or _best_device(),
+        device=_device(params.device),
         max_tokens=params.max_tokens if kind == "text" else None,
         tfidf_dim=params.tfidf_dim,
     )
     return Job(table, source, spec, params.normalize, params.threads)
 
 
-def _best_device() -> str:
+def _device(asked: str | None) -> str:
+    """Return the device that was asked for, or the best one.
+
+    Raises:
+        UserError: If it is a GPU, and there is none.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("device='cuda': torch finds no GPU here; leave the option out, or write cpu.")
+    return asked or ("cuda" if there else "cpu")
 
 
 def _extract_one(

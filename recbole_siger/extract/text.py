@@ -136,9 +136,9 @@ class SentenceEncoder:
             raise UserError(f"{option}: no such folder; name one with a sentence-transformers model.")
         with loading(option):
             self._model = package.SentenceTransformer(str(Path(name).expanduser()), device=spec.device)
-        if spec.max_tokens is not None:
-            self._model.max_seq_length = spec.max_tokens
         self._batch_size = spec.batch_size
+        if spec.max_tokens is not None:
+            self._cut_at(spec.max_tokens, option)
         self.dim = self._encode(["dim"]).shape[1]
         kinds = [type(module).__name__ for module in self._model]
         self.facts: Mapping[str, Any] = {
@@ -150,6 +150,16 @@ class SentenceEncoder:
             "max_tokens": self._model.max_seq_length,
             "versions": versions_of("sentence-transformers", "transformers", "torch"),
         }
+
+    def _cut_at(self, max_tokens: int, option: str) -> None:
+        """Set where texts are cut; what a model can read is told by a text of that length alone."""
+        self._model.max_seq_length = max_tokens
+        try:
+            self._encode(["word " * max_tokens])
+        except (RuntimeError, IndexError) as error:
+            raise UserError(
+                f"{option}: max_tokens={max_tokens} is more than the model reads; lower it."
+            ) from error
 
     def _pooling(self) -> str | None:
         for module in self._model:

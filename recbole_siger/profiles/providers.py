@@ -191,11 +191,18 @@ class TransformersModel:
 
         Raises:
             TryAgainError: If the answer is empty.
+            UserError: If the prompt and its answer are longer than what the model can read.
         """
         import torch
 
-        inputs = self._tokenizer(self._text(prompt), return_tensors="pt").to(self._model.device)
+        inputs = self._inputs(prompt)
         n_prompt = inputs["input_ids"].shape[1]
+        room = getattr(self._model.config, "max_position_embeddings", None)
+        if room is not None and n_prompt + self._max_tokens > room:
+            raise UserError(
+                f"{prompt.token}: a prompt of {n_prompt:,} tokens and max_tokens={self._max_tokens} are more "
+                f"than the model's {room:,}; lower --max_tokens, or show less (--text_cols, --max_history)."
+            )
         torch.manual_seed(int(prompt.key(self.facts)[:8], 16))
         chosen = (
             {"do_sample": True, "temperature": self._temperature}
@@ -211,8 +218,20 @@ class TransformersModel:
             raise TryAgainError("an empty answer")
         return {"text": text, "prompt_tokens": n_prompt, "answer_tokens": len(output) - n_prompt}
 
-    def _text(self, prompt: Prompt) -> str:
-        if not self._tokenizer.chat_template:
-            return f"{prompt.system}\n\n{prompt.question}\n"
-        turns = _messages(prompt)
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    def _inputs(self, prompt: Prompt) -> Any:
+        """Return the tokens of a prompt; a chat template brings the special ones along."""
+        chat = bool(self._tokenizer.chat_template)
+        text = self._chat(prompt) if chat else f"{prompt.system}\n\n{prompt.question}\n"
+        tokens = self._tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
+        return tokens.to(self._model.device)
+
+    def _chat(self, prompt: Prompt) -> str:
+        from jinja2 import TemplateError
+
+        def fill(turns: list[dict[str, str]]) -> str:
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+        try:
+            return fill(_messages(prompt))
+        except TemplateError:  # the template has no place for a system part
+            return fill([{"role": "user", "content": f"{prompt.system}\n\n{prompt.question}"}])

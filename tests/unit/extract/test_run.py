@@ -286,6 +286,19 @@ def test_an_unknown_model_beside_a_good_one_leaves_nothing(
     assert not (tmp_path / "dataset").exists()
 
 
+@pytest.mark.parametrize("words", [text_words, image_words])
+def test_a_gpu_that_is_not_there_is_one_line(
+    tmp_path: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: Any,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device='cuda': torch finds no GPU here" in refused(capsys, *words(tmp_path, "--device=cuda"))
+    assert not (tmp_path / "dataset").exists()
+
+
 def test_no_model_and_no_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs --text_model or --image_model" in refused(capsys, "extract", "--items=i.tsv", "--dataset=s")
     assert "`extract` needs --items" in refused(capsys, "extract", "--dataset=s")

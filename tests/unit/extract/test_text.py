@@ -151,6 +151,12 @@ def test_max_tokens_cuts(model_folder: Path) -> None:
     assert encoder.facts["max_tokens"] == 3
 
 
+def test_more_tokens_than_the_model_reads_are_one_line(model_folder: Path) -> None:
+    assert SentenceEncoder(spec(str(model_folder), max_tokens=512)).facts["max_tokens"] == 512
+    with pytest.raises(UserError, match=r"max_tokens=513 is more than the model reads; lower it"):
+        SentenceEncoder(spec(str(model_folder), max_tokens=513))
+
+
 def test_a_changed_weight_is_another_revision(model_folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 

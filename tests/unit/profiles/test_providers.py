@@ -190,6 +190,32 @@ def test_a_local_model_gives_the_same_answer_again(model_folder: Path, temperatu
     assert not one.parallel
 
 
+@pytest.mark.parametrize("knows_system", [True, False])
+def test_a_chat_template_is_taken_as_it_is(model_folder: Path, knows_system: bool) -> None:
+    """The first token, which the template writes, stands there once; a system part finds a place."""
+    from tokenizers import processors
+
+    one = TransformersModel(str(model_folder), device="cpu", max_tokens=5, temperature=0.0)
+    single = processors.TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 0)])
+    one._tokenizer.backend_tokenizer.post_processor = single
+    refusal = "" if knows_system else "{% if turn.role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    one._tokenizer.chat_template = (
+        "<end>{% for turn in messages %}" + refusal + " {{ turn.content }}{% endfor %} w37"
+    )
+    assert one._inputs(Prompt("i1", "w0 w1", "w2"))["input_ids"].tolist() == [[0, 2, 3, 4, 39]]
+    one._tokenizer.chat_template = None
+    assert one._inputs(Prompt("i1", "w0 w1", "w2"))["input_ids"].tolist() == [[0, 2, 3, 4]]
+
+
+def test_a_prompt_beyond_the_model_is_one_line(model_folder: Path) -> None:
+    one = TransformersModel(str(model_folder), device="cpu", max_tokens=5, temperature=0.0)
+    assert one.ask(Prompt("i1", "", "w1 " * 59))["prompt_tokens"] == 59
+    with pytest.raises(
+        UserError, match=r"i1: a prompt of 60 tokens and max_tokens=5 are more than .* 64; lower"
+    ):
+        one.ask(Prompt("i1", "", "w1 " * 60))
+
+
 def test_a_local_model_that_is_none(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs the extra `profiles`")
     for folder in (tmp_path, tmp_path / "none"):
