@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1] / "properties"
 OVERALL = ROOT / "overall.yaml"
 DATASETS = sorted((ROOT / "dataset").glob("*.yaml"))
 SEARCHES = sorted((ROOT / "search").glob("*.yaml"))
+TUNED = sorted((ROOT / "tuned").glob("*/*.yaml"))
 KINDS = "int|float|str|bool|list|dict"
 # A setting on one line: the value, then its type and its meaning as a sentence.
 SETTING = re.compile(
@@ -196,3 +197,16 @@ def test_a_search_space_lists_values_that_the_model_takes(tmp_path: Path, path: 
         for value in values:
             options = {"data_path": str(tmp_path), "gpu_id": "", key: value}
             assert Config(path.stem, "none", config_dict=options)[key] == value
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_tuned_settings_are_options_of_their_model_and_tell_their_search(tmp_path: Path, path: Path) -> None:
+    chosen, command, *_ = path.read_text(encoding="utf-8").splitlines()
+    model, dataset = path.stem, path.parent.name
+    assert re.fullmatch(
+        rf"# {model} on {dataset}: the best of \d+ trials by valid recall@20, 0\.\d{{4}}", chosen
+    )
+    assert command.startswith(f"# recbole-siger tune --model={model} --dataset={dataset} ")
+    config = Config(model, dataset, [str(path)], {"data_path": str(tmp_path), "gpu_id": ""})
+    for key, value in read(path).items():
+        assert config[key] == value
