@@ -156,12 +156,13 @@ def options_of_models(
 def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return read_yaml(path)
-    missing = [str(path / f"{name}.yaml") for name in names if not (path / f"{name}.yaml").is_file()]
-    if missing:  # an untuned model beside tuned ones is a choice, not an oversight
-        raise UserError(
-            f"{missing[0]}: no such file; tune this model, or leave the file empty for its defaults"
-        )
-    return {name: read_yaml(path / f"{name}.yaml") for name in names}
+    files = {name: path / f"{name}.yaml" for name in names}
+    for file in files.values():
+        if not file.is_file():  # an untuned model beside tuned ones is a choice, not an oversight
+            raise UserError(
+                f"{file}: no such file; tune this model, or leave the file empty for its defaults"
+            )
+    return {name: read_yaml(file) for name, file in files.items()}
 
 
 def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str] = ()) -> int:

@@ -11,17 +11,15 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.progress import following
 from recbole_siger.run_folder import RunFolder
 
-__all__ = ["following", "n_processes", "train_in_processes"]
+__all__ = ["n_processes", "train_in_processes"]
 
 _UNIT = {False: "core", True: "core and a GPU"}
 
@@ -66,35 +64,6 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
             raise UserError(f"nproc={n}: Ray has room for {room}, each on a {_UNIT[on_gpu]}; ask for less")
         _fit(plan, n, on_gpu)
     return {**run.read_results(), "run_dir": str(run.path)}
-
-
-@contextmanager
-def following(log: Path) -> Iterator[None]:
-    """Print the lines that another process adds to a log, without their dates."""
-    seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
-
-    def show() -> None:
-        nonlocal seen
-        if log.exists():
-            with log.open(encoding="utf-8") as stream:
-                stream.seek(seen)
-                whole = stream.read().rpartition("\n")[0]
-            seen += len(whole.encode()) + bool(whole)
-            for line in whole.splitlines():
-                print(line.split(" INFO ", 1)[-1], flush=True)
-
-    def follow() -> None:
-        while not over.wait(0.5):
-            show()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        show()
 
 
 def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:

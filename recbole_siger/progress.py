@@ -8,6 +8,7 @@ import math
 import re
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from recbole_siger.errors import UserError
 
-__all__ = ["EpochRecord", "Progress", "logging_to", "peak_memory_mib"]
+__all__ = ["EpochRecord", "Progress", "following", "logging_to", "peak_memory_mib"]
 
 _log = logging.getLogger(__name__)
 
@@ -130,3 +131,32 @@ def logging_to(file: Path | None) -> Iterator[None]:
         for logger, handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def following(log: Path) -> Iterator[None]:
+    """Print the lines that another process adds to a log, without their dates."""
+    seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
+
+    def show() -> None:
+        nonlocal seen
+        if log.exists():
+            with log.open(encoding="utf-8") as stream:
+                stream.seek(seen)
+                whole = stream.read().rpartition("\n")[0]
+            seen += len(whole.encode()) + bool(whole)
+            for line in whole.splitlines():
+                print(line.split(" INFO ", 1)[-1], flush=True)
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            show()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        show()

@@ -14,12 +14,12 @@ from recbole_siger.campaign import seed_list
 from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.distributed import following, n_processes
+from recbole_siger.distributed import n_processes
 from recbole_siger.errors import UserError
 from recbole_siger.files import write_text
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.params import bounded
-from recbole_siger.progress import logging_to
+from recbole_siger.progress import following, logging_to
 from recbole_siger.quick_start import ranks_all_items
 from recbole_siger.tuning.cluster import connected, interruptible, rooms
 from recbole_siger.tuning.ledger import Ledger, Trial
