@@ -18,6 +18,8 @@ __all__ = ["connected", "interruptible", "rooms"]
 # Ray's own handler of interrupts finishes a step first; its new output prints whatever `verbose` says.
 _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 _PATIENCE = 10.0
+# gRPC may kill the process that a head forks for a client (grpc/grpc#43055, grpcio 1.81 and later).
+_NO_SERVER = "Starting Ray client server failed"
 
 
 @contextmanager
@@ -70,6 +72,11 @@ def _start(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if not address:
             raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
+        if _NO_SERVER in str(error):
+            raise UserError(
+                f"--address={address}: {_NO_SERVER}: try again; GRPC_ENABLE_FORK_SUPPORT=0 in the shell of "
+                "`ray start --head` prevents it"
+            ) from None
         raise UserError(
             f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`"
         ) from None

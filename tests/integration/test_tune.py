@@ -322,7 +322,9 @@ def two_nodes(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     pytest.importorskip("ray")
     ray, port = Path(sys.executable).with_name("ray"), 26379
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    environment = {**os.environ, **secret, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Without the last one, gRPC now and then kills what the head forks for a client (docs/cluster.md).
+    switches = {"RAY_USAGE_STATS_ENABLED": "0", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    environment = {**os.environ, **secret, **switches}
     # One that is started is awaited before the next; --block, so that only these two are ended again.
     nodes, logs = [], []
     for words in (

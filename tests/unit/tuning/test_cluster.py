@@ -38,6 +38,23 @@ def test_what_is_no_address(address: str) -> None:
         pass
 
 
+def test_a_head_that_starts_no_server_for_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    told = "Initialization failure from server:\nTraceback (most recent call last):\nRuntimeError: "
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionAbortedError(f"{told}Starting Ray client server failed. See x.err for detailed logs.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        address = f"ray://127.0.0.1:{head.getsockname()[1]}"
+        complaint = rf"^--address={address}: Starting Ray client server failed: .*GRPC_ENABLE_FORK_SUPPORT=0"
+        with pytest.raises(UserError, match=complaint), connected(address, "tune"):
+            pass
+
+
 def test_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     complaint = r"^tune needs Ray \(.*\): pip install 'ray\[tune\]>=2.40'$"
