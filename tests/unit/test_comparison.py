@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -327,6 +329,19 @@ def test_latex_balances(table: Comparison) -> None:
     assert r"\caption{SIGER \& others}" in code
     assert r"N\_CL" in code
     assert not re.search(r"(?<!\\)_", plain)
+
+
+def test_latex_compiles(table: Comparison, tmp_path: Path) -> None:
+    if not shutil.which("pdflatex") or subprocess.run(["kpsewhich", "booktabs.sty"]).returncode:
+        pytest.skip("no LaTeX with booktabs on this machine")
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "table.tex").write_text(
+        f"{head}\n{latex([table, table])}\n\\end{{document}}\n", encoding="utf-8"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "table.pdf").exists()
 
 
 def test_csv_and_json_hold_everything(table: Comparison, entries: list[Entry]) -> None:
