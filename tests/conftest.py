@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -41,6 +42,12 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 Pairs = list[tuple[str, str]]
+
+
+def pytest_configure() -> None:
+    """Hear interrupts, and let what tests start hear them: a shell has its background jobs ignore them."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
