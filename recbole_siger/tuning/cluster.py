@@ -54,6 +54,11 @@ def connected(address: str | None, command: str) -> Iterator[tuple[bool, str]]:
         from recbole_siger.tuning.watch import failure_line
 
         raise UserError(f"Ray: {failure_line(str(error))}") from None
+    except ConnectionError as error:
+        if type(error) is not ConnectionError:  # a closed pipe of ours
+            raise
+        why = _line(error).rstrip(".")
+        raise UserError(f"Ray: the cluster is lost ({why}); what is done can be resumed") from None
     finally:
         if own:
             ray.shutdown()

@@ -76,6 +76,16 @@ def test_a_cluster_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^Ray: System error: the node is gone$"):
         lose()
 
+    def hear(error: Exception) -> None:
+        with connected(None, "tune"):
+            raise error
+
+    complaint = r"^Ray: the cluster is lost \(Client is shutting down\); what is done can be resumed$"
+    with pytest.raises(UserError, match=complaint):
+        hear(ConnectionError("Client is shutting down."))
+    with pytest.raises(BrokenPipeError):
+        hear(BrokenPipeError("of whoever reads what is printed"))
+
 
 def test_a_process_needs_its_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
