@@ -77,14 +77,7 @@ def _start(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if not address:
             raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
-        if _NO_SERVER in str(error):
-            raise UserError(
-                f"--address={address}: {_NO_SERVER}: try again; GRPC_ENABLE_FORK_SUPPORT=0 in the shell of "
-                "`ray start --head` prevents it"
-            ) from None
-        raise UserError(
-            f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`"
-        ) from None
+        raise _unreached(address, error) from None
 
 
 def _knock(address: str) -> None:
@@ -95,9 +88,16 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
     except OSError as error:
-        raise UserError(
-            f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`"
-        ) from None
+        raise _unreached(address, error) from None
+
+
+def _unreached(address: str, error: Exception) -> UserError:
+    if _NO_SERVER in str(error):
+        return UserError(
+            f"--address={address}: {_NO_SERVER}: try again; GRPC_ENABLE_FORK_SUPPORT=0 in the shell of "
+            "`ray start --head` prevents it"
+        )
+    return UserError(f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`")
 
 
 def _line(error: Exception) -> str:

@@ -68,23 +68,18 @@ def test_a_cluster_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
 
-    def lose() -> None:
+    def lose(error: Exception) -> None:
         with connected(None, "tune") as (_, about):
             assert about == "Ray: 1 node, 1 CPU, 0 GPU"
-            raise ray.exceptions.RaySystemError("the node\nis gone")
-
-    with pytest.raises(UserError, match=r"^Ray: System error: the node is gone$"):
-        lose()
-
-    def hear(error: Exception) -> None:
-        with connected(None, "tune"):
             raise error
 
+    with pytest.raises(UserError, match=r"^Ray: System error: the node is gone$"):
+        lose(ray.exceptions.RaySystemError("the node\nis gone"))
     complaint = r"^Ray: the cluster is lost \(Client is shutting down\); what is done can be resumed$"
     with pytest.raises(UserError, match=complaint):
-        hear(ConnectionError("Client is shutting down."))
+        lose(ConnectionError("Client is shutting down."))
     with pytest.raises(BrokenPipeError):
-        hear(BrokenPipeError("of whoever reads what is printed"))
+        lose(BrokenPipeError("of whoever reads what is printed"))
 
 
 def test_a_process_needs_its_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
