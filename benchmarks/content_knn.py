@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loading import split_and_load
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.user_item import interaction_matrix
-from recbole_siger.protocol import split_and_load
-from recbole_siger.run_folder import RunFolder
-from recbole_siger.trainer import build_trainer
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.trainer import build_trainer
 
 
 class Fixed(GeneralRecommender):

@@ -16,8 +16,8 @@ import torch
 from benchmarks.loader import arguments, data, interleave, report
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.protocol import split_and_load
-from recbole_siger.trainer import build_trainer
+from recbole_siger.data.loading import split_and_load
+from recbole_siger.training.trainer import build_trainer
 
 # isort: split
 from recbole.data import data_preparation

@@ -22,11 +22,11 @@ import torch
 from benchmarks.measure import write_records
 from benchmarks.shapes import SHAPES, write_dataset
 from recbole_siger.config import Config
-from recbole_siger.data.dataloader import TrainLoader
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loaders import TrainLoader
 from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.model.acceleration import accelerate
-from recbole_siger.trainer import build_trainer
+from recbole_siger.training.trainer import build_trainer
 
 # isort: split
 from recbole.data.dataloader import TrainDataLoader

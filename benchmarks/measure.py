@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from recbole_siger.progress import peak_memory_mib
+from recbole_siger.training.progress import peak_memory_mib
 
 __all__ = ["fresh_process_peak", "interleave", "machine", "print_table", "spread", "write_records"]
 

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 def prepare_once(name: str, folder: str) -> tuple[float, float]:
     """Prepare one format's files; return seconds, of the wall and of the processor."""
-    from recbole_siger.prepare.sources import prepare
+    from recbole_siger.prepare.run import prepare
 
     kind, _, edition = name.partition(" ")
     raw = f"{folder}/raw"
@@ -44,7 +44,7 @@ def prepare_once(name: str, folder: str) -> tuple[float, float]:
 
 def import_only() -> None:
     """Import what ``prepare`` needs: the floor of its memory."""
-    import recbole_siger.prepare.sources  # noqa: F401  # measured, not used
+    import recbole_siger.prepare.run  # noqa: F401  # measured, not used
 
 
 def megabytes(folder: Path) -> float:

@@ -23,8 +23,8 @@ from benchmarks.measure import fresh_process_peak, interleave, print_table, spre
 from benchmarks.naive.siger import NaiveSIGER
 from benchmarks.shapes import shape_parser, write_dataset
 from recbole_siger.config import Config
-from recbole_siger.quick_start import Experiment, build_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import Experiment, build_experiment
 
 CANDIDATES = {
     "naive, features trained": ("SIGER", {}),

@@ -7,7 +7,7 @@ Usage::
 
 from __future__ import annotations
 
-from recbole_siger.prepare.ml_100k import main, prepare
+from recbole_siger.prepare.sources.ml_100k import main, prepare
 
 __all__ = ["prepare"]
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from recbole_siger import compat
-from recbole_siger.data.cold_start import build_cold_start
 from recbole_siger.errors import UserError
-from recbole_siger.params import Option, bounded, build_params, did_you_mean, options
+from recbole_siger.evaluation.cold_start import build_cold_start
+from recbole_siger.options.params import Option, bounded, build_params, did_you_mean, options
+from recbole_siger.options.resources import find_resource
+from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml
 from recbole_siger.registry import get_model_class
-from recbole_siger.resources import find_resource
-from recbole_siger.yaml_values import Loader, parse_value, read_yaml
 
 compat.apply()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_siger import compat
 from recbole_siger.errors import UserError
-from recbole_siger.params import did_you_mean
+from recbole_siger.options.params import did_you_mean
 
 __all__ = ["MODELS", "ModelSpec", "get_model_class", "model_names", "recbole_root"]
 

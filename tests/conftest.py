@@ -21,11 +21,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_siger import campaign, cli
+from recbole_siger import cli
 from recbole_siger.config import Config
-from recbole_siger.quick_start import Experiment, build_experiment
 from recbole_siger.registry import MODELS, get_model_class
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies import campaign
+from recbole_siger.training.experiment import Experiment, build_experiment
 
 N_USERS, N_ITEMS, BATCH = 31, 23, 17
 WIDTHS = {"image": 11, "text": 13, "audio": 5}

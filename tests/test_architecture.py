@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import rooms
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "recbole_siger"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "dataset_scripts").rglob("*.py")])
@@ -17,19 +19,20 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in SOURCES]
 
 # Arrays and tensors in, tensors out; a folder stands for all its files.
 PURE = [
-    "graph",
+    "options",
+    "common",
+    "parallel",
     "evaluation",
+    "graph",
+    "data/features.py",
     "model/layers.py",
     "model/loss.py",
     "model/batch.py",
     "model/propagation.py",
-    "parallel.py",
-    "data/features.py",
     "extract",
-    "files.py",
-    "params.py",
-    "command_params.py",
 ]
+# Modules that load a slow or optional package, imported where they are needed: numba, Ray, Optuna, RecBole.
+LATE = {"graph.compiled", "tuning.watch", "tuning.bayes", "profiles.history"}
 MODEL_FILES = [name for name in NAMES if "/model/" in name and "_recommender/" in name]
 
 
@@ -44,6 +47,27 @@ def modules_of(name: str) -> set[str]:
             base = base if node.level else str(node.module)
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return found
+
+
+@pytest.mark.parametrize("module", sorted(rooms.modules(ROOT)))
+def test_a_module_imports_only_from_rooms_above_its_own(module: str) -> None:
+    known = rooms.modules(ROOT)
+    place = rooms.ROOMS.index(rooms.room_of(module))
+    allowed = {*rooms.ROOMS[: place + 1]}
+    found = {to for to, _, _ in rooms.imports(known[module], known)}
+    assert not {to for to in found if rooms.room_of(to) not in allowed}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert rooms.circles(rooms.module_arrows(ROOT)) == []
+    assert rooms.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+@pytest.mark.parametrize("module", [name for name in rooms.modules(ROOT) if rooms.room_of(name) != "cli"])
+def test_imports_of_ours_stand_at_the_top(module: str) -> None:
+    """Only the commands import late, for a fast start, and what loads a slow or optional package is."""
+    known = rooms.modules(ROOT)
+    assert {to for to, _, inside in rooms.imports(known[module], known) if inside} <= LATE
 
 
 def within(modules: set[str], package: str) -> set[str]:
@@ -81,7 +105,7 @@ def test_pure_rooms_never_reach_recbole(name: str) -> None:
 
 def test_reaching_is_noticed() -> None:
     """The test above would fail for a file that imports RecBole through others of ours."""
-    files = list(reached("recbole_siger/data/dataloader.py"))
+    files = list(reached("recbole_siger/data/loaders.py"))
     assert "recbole_siger/config.py" in files
     assert within(modules_of("recbole_siger/config.py"), "recbole")
 
@@ -104,7 +128,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_a_run_never_imports_ray() -> None:
     code = """
-import recbole_siger.config, recbole_siger.quick_start, recbole_siger.trainer, recbole_siger.protocol
+import recbole_siger.quick_start, recbole_siger.training.trainer
 from recbole_siger.registry import MODELS, get_model_class
 for name in [*MODELS, "LightGCN"]:
     get_model_class(name)
@@ -123,7 +147,7 @@ def test_extraction_imports_neither_ray_nor_an_extra() -> None:
 
 
 def test_tables_need_no_matplotlib_until_a_picture_is_asked_for() -> None:
-    code = "import recbole_siger.cli, recbole_siger.compare, recbole_siger.ablate, recbole_siger.report.runs"
+    code = "import recbole_siger.cli, recbole_siger.studies.ablate, recbole_siger.report.page"
     assert "matplotlib" not in loaded_by(f"{code}\nimport recbole_siger.report.overlap")
 
 

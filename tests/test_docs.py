@@ -24,11 +24,11 @@ from PIL import Image
 from benchmarks.raw import Shape, write_amazon, write_csv, write_microlens, write_movielens
 from recbole_siger import cli
 from recbole_siger.cli.arguments import read_options
-from recbole_siger.command_params import command_params
 from recbole_siger.config import Config
 from recbole_siger.extract import job
 from recbole_siger.extract.run import ExtractParams
-from recbole_siger.prepare.sources import COMMON, KINDS
+from recbole_siger.options.command import command_params
+from recbole_siger.prepare.run import COMMON, KINDS
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 from recbole_siger.tuning.search import SearchParams

@@ -11,10 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 import yaml
 
-from recbole_siger.config import Config, RunParams, parse_value
+from recbole_siger.config import Config, RunParams
 from recbole_siger.errors import UserError
 from recbole_siger.extract.run import ExtractParams
-from recbole_siger.params import build_params, options
+from recbole_siger.options.params import build_params, options
+from recbole_siger.options.yaml_values import parse_value
 from recbole_siger.prepare import sources
 from recbole_siger.prepare.pipeline import PrepareParams
 from recbole_siger.profiles.run import ProfilesParams

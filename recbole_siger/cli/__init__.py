@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(words[0])
     try:
         if command is None:
-            from recbole_siger.params import did_you_mean
+            from recbole_siger.options.params import did_you_mean
 
             raise UserError(
                 f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; see `recbole-siger --help`"

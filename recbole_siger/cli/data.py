@@ -41,7 +41,7 @@ def _prepare(words: Sequence[str]) -> int:
         raise UserError(
             "command line: write `recbole-siger prepare amazon|microlens|movielens|csv --name=NAME`"
         )
-    from recbole_siger.prepare.sources import prepare
+    from recbole_siger.prepare.run import prepare
 
     prepare(positional[0], values, report=print)
     return 0
@@ -62,7 +62,7 @@ def _import_mmrec(words: Sequence[str]) -> int:
         raise UserError(
             "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
         )
-    from recbole_siger.prepare.mmrec import import_mmrec
+    from recbole_siger.prepare.sources.mmrec import import_mmrec
 
     import_mmrec(
         Path(positional[0]),
@@ -77,8 +77,8 @@ def _import_mmrec(words: Sequence[str]) -> int:
 
 def _extract(words: Sequence[str]) -> int:
     found = read_keys(words, flags=("normalize", "overwrite"))
-    from recbole_siger.command_params import command_params
     from recbole_siger.extract.run import ExtractParams, extract
+    from recbole_siger.options.command import command_params
 
     extract(command_params(ExtractParams, "extract", single_values(found)), report=print)
     return 0
@@ -86,7 +86,7 @@ def _extract(words: Sequence[str]) -> int:
 
 def _profiles(words: Sequence[str]) -> int:
     found = read_keys(words, flags=("dry_run", "overwrite"))
-    from recbole_siger.command_params import command_params
+    from recbole_siger.options.command import command_params
     from recbole_siger.profiles.run import ProfilesParams, profiles
 
     profiles(command_params(ProfilesParams, "profiles", single_values(found)), report=print)
@@ -98,7 +98,7 @@ def _cache(words: Sequence[str]) -> int:
     values = single_values(found)
     if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
         raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
-    from recbole_siger.graph_cache import GraphCache
+    from recbole_siger.graph.cache import GraphCache
 
     graphs = GraphCache(values.get("cache_dir"))
     for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
@@ -109,7 +109,7 @@ def _cache(words: Sequence[str]) -> int:
 def _doctor(words: Sequence[str]) -> int:
     if set(words) - {"--json"}:
         raise UserError("command line: write `recbole-siger doctor [--json]`")
-    from recbole_siger import doctor
+    from recbole_siger.cli import doctor
 
     return doctor.main(as_json=bool(words))
 

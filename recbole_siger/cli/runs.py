@@ -30,7 +30,7 @@ def _run(words: Sequence[str]) -> int:
     files = values.pop("config_files", "").split()
     model, dataset = values.pop("model", None), values.pop("dataset", None)
     if dry_run:
-        from recbole_siger.describe import print_effective
+        from recbole_siger.cli.describe import print_effective
 
         print_effective(model, dataset, files, values)
         return 0
@@ -44,7 +44,7 @@ def _estimate(words: Sequence[str]) -> int:
     found = read_keys(words)
     values = single_values(found)
     files = values.pop("config_files", "").split()
-    from recbole_siger.estimate import print_estimate
+    from recbole_siger.cli.estimate import print_estimate
 
     print_estimate(values.pop("model", None), values.pop("dataset", None), files, values)
     return 0
@@ -59,7 +59,8 @@ def _resume(words: Sequence[str]) -> int:
 
 def _evaluate(words: Sequence[str]) -> int:
     run_dir, data_path = one_run_folder(words, "evaluate")
-    from recbole_siger.quick_start import evaluate_run, format_metrics
+    from recbole_siger.quick_start import evaluate_run
+    from recbole_siger.training.experiment import format_metrics
 
     print(f"test   {format_metrics(evaluate_run(run_dir, data_path))}")
     return 0
@@ -70,7 +71,7 @@ def _config(words: Sequence[str]) -> int:
     values = single_values(found)
     if len(positional) != 1 or set(values) - {"dataset"}:
         raise UserError("command line: write `recbole-siger config MODEL [--dataset=NAME]`")
-    from recbole_siger.describe import print_options
+    from recbole_siger.cli.describe import print_options
 
     print_options(positional[0], values.get("dataset"))
     return 0

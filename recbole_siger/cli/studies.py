@@ -54,7 +54,7 @@ def _table_options(
 
 def _study(values: dict[str, str]) -> Any:
     """Take what all runs of a table have in common; what is left are options of every run."""
-    from recbole_siger.compare import Study
+    from recbole_siger.studies.compare import Study
 
     dataset = values.pop("dataset", None)
     if not dataset:
@@ -76,8 +76,8 @@ def _needed(values: dict[str, str], command: str, *keys: str) -> list[str]:
 
 def _compare(words: Sequence[str]) -> int:
     values, lists, table = _table_options(words)
-    from recbole_siger.compare import compare_models, compare_runs
-    from recbole_siger.comparison import table_params
+    from recbole_siger.report.comparison import table_params
+    from recbole_siger.studies.compare import compare_models, compare_runs
 
     params = table_params(table)
     if lists["runs"]:
@@ -97,8 +97,8 @@ def _compare(words: Sequence[str]) -> int:
 def _ablate(words: Sequence[str]) -> int:
     values, lists, table = _table_options(words)
     _refuse(lists, "ablate", "runs", "set")
-    from recbole_siger.ablate import ablate_model
-    from recbole_siger.comparison import table_params
+    from recbole_siger.report.comparison import table_params
+    from recbole_siger.studies.ablate import ablate_model
 
     (model,) = _needed(values, "ablate", "model")
     return ablate_model(model, _study(values), table_params(table), out=lists["out"])
@@ -113,8 +113,8 @@ def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
 def _sweep(words: Sequence[str]) -> int:
     values, lists, table = _table_options(words)
     _refuse(lists, "sweep", "runs", "set")
-    from recbole_siger.ablate import sweep_option
-    from recbole_siger.comparison import table_params
+    from recbole_siger.report.comparison import table_params
+    from recbole_siger.studies.sweep import sweep_option
 
     model, key, listed = _needed(values, "sweep", "model", "key", "values")
     return sweep_option(model, key, listed, _study(values), table_params(table), out=lists["out"])
@@ -152,7 +152,7 @@ def _report(words: Sequence[str]) -> int:
     values = single_values([entry for entry in found if entry[0] != "out"])
     kind, rest = (positional[0], positional[1:]) if positional else ("", [])
     usage = "`recbole-siger report RUN_DIR ... [--out=report.html]`; see `recbole-siger --help`"
-    from recbole_siger.report import overlap, runs
+    from recbole_siger.report import overlap, page
 
     if kind == "overlap" and not rest:
         (dataset,) = _needed(values, "report overlap", "dataset")
@@ -162,15 +162,15 @@ def _report(words: Sequence[str]) -> int:
         if len(rest) != 1 or not out or set(values) - ({"data_path"} if kind == "vectors" else set()):
             raise UserError(f"command line: write `recbole-siger report {kind} RUN_DIR --out=NAME.pdf`")
         if kind == "curves":
-            runs.report_curves(rest[0], out)
+            page.report_curves(rest[0], out)
         else:
-            runs.report_vectors(rest[0], out, values.get("data_path"))
+            page.report_vectors(rest[0], out, values.get("data_path"))
     elif not positional or len(out) > 1 or set(values) - {"vectors", "data_path"}:
         raise UserError(f"command line: write {usage}")
     else:
         vectors = values.get("vectors", "False").lower() == "true"
-        page = out[0] if out else "report.html"
-        runs.report_page(positional, page, vectors=vectors, data_path=values.get("data_path"))
+        file = out[0] if out else "report.html"
+        page.report_page(positional, file, vectors=vectors, data_path=values.get("data_path"))
     return 0
 
 
@@ -179,7 +179,7 @@ def _cold_start(words: Sequence[str]) -> int:
     pairs = [value for key, value in found if key == "set"]
     values = single_values([entry for entry in found if entry[0] != "set"])
     (models,) = _needed(values, "cold-start", "models")
-    from recbole_siger.cold_start_report import cold_start_report
+    from recbole_siger.studies.cold_start import cold_start_report
 
     named = {key: values.pop(key, None) for key in ("kind", "out")}
     return cold_start_report(models, _study(values), model_options=pairs, **named)
@@ -192,7 +192,7 @@ def _audit(words: Sequence[str]) -> int:
         raise UserError("command line: write `recbole-siger audit --dataset=NAME [--run=DIR] [--json]`")
     as_json = values.pop("json", "False").lower() == "true"
     dataset, run = values.pop("dataset", None), values.pop("run", None)
-    from recbole_siger.audit import print_audit
+    from recbole_siger.audit.checks import print_audit
 
     return print_audit(dataset, run, values, as_json=as_json)
 

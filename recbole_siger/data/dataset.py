@@ -15,8 +15,8 @@ from torch import Tensor
 from recbole_siger.config import Config
 from recbole_siger.data.features import coverage_line, load_features
 from recbole_siger.errors import UserError
-from recbole_siger.params import did_you_mean
-from recbole_siger.resources import load_script
+from recbole_siger.options.params import did_you_mean
+from recbole_siger.options.resources import load_script
 
 __all__ = ["MultimodalDataset"]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.tables import Row
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import (
     Encoder,
@@ -26,8 +27,7 @@ from recbole_siger.extract.encoder import (
     state_sha256,
     versions_of,
 )
-from recbole_siger.extract.items import Row
-from recbole_siger.params import did_you_mean
+from recbole_siger.options.params import did_you_mean
 
 __all__ = ["ImageSource", "TorchImageEncoder", "load_image_encoder", "open_image"]
 

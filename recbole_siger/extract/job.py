@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.tables import Row, Table
 from recbole_siger.extract.encoder import Encoder, EncoderSpec, UnusableInputError
 from recbole_siger.extract.image import load_image_encoder
-from recbole_siger.extract.items import Row, Table
 from recbole_siger.extract.shards import Shard
 from recbole_siger.extract.text import load_text_encoder
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from recbole_siger.common.files import atomic_path, sha256, write_text
 from recbole_siger.errors import UserError
 from recbole_siger.extract.shards import ShardStore
-from recbole_siger.files import atomic_path, sha256, write_text
 
 __all__ = ["modality_files", "write_modality"]
 

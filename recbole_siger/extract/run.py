@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_siger.command_params import dataset_folder
+from recbole_siger.common.files import sha256
+from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder, EncoderSpec
 from recbole_siger.extract.image import ImageSource
-from recbole_siger.extract.items import open_table
 from recbole_siger.extract.job import Job, Source, load_encoder
 from recbole_siger.extract.local import encode_locally
 from recbole_siger.extract.output import modality_files, write_modality
+from recbole_siger.extract.ray_engine import encode_on_ray
 from recbole_siger.extract.shards import Shard, ShardStore
 from recbole_siger.extract.text import TextSource
-from recbole_siger.files import sha256
-from recbole_siger.params import bounded
+from recbole_siger.options.command import dataset_folder
+from recbole_siger.options.params import bounded
 
 __all__ = ["ExtractParams", "extract"]
 
@@ -196,8 +197,6 @@ def _engine(
 ) -> Generator[Shard, None, None]:
     if params.engine == "local":
         return encode_locally(job, encoder, todo)
-    from recbole_siger.extract.ray_engine import encode_on_ray
-
     return encode_on_ray(job, encoder, todo, params.workers)
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from recbole_siger.common.files import atomic_path
 from recbole_siger.errors import UserError
-from recbole_siger.files import atomic_path
 
 __all__ = ["Shard", "ShardStore"]
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.tables import Row
+from recbole_siger.common.templates import fill_template, template_fields
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import (
     Encoder,
@@ -22,8 +24,6 @@ from recbole_siger.extract.encoder import (
     versions_of,
     weights_sha256,
 )
-from recbole_siger.extract.items import Row
-from recbole_siger.templates import fill_template, template_fields
 
 __all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "load_text_encoder"]
 

@@ -15,13 +15,13 @@ from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
 from recbole_siger.errors import UserError
-from recbole_siger.graph.item_graph import knn_graph
+from recbole_siger.graph.cache import GraphCache
+from recbole_siger.graph.knn import knn_graph
 from recbole_siger.graph.normalize import normalize_adjacency
 from recbole_siger.graph.user_item import user_item_adjacency
-from recbole_siger.graph_cache import GraphCache
 from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.propagation import SparseMatrix
-from recbole_siger.parallel import current_share
+from recbole_siger.parallel.shares import current_share
 
 __all__ = ["MultimodalRecommender"]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_siger.parallel import ALONE, Share
+from recbole_siger.parallel.shares import ALONE, Share
 
 __all__ = ["BatchRows", "batch_rows"]
 

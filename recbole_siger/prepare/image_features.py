@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_siger.errors import UserError
-from recbole_siger.prepare.features import Block
+from recbole_siger.prepare.feature_writer import Block
 from recbole_siger.prepare.records import Rejected
 
 __all__ = ["DIM", "read_image_features"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.files import sha256
+from recbole_siger.common.files import sha256
 
 __all__ = ["PUBLISHED", "Counts", "compare_published", "describe_inputs", "manifest_text", "published_line"]
 

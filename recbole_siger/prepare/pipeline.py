@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recbole_siger.common.files import atomic_path
 from recbole_siger.data.features import coverage_text
 from recbole_siger.errors import UserError
-from recbole_siger.files import atomic_path
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 from recbole_siger.prepare.filters import first_of_pairs, k_core
 from recbole_siger.prepare.folder import (
     SPLITS,
@@ -24,7 +24,7 @@ from recbole_siger.prepare.folder import (
     write_interactions,
 )
 from recbole_siger.prepare.interactions import Interactions
-from recbole_siger.prepare.items import ItemTable
+from recbole_siger.prepare.item_table import ItemTable
 from recbole_siger.prepare.manifest import Counts, compare_published, describe_inputs, manifest_text
 from recbole_siger.prepare.records import Rejected
 from recbole_siger.prepare.split import Labels, leave_one_out, split_random, split_temporal

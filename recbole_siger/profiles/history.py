@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole.utils import init_seed
+
+from recbole_siger.common.tables import open_table
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
-from recbole_siger.extract.items import open_table
-from recbole_siger.protocol import split_and_load
-from recbole_siger.quick_start import ranks_all_items
-from recbole_siger.yaml_values import read_yaml
+from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.training.experiment import ranks_all_items
 
 __all__ = ["Split", "read_reviews"]
 
@@ -39,8 +41,6 @@ class Split:
                 f"config_files: model={model}: its split is RecBole's own; name a general recommender"
             )
         _load_times(config)
-        from recbole.utils import init_seed
-
         init_seed(config.run.seed, config["reproducibility"])
         whole = MultimodalDataset(config)
         train, valid, test = (loader._dataset for loader in split_and_load(config, whole))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.common.tables import Row, Table
+from recbole_siger.common.templates import fill_template, template_fields
 from recbole_siger.errors import UserError
-from recbole_siger.extract.items import Row, Table
-from recbole_siger.resources import find_resource
-from recbole_siger.templates import fill_template, template_fields
+from recbole_siger.options.resources import find_resource
 
 __all__ = ["Prompt", "PromptFile", "item_prompts", "item_texts", "user_prompts"]
 

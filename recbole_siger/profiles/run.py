@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_siger.command_params import dataset_folder
+from recbole_siger.common.files import sha256, write_text
+from recbole_siger.common.tables import open_table
 from recbole_siger.errors import UserError
-from recbole_siger.extract.items import open_table
-from recbole_siger.files import sha256, write_text
-from recbole_siger.params import bounded
+from recbole_siger.options.command import dataset_folder
+from recbole_siger.options.params import bounded
 from recbole_siger.profiles.asking import Manners, ask_all
 from recbole_siger.profiles.cache import AnswerCache
 from recbole_siger.profiles.prompts import Prompt, PromptFile, item_prompts, item_texts, user_prompts

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_siger.common.files import atomic_path
 from recbole_siger.errors import UserError
-from recbole_siger.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from recbole.utils import init_seed
 from torch import Tensor
 
 from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loading import split_and_load
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
 from recbole_siger.graph.knn import semantic_graph
-from recbole_siger.params import build_params
+from recbole_siger.model.general_recommender.siger import SIGERParams
+from recbole_siger.options.params import build_params
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_histograms, save_figure
 from recbole_siger.report.tables import expand_names
 
@@ -55,12 +59,6 @@ def report_overlap(
 
 def overlap_of_dataset(config: Config) -> dict[str, list[Tensor]]:
     """Count the overlap for each modality: of the semantic graph, then of the EISG."""
-    from recbole.utils import init_seed
-
-    from recbole_siger.data.dataset import MultimodalDataset
-    from recbole_siger.model.general_recommender.siger import SIGERParams
-    from recbole_siger.protocol import split_and_load
-
     p = build_params(SIGERParams, config.final_config_dict, config.origin)
     init_seed(config.run.seed, config["reproducibility"])
     dataset = MultimodalDataset(config)

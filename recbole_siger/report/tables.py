@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recbole_siger.comparison import Comparison, Row, RowTest, bigger_is_better
+from recbole_siger.common.files import write_text
 from recbole_siger.errors import UserError
-from recbole_siger.files import write_text
+from recbole_siger.report.comparison import Comparison, Row, RowTest, bigger_is_better
 
 __all__ = ["FORMATS", "expand_names", "markdown", "write_tables"]
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.files import write_text
 from recbole_siger.errors import UserError
-from recbole_siger.files import write_text
 from recbole_siger.tuning.space import Point, point_id
 
 __all__ = ["ENDED", "Ledger", "Trial"]

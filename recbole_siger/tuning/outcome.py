@@ -13,13 +13,15 @@ from typing import Any
 
 import yaml
 
+from recbole_siger.common.files import atomic_path, write_text
+from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.files import atomic_path, write_text
-from recbole_siger.progress import logging_to
-from recbole_siger.quick_start import format_metrics, resume_run
+from recbole_siger.quick_start import resume_run
 from recbole_siger.report.figures import check_matplotlib
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.report.search import draw_search
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import format_metrics
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.trial import TRIAL_FILE
 
@@ -111,8 +113,6 @@ def _draw(ledger: Ledger) -> None:
     except UserError as error:
         _log.info("no figures: %s", error)
         return
-    from recbole_siger.report.search import draw_search
-
     rows = [(trial.values, trial.score) for trial in ledger.trials.values() if trial.score is not None]
     written = draw_search(rows, ledger.metric, ledger.folder, bigger=ledger.bigger)
     if written:

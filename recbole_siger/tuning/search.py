@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_siger.campaign import seed_list
-from recbole_siger.command_params import command_params
+from recbole_siger.common.files import write_text
+from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.distributed import n_processes
 from recbole_siger.errors import UserError
-from recbole_siger.files import write_text
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.params import bounded
-from recbole_siger.progress import following, logging_to
-from recbole_siger.quick_start import ranks_all_items
-from recbole_siger.tuning.cluster import connected, interruptible, rooms
+from recbole_siger.options.command import command_params
+from recbole_siger.options.params import bounded
+from recbole_siger.options.seeds import seed_list
+from recbole_siger.parallel.ray import connected, interruptible, rooms
+from recbole_siger.training.experiment import ranks_all_items
+from recbole_siger.training.processes import n_processes
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import PLACES, write_outcome
 from recbole_siger.tuning.shared import SharedDataset

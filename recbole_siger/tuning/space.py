@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_siger.config import Config, parse_value, read_yaml
+from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.params import did_you_mean
-from recbole_siger.resources import find_resource
+from recbole_siger.options.params import did_you_mean
+from recbole_siger.options.resources import find_resource
+from recbole_siger.options.yaml_values import parse_value, read_yaml
 
 __all__ = ["Point", "Range", "Space", "draw_points", "n_points", "point_id", "read_space"]
 

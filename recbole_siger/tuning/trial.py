@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.files import write_text
+from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.files import write_text
-from recbole_siger.progress import EpochRecord, Progress, logging_to
-from recbole_siger.quick_start import build_experiment
-from recbole_siger.run_folder import CHECKPOINT, RunFolder
+from recbole_siger.runs.folder import CHECKPOINT, RunFolder
+from recbole_siger.training.experiment import build_experiment
+from recbole_siger.training.progress import EpochRecord, Progress
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Point, point_id
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from recbole_siger.parallel.ray import failure_line
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.trial import SCORE, Plan
 
@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 _BETWEEN_WRITES = 5.0
 _SHOWN = 8
-# The line of a traceback, or of Ray's own words, that names the exception.
-_RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 
 class Watch(Callback):
@@ -151,18 +149,6 @@ class Watch(Callback):
             at = "" if trial.best_epoch is None else str(trial.best_epoch)
             table.add_row(trial.id, trial.state, score, at, str(trial.epochs), trial.told())
         return Group(table, Text(self.summary()))
-
-
-def failure_line(trace: str) -> str:
-    r"""Tell in one line what Ray's account of a failed trial ends with.
-
-    >>> failure_line("Failure # 1\nTraceback:\n  File x\nrecbole_siger.errors.UserError: too\n big\n")
-    'too big'
-    """
-    lines = [line for line in trace.splitlines() if line.strip() and not line.startswith("Failure #")]
-    starts = [i for i, line in enumerate(lines) if _RAISED.match(line)]
-    told = " ".join(" ".join(lines[starts[-1] if starts else 0 :]).split())
-    return told.removeprefix("recbole_siger.errors.UserError: ") or "failed without a message"
 
 
 def _reason(trial: Any) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from recbole_siger.config import Config
 from recbole_siger.model.propagation import SparseMatrix
-from recbole_siger.quick_start import Experiment, build_experiment
 from recbole_siger.registry import MODELS
+from recbole_siger.training.experiment import Experiment, build_experiment
 from tests.conftest import (
     N_ITEMS,
     N_USERS,

@@ -16,7 +16,7 @@ from torch import Tensor
 from recbole_siger.data.features import has_feature
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency
-from recbole_siger.quick_start import Experiment
+from recbole_siger.training.experiment import Experiment
 from tests.conftest import (
     BATCH,
     N_ITEMS,

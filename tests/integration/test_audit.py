@@ -12,10 +12,10 @@ import torch
 from recbole.data.interaction import Interaction, cat_interactions
 from torch import Tensor
 
-from recbole_siger import audit as audit_module
 from recbole_siger import cli
-from recbole_siger.audit import audit
-from recbole_siger.audit_graphs import Finding
+from recbole_siger.audit import checks as audit_module
+from recbole_siger.audit.checks import audit
+from recbole_siger.audit.graphs import Finding
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.general_recommender import siger
 from recbole_siger.quick_start import run_experiment

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from recbole_siger import campaign
-from recbole_siger.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies import campaign
+from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
 from tests.integration.conftest import Settings
 
 
@@ -193,7 +193,7 @@ def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
     """Real processes: the run is stopped with its campaign."""
     options = {**options, "epochs": 10_000, "stopping_step": 10_000, "checkpoint_interval": 0}
     code = (
-        "from recbole_siger.campaign import RunSpec, complete_runs\n"
+        "from recbole_siger.studies.campaign import RunSpec, complete_runs\n"
         f"complete_runs([RunSpec('BPR', 'toy', 3, {options!r})], report=lambda line: print(line, flush=True))"
     )
     command = [sys.executable, "-c", code]

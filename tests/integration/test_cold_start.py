@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from recbole_siger.config import Config
-from recbole_siger.data.cold_start import draw_cold_items
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
-from recbole_siger.protocol import split_and_load
-from recbole_siger.quick_start import Experiment, build_experiment, evaluate_run, run_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.evaluation.cold_start import draw_cold_items
+from recbole_siger.quick_start import evaluate_run, run_experiment
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import Experiment, build_experiment
 from tests.toy import N_ITEMS, QUIET, random_splits, write_dataset
 
 Settings = Callable[..., dict[str, Any]]

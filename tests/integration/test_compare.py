@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from recbole_siger import cli
-from recbole_siger.ablate import variants
-from recbole_siger.compare import Study
 from recbole_siger.report import figures
 from recbole_siger.report.overlap import count_overlap
-from recbole_siger.report.runs import item_vectors
+from recbole_siger.report.page import item_vectors
+from recbole_siger.studies.ablate import variants
+from recbole_siger.studies.compare import Study
 from tests.integration.conftest import Settings
 
 Commands = list[list[str]]

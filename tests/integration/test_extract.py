@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from recbole_siger import cli
+from recbole_siger.common.tables import open_table
 from recbole_siger.errors import UserError
 from recbole_siger.extract import local
 from recbole_siger.extract.encoder import EncoderSpec
-from recbole_siger.extract.items import open_table
 from recbole_siger.extract.job import Job, encode_shard
 from recbole_siger.extract.text import TextSource
 

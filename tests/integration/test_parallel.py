@@ -18,8 +18,9 @@ import torch.multiprocessing as mp
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.quick_start import build_experiment, evaluate_run, run_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.quick_start import evaluate_run, run_experiment
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import build_experiment
 from tests.toy import QUIET, write_toy
 
 # The toy's 161 rows do not divide: the last batch has 33, of which one process has a row more.

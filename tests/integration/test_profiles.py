@@ -10,8 +10,8 @@ import pytest
 
 from recbole_siger.config import Config
 from recbole_siger.profiles.history import Split
-from recbole_siger.quick_start import build_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import build_experiment
 
 
 def pairs_of(part: Any, whole: Any) -> set[tuple[str, str]]:

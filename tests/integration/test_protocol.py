@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
-from recbole_siger.protocol import split_and_load
-from recbole_siger.trainer import build_trainer
+from recbole_siger.training.trainer import build_trainer
 from tests.toy import QUIET, random_splits, write_dataset
 
 # Ann's validation item c is ranked above her test items; Cid has no training row; nobody trains on e or f.

@@ -16,10 +16,11 @@ from recbole.trainer import Trainer
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.quick_start import build_experiment, evaluate_run, resume_run, run_experiment
+from recbole_siger.quick_start import evaluate_run, resume_run, run_experiment
 from recbole_siger.registry import get_model_class
-from recbole_siger.run_folder import RunFolder
-from recbole_siger.trainer import RunTrainer
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import build_experiment
+from recbole_siger.training.trainer import RunTrainer
 
 Settings = Callable[..., dict[str, Any]]
 

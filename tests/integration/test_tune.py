@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from recbole_siger.campaign import RunSpec, complete_runs
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.quick_start import run_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies.campaign import RunSpec, complete_runs
 from recbole_siger.tuning import search as search_module
 from recbole_siger.tuning import tune_model
 from recbole_siger.tuning.shared import SharedDataset

@@ -54,7 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import recbole_siger as p, recbole_siger.resources as r\n"
+        "import recbole_siger as p, recbole_siger.options.resources as r\n"
         "print(p.__file__)\n"
         "print(r.find_resource('properties/overall.yaml'))\n"
         "print(r.find_resource('dataset_scripts/ml_100k.py'))"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_siger.quick_start import Experiment
+from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, first_batch, make_experiment, make_toy, score_table, start_epoch
 from tests.reference import twins
 

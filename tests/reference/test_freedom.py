@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recbole_siger.errors import UserError
-from recbole_siger.quick_start import Experiment
+from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy
 from tests.contract.test_models import graphs_of
 from tests.reference import twins

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
-from recbole_siger.graph.item_graph import knn_graph
-from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.knn import knn_graph, semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite, normalize_rows
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from tests.reference import twins

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_siger.quick_start import Experiment
+from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS
 from tests.contract.test_models import graphs_of
 from tests.reference import twins

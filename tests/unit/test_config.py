@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_siger import config as module
-from recbole_siger.config import Config, parse_value
+from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.options.yaml_values import parse_value
+from recbole_siger.runs.folder import RunFolder
 from tests.toy import write_dataset
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
 from recbole_siger.model.propagation import propagate_user_item
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 
 __all__ = ["BM3", "BM3Params"]
 

@@ -32,7 +32,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import bpr_loss, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item, sparse_product
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 
 __all__ = ["LATTICE", "LATTICEParams"]
 

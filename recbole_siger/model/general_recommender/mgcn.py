@@ -29,7 +29,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss, info_nce, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 
 __all__ = ["MGCN", "MGCNParams"]
 

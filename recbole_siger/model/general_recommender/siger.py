@@ -34,7 +34,7 @@ from recbole_siger.model.batch import BatchRows, batch_rows
 from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 
 __all__ = ["SIGER", "SIGERParams"]
 

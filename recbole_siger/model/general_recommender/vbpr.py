@@ -25,7 +25,7 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.layers import UserItem, embedding_tables, project
 from recbole_siger.model.loss import bpr_loss, norm_loss
-from recbole_siger.params import bounded
+from recbole_siger.options.params import bounded
 
 __all__ = ["VBPR", "VBPRParams"]
 

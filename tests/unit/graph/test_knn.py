@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from recbole_siger.graph import cosine, knn
-from recbole_siger.graph.item_graph import knn_graph
-from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.knn import knn_graph, semantic_graph
 from recbole_siger.graph.ordering import first_k_per_row
 
 N_ITEMS, WIDTH = 211, 13

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_siger.errors import UserError
-from recbole_siger.prepare.sources import prepare
+from recbole_siger.prepare.run import prepare
 
 
 class Preparer:

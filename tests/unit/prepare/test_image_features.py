@@ -11,7 +11,7 @@ import pytest
 from recbole_siger.data.features import load_features
 from recbole_siger.errors import UserError
 from recbole_siger.prepare import image_features
-from recbole_siger.prepare.features import feature_facts, write_features
+from recbole_siger.prepare.feature_writer import feature_facts, write_features
 from recbole_siger.prepare.image_features import DIM, read_image_features
 from recbole_siger.prepare.records import Rejected
 

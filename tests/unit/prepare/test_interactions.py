@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from recbole_siger.prepare.interactions import MISSING, collect, number, read_token, timestamp
-from recbole_siger.prepare.items import ItemTable, clean, flatten
+from recbole_siger.prepare.item_table import ItemTable, clean, flatten
 from recbole_siger.prepare.records import Rejected
 
 

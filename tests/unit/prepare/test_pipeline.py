@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.raw import WRITERS, Shape, write_csv
 from recbole_siger import cli
+from recbole_siger.common.files import sha256
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.files import sha256
 from recbole_siger.prepare import folder as folder_module
 from recbole_siger.prepare import pipeline
 from tests.unit.prepare.conftest import Preparer, manifest

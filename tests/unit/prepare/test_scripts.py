@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.raw import Shape, write_csv
 from recbole_siger import cli
-from recbole_siger.prepare.sources import KINDS
+from recbole_siger.prepare.run import KINDS
 
 ROOT = Path(__file__).parents[3]
 DOORS = {"amazon": "amazon", "microlens": "microlens", "movielens": "movielens", "own_csv": "csv"}

@@ -11,8 +11,8 @@ import torch
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.quick_start import build_experiment
-from recbole_siger.run_folder import RunFolder
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import build_experiment
 from recbole_siger.tuning.shared import SharedDataset
 from tests.toy import QUIET, write_toy
 

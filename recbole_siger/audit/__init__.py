@@ -1,0 +1,1 @@
+"""What an honest evaluation needs, held against a dataset, a model and a run."""

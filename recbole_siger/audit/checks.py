@@ -1,0 +1,338 @@
+"""Hold a dataset and a finished run against what an honest evaluation needs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import init_seed
+
+from recbole_siger.audit.graphs import Finding, graph_findings, name_pair, pairs_of
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.fingerprint import protocol_facts
+from recbole_siger.data.loading import split_and_load
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.groups import by_coverage
+from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import Experiment, build_experiment, config_of_run, ranks_all_items
+from recbole_siger.tuning.ledger import Ledger
+
+__all__ = ["Finding", "audit", "print_audit"]
+
+
+def print_audit(
+    dataset: str | None,
+    run_dir: str | Path | None = None,
+    values: Mapping[str, str] | None = None,
+    as_json: bool = False,
+) -> int:
+    """Print the findings; return 1 if one is a FAIL, else 0."""
+    findings = audit(dataset, run_dir, values)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.verdict}  {finding.check}: {finding.text}")
+    return int(any(finding.verdict == "FAIL" for finding in findings))
+
+
+def audit(
+    dataset: str | None, run_dir: str | Path | None = None, values: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Check a dataset, and the run that was made with it.
+
+    Args:
+        dataset: Its name; with a run, by default the run's.
+        run_dir: A finished run folder; its configuration is then the one that is checked.
+        values: Options as typed; ``model`` names the model whose graphs are checked, by default SIGER where
+            the dataset lists features, else LightGCN.
+
+    Raises:
+        UserError: If there is no such dataset or run, or the run is unfinished.
+    """
+    given = dict(values or {})
+    run = None if run_dir is None else RunFolder.open(run_dir)
+    if run is not None:
+        config = _run_config(run, dataset, given)
+    elif dataset is None:
+        raise UserError("command line: name the dataset, as in --dataset=NAME, or a run, as in --run=DIR")
+    else:
+        model = given.pop("model", None) or _model_for(dataset, given)
+        config = Config(model, dataset, command_line=given)
+    with tempfile.TemporaryDirectory() as scratch:
+        experiment = build_experiment(config, RunFolder(scratch))
+        findings = [
+            *_duplicates(experiment),
+            *_without_training(experiment),
+            *_features(experiment),
+            *_times(experiment),
+            *graph_findings(experiment),
+        ]
+        if run is not None:
+            findings += _run_findings(run, experiment)
+    return findings
+
+
+def _model_for(dataset: str, values: Mapping[str, str]) -> str:
+    return "SIGER" if Config("SIGER", dataset, command_line=values)["features"] else "LightGCN"
+
+
+def _run_config(run: RunFolder, dataset: str | None, values: dict[str, str]) -> Config:
+    run.read_results()  # a run without them has nothing to hold
+    config = config_of_run(run, values.pop("data_path", None), prepare=None)
+    if dataset not in (None, config["dataset"]):
+        raise UserError(
+            f"{run.path}: is a run on {config['dataset']!r}, not on {dataset!r}; leave out --dataset"
+        )
+    if values:
+        raise UserError(
+            f"command line: --{next(iter(values))} is not for a run, which has its own; leave it out"
+        )
+    return config
+
+
+# ---- data
+
+
+def _duplicates(experiment: Experiment) -> Iterator[Finding]:
+    pairs, clean = pairs_of(experiment), True
+    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        both = np.intersect1d(pairs[first], pairs[second])
+        if len(both):
+            clean = False
+            text = (
+                f"{len(both)} pairs are in {first} and in {second}, such as {name_pair(experiment, both[0])}"
+            )
+            yield Finding("FAIL", "parts", text)
+    if clean:
+        yield Finding("PASS", "parts", "no pair is in two of train, valid and test")
+    for name, keys in pairs.items():
+        if repeated := len(keys) - len(np.unique(keys)):
+            yield Finding("INFO", "parts", f"{repeated} rows of {name} repeat an earlier row of it")
+
+
+def _without_training(experiment: Experiment) -> Iterator[Finding]:
+    pairs, n_items = pairs_of(experiment), experiment.dataset.item_num
+    for noun, ids in (("users", lambda k: k // n_items), ("items", lambda k: k % n_items)):
+        trained = np.unique(ids(pairs["train"]))
+        for name in ("valid", "test"):
+            here = np.unique(ids(pairs[name]))
+            lone = len(np.setdiff1d(here, trained))
+            yield Finding("INFO", "cold", f"{lone} of {len(here)} {noun} of {name} have no training row")
+
+
+def _features(experiment: Experiment) -> Iterator[Finding]:
+    tables: dict[str, Any] = getattr(experiment.model, "raw_features", {})
+    for name, table in tables.items():
+        rows = table[1:].cpu().numpy()
+        rows = rows[(rows != 0).any(axis=1)]
+        if not len(rows):
+            yield Finding("FAIL", "features", f"{name}: no item has any")
+            continue
+        _, counts = np.unique(rows, axis=0, return_counts=True)
+        if len(counts) == 1 and len(rows) > 1:
+            yield Finding("FAIL", "features", f"{name}: all {len(rows)} rows are the same")
+        elif len(counts) == len(rows):
+            yield Finding("PASS", "features", f"{name}: {len(rows)} rows, each another")
+        else:
+            text = f"{len(rows) - len(counts)} of {len(rows)} rows repeat an earlier one"
+            text += f"; the commonest stands {counts.max()} times"
+            yield Finding("INFO", "features", f"{name}: {text}")
+    if tables:
+        has = {name: (table != 0).any(dim=1).cpu().numpy() for name, table in tables.items()}
+        groups = {name: int(mask.sum()) for name, mask in by_coverage(has).items()}
+        text = f"{groups['complete']} items have all of {', '.join(has)}"
+        yield Finding("INFO", "features", f"{text}, {groups['partial']} some, {groups['none']} none")
+
+
+def _times(experiment: Experiment) -> Iterator[Finding]:
+    train, _, test = (loader._dataset for loader in experiment.loaders())
+    field = train.time_field
+    if field not in train.inter_feat.columns:
+        timed = _timed_splits(experiment)
+        if timed is None:
+            yield Finding("INFO", "time", "there are no timestamps")
+            return
+        train, test = timed
+    latest = np.full(train.user_num, -np.inf)
+    np.maximum.at(latest, train.inter_feat[train.uid_field].numpy(), train.inter_feat[field].numpy())
+    older = test.inter_feat[field].numpy() < latest[test.inter_feat[test.uid_field].numpy()]
+    text = f"{older.mean():.1%} of the test rows are older than their user's last training row"
+    yield Finding("INFO", "time", text)
+
+
+def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
+    """Load training and test rows again with the time column, which training had no use for.
+
+    None where the files have no such column, or where the split could not be made the same again.
+    """
+    config = experiment.config
+    field, columns = config["TIME_FIELD"], dict(config["load_col"] or {})
+    if not ranks_all_items(config) or "inter" not in columns or field not in _header(config):
+        return None
+    columns["inter"] = [*columns["inter"], field]
+    timed = Config(config_dict={**config.effective(), "load_col": columns})
+    init_seed(config.run.seed, config["reproducibility"])
+    loaders = split_and_load(timed, MultimodalDataset(timed))
+    parts = [loader._dataset for loader in loaders]
+    same = (
+        torch.equal(part.train_edges, loader._dataset.train_edges)
+        for part, loader in zip(parts, experiment.loaders(), strict=True)
+    )
+    return (parts[0], parts[2]) if all(same) else None
+
+
+def _header(config: Config) -> list[str]:
+    """Return the columns of the dataset's interactions, as its first file names them."""
+    part = f".{config['benchmark_filename'][0]}" if config["benchmark_filename"] else ""
+    file = Path(config["data_path"]) / f"{config['dataset']}{part}.inter"
+    with file.open(encoding=config["encoding"]) as stream:
+        return [cell.partition(":")[0] for cell in stream.readline().split(config["field_separator"])]
+
+
+# ---- a run
+
+
+def _run_findings(run: RunFolder, experiment: Experiment) -> Iterator[Finding]:
+    results = run.read_results()
+    digests = experiment.digests()
+    try:
+        run.check_digests(digests)
+        yield Finding("PASS", "run", "splits and features are those that were trained on")
+    except UserError as error:
+        yield Finding("FAIL", "run", str(error))
+    expected = protocol_id(protocol_facts(experiment.config, digests))
+    if results.get("protocol_id") == expected:
+        yield Finding("PASS", "run", f"protocol_id {expected} is that of its configuration and data")
+    else:
+        text = f"protocol_id is {results.get('protocol_id')}, configuration and data give {expected}"
+        yield Finding("FAIL", "run", text)
+    yield from _selection(run, experiment.config, results)
+    yield from _search(run, experiment.config, results)
+    yield from _weights(run, experiment, results)
+    yield from _users(run, results, experiment.config["metric_decimal_place"])
+
+
+def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Iterator[Finding]:
+    """Choose the best epoch again, from validation alone."""
+    file = run.file("metrics.jsonl")
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        yield Finding(
+            "FAIL", "selection", f"{file}: missing or damaged, so nothing shows how the epoch was chosen"
+        )
+        return
+    looked = [line["epoch"] for line in lines if any(key.startswith("test") for key in line)]
+    if looked:
+        yield Finding("FAIL", "selection", f"metrics.jsonl: test was looked at in epoch {looked[0]}")
+    metric, best = config["valid_metric"].lower(), results.get("best_epoch")
+    valid = {line["epoch"]: line["valid"] for line in lines if line.get("valid")}
+    scores = {epoch: metrics[metric] for epoch, metrics in valid.items()}
+    if not scores:
+        yield Finding("INFO", "selection", "no validation was made; the last epoch was tested")
+        return
+    chosen = best_epoch(
+        scores, config["valid_metric_bigger"], PROTOCOLS[config.run.protocol].selection_decimals
+    )
+    told = f"validation {metric} was best in epoch {chosen} ({scores[chosen]})"
+    if best == chosen and results.get("valid") == valid[chosen]:
+        yield Finding("PASS", "selection", f"{told}, which is the one that was tested")
+    elif best == chosen:
+        yield Finding(
+            "FAIL", "selection", f"results.json: `valid` is not what metrics.jsonl has of epoch {chosen}"
+        )
+    else:
+        text = f"results.json: best_epoch is {best} ({scores.get(best, 'not validated')}), but {told}"
+        yield Finding("FAIL", "selection", text)
+
+
+def _search(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Iterator[Finding]:
+    """Choose the winner of a search again, from validation alone, where the run is one."""
+    folder = run.path.resolve()
+    file, metric = folder.parent / "trials.json", config["valid_metric"].lower()
+    if not (folder.name.startswith("best-") and file.is_file()):
+        return
+    ledger = Ledger(file.parent, metric, config["valid_metric_bigger"])
+    ledger.load(retry=False)
+    ranked = ledger.ranked()
+    if not ranked:
+        yield Finding("FAIL", "selection", f"{file}: no trial of the search has finished")
+        return
+    (score, trials), values = ranked[0], run.read_config()
+    own = {key: values.get(key) for key in trials[0].values}
+    if own != trials[0].values:
+        text = f"{file}: validation {metric} was best, {score}, with {trials[0].told()}; the run has {own}"
+        yield Finding("FAIL", "selection", text)
+    elif results["valid"].get(metric) not in [t.score for t in trials if t.seed == results["seed"]]:
+        text = f"{file}: validation {metric} of this point is not the {results['valid'].get(metric)} told"
+        yield Finding("FAIL", "selection", text)
+    else:
+        text = f"validation {metric} was best with this one of {len(ranked)} finished points of the search"
+        yield Finding("PASS", "selection", text)
+
+
+def best_epoch(scores: Mapping[int, float], bigger: bool, decimals: int | None) -> int:
+    """Return the first epoch whose rounded score no other exceeds.
+
+    >>> best_epoch({0: 0.11, 1: 0.3001, 2: 0.30012}, True, 4), best_epoch({0: 2.0, 1: 1.0}, False, None)
+    (1, 1)
+    """
+    rounded = {
+        epoch: score if decimals is None else round(score, decimals) for epoch, score in scores.items()
+    }
+    best = (max if bigger else min)(rounded.values())
+    return next(epoch for epoch in sorted(rounded) if rounded[epoch] == best)
+
+
+def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any]) -> Iterator[Finding]:
+    """Evaluate what was saved again: it is the epoch that the results are told of."""
+    if not run.file("model.safetensors").is_file():
+        yield Finding("INFO", "weights", "the run was not saved, so its weights cannot be evaluated again")
+        return
+    experiment.trainer.load_model(run)
+    experiment.trainer.eval_collector.data_collect(experiment.train_data)
+    found = {"valid": experiment.evaluate(experiment.valid_data), "test": experiment.test()}
+    if experiment.evaluate(experiment.valid_data, seed=1) != found["valid"]:
+        yield Finding(
+            "INFO", "weights", "the model draws numbers when it scores; validation differs each time"
+        )
+        found["valid"] = results["valid"]
+    for part, metrics in found.items():
+        for key, value in results[part].items():
+            off = abs(metrics.get(key, np.inf) - value)
+            if off > 1e-3 * max(1, abs(value)):  # another machine may round scores otherwise
+                text = f"{part} {key} of model.safetensors is {metrics.get(key)}, results.json says {value}"
+                yield Finding("FAIL", "weights", text)
+                return
+    yield Finding(
+        "PASS", "weights", "model.safetensors gives the validation and test metrics of results.json"
+    )
+
+
+def _users(run: RunFolder, results: Mapping[str, Any], decimals: int) -> Iterator[Finding]:
+    if not run.file("users.csv").is_file():
+        yield Finding("INFO", "users", "no users.csv; the run ranks nothing or is older than this file")
+        return
+    frame = run.read_users()
+    columns = [key for key in results["test"] if key in frame.columns]
+    off: Sequence[str] = [
+        key
+        for key in columns
+        if abs(frame[key].mean() - results["test"][key]) > 0.51 * 10.0**-decimals + 1e-12
+    ]
+    if off:
+        mean, told = float(frame[off[0]].mean()), results["test"][off[0]]
+        yield Finding(
+            "FAIL", "users", f"users.csv: {off[0]} is {mean:.6f} on average, results.json says {told}"
+        )
+    else:
+        yield Finding("PASS", "users", f"{len(frame)} users average to the test metrics of results.json")

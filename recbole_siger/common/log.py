@@ -1,0 +1,80 @@
+"""Where log lines go: the terminal, a run's file, and from another process's file to this terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_siger.errors import UserError
+
+__all__ = ["following", "logging_to"]
+
+
+@contextmanager
+def logging_to(file: Path | None) -> Iterator[None]:
+    """Send this package's log to the terminal, and with RecBole's to ``file``.
+
+    Raises:
+        UserError: If another process is logging to ``file``: it is at the same run.
+    """
+    ours, root = logging.getLogger("recbole_siger"), logging.getLogger()
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    handlers: list[tuple[logging.Logger, logging.Handler]] = [(ours, screen)]
+    if file is not None:
+        kept = logging.FileHandler(file, encoding="utf-8")
+        assert kept.stream is not None
+        try:
+            fcntl.flock(kept.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when a process ends
+        except BlockingIOError:
+            kept.close()
+            raise UserError(f"{file.parent}: another process is at this run; wait until it ends") from None
+        except OSError:
+            pass  # a file system without locks
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append((root, kept))
+    level = ours.level
+    ours.setLevel(logging.INFO)
+    for logger, handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        for logger, handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def following(log: Path) -> Iterator[None]:
+    """Print the lines that another process adds to a log, without their dates."""
+    seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
+
+    def show() -> None:
+        nonlocal seen
+        if log.exists():
+            with log.open(encoding="utf-8") as stream:
+                stream.seek(seen)
+                whole = stream.read().rpartition("\n")[0]
+            seen += len(whole.encode()) + bool(whole)
+            for line in whole.splitlines():
+                print(line.split(" INFO ", 1)[-1], flush=True)
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            show()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        show()

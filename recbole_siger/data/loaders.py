@@ -1,0 +1,148 @@
+"""RecBole's loaders of training rows and of users to rank, with whole batches instead of lists of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from torch import Tensor
+from torch.utils.data import RandomSampler, SequentialSampler
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.evaluation.groups import ColdSet
+from recbole_siger.evaluation.ranking import Ids, ItemLists
+from recbole_siger.parallel.shares import current_share
+
+__all__ = ["FullRankingDataLoader", "TrainLoader"]
+
+# Scores of one block of users, in bytes. On CPU they are made, masked and ranked while in the cache.
+_BLOCK = {"cpu": 2 << 20, "cuda": 256 << 20}
+
+
+class _WholeBatches(AbstractDataLoader):
+    """Hands ``collate_fn`` a tensor of row numbers; torch's loader makes a Python list of them, one by one.
+
+    Worker processes and distributed samplers keep torch's loader.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.num_workers or type(self.sampler) not in (RandomSampler, SequentialSampler):
+            return super().__iter__()
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        # The draws are those of torch's loader, so that a seed gives the batches that it gives in RecBole:
+        # first a seed for workers, and at the end an order of which nothing is used.
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        n_rows, shuffle = self.sample_size, self.shuffle
+        order = torch.randperm(n_rows, generator=self.generator) if shuffle else torch.arange(n_rows)
+        for rows in self.own(order.split(self.step)):
+            yield self.collate_fn(rows)
+        if shuffle:
+            torch.randperm(n_rows, generator=self.generator)
+
+    def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the batches that this process sees: all."""
+        return batches
+
+
+def _take(interaction: Interaction, rows: Tensor) -> Interaction:
+    """Return some rows; ``Interaction`` itself would make a list of them for each column."""
+    columns = interaction.interaction
+    return Interaction({name: column.index_select(0, rows) for name, column in columns.items()})
+
+
+class TrainLoader(_WholeBatches, TrainDataLoader):
+    """Batches of training rows with their negatives: those that RecBole's ``TrainDataLoader`` gives."""
+
+    def _init_batch_size_and_step(self) -> None:
+        super()._init_batch_size_and_step()
+        n_processes = current_share().size  # each draws the whole batch and takes its share
+        self.step *= n_processes
+        self.set_batch_size(self._batch_size * n_processes)
+
+    def collate_fn(self, index: Tensor | Sequence[int]) -> Interaction:
+        """Return the rows, with negatives as the model's input type asks for."""
+        dataset = self._dataset
+        rows = dataset.join(_take(dataset.inter_feat, torch.as_tensor(index)))
+        return self._neg_sampling(self.transform(dataset, rows))
+
+    def _neg_sample_by_pair_wise_sampling(self, inter_feat: Interaction, neg_item_ids: Tensor) -> Interaction:
+        if self.times > 1 or self._dataset.item_feat is not None:
+            return super()._neg_sample_by_pair_wise_sampling(inter_feat, neg_item_ids)
+        inter_feat[self.neg_item_id] = neg_item_ids  # one a row and nothing to join: no copies
+        return inter_feat
+
+
+class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
+    """Batches of users with the items to hide and the items to find, in RecBole's tuple.
+
+    Args:
+        config: ``eval_batch_size`` is the most users in a batch; there are fewer where their scores would
+            outgrow the processor's cache.
+        dataset: The split to evaluate.
+        seen: Items of each user that are hidden from the ranking. An item to find is never hidden.
+        users: Users that may be evaluated; by default all that the split has.
+        cold: Who is cold, where results are told for cold and warm ones too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: MultimodalDataset,
+        seen: list[ItemLists],
+        users: Ids | None = None,
+        cold: ColdSet | None = None,
+    ) -> None:
+        self.cold = cold
+        n_users, n_items = dataset.user_num, dataset.item_num
+        pairs = dataset.train_edges.numpy()
+        self.positives = ItemLists.from_pairs(pairs[0], pairs[1], n_users, n_items)
+        seen_users = np.concatenate([np.repeat(np.arange(n_users), np.diff(s.indptr)) for s in seen])
+        seen_items = np.concatenate([s.items for s in seen])
+        history = ItemLists.from_pairs(seen_users, seen_items, n_users, n_items)
+        self.history = history.without(self.positives, n_items)
+        evaluated = self.positives.users
+        if users is not None:
+            evaluated = np.intersect1d(evaluated, users)
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.uid_list = torch.from_numpy(evaluated)
+        self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
+        self.sample_size = len(evaluated)
+        # RecBole's constructor would build a Python set for every user; its parent does the rest.
+        AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
+
+    def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return this process's share of the users."""
+        share = current_share()
+        return batches[share.rank :: share.size]
+
+    def n_candidates(self, users: Ids) -> Ids:
+        """Count the items that are ranked for each of ``users``, ``(U,)``."""
+        rows, hidden = self.history.of(users)
+        if self.cold is None or self.cold.items is None or not self.cold.alone:
+            return self._dataset.item_num - 1 - np.bincount(rows, minlength=len(users))
+        rows = rows[self.cold.items[hidden]]
+        return int(self.cold.items[1:].sum()) - np.bincount(rows, minlength=len(users))
+
+    def _init_batch_size_and_step(self) -> None:
+        block = _BLOCK[torch.device(self.config["device"]).type]
+        fitting = max(1, block // (4 * self._dataset.item_num))
+        self.step = min(self.config["eval_batch_size"], fitting)
+        self.set_batch_size(self.step)
+
+    def collate_fn(
+        self, index: Tensor | Sequence[int]
+    ) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Return users, ``(row, item)`` pairs to hide, and row and item of the pairs to find."""
+        rows = torch.as_tensor(index)
+        users = self.uid_list[rows].numpy()
+        hidden = tuple(torch.from_numpy(array) for array in self.history.of(users))
+        row, item = (torch.from_numpy(array) for array in self.positives.of(users))
+        return _take(self.user_df, rows), hidden, row, item  # type: ignore[return-value]  # a pair of two

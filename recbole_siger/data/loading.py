@@ -1,0 +1,150 @@
+"""Split a dataset and make its loaders, as the protocol and the other options ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from recbole.data.dataloader import TrainDataLoader
+from recbole.data.interaction import cat_interactions
+from recbole.data.utils import create_samplers, get_dataloader
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.loaders import FullRankingDataLoader, TrainLoader
+from recbole_siger.data.sampler import NegativeSampler
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.cold_start import assign_parts, draw_cold_items
+from recbole_siger.evaluation.groups import ColdSet
+from recbole_siger.evaluation.protocol import PROTOCOLS, Protocol
+from recbole_siger.evaluation.ranking import ItemLists
+
+__all__ = ["resolve_protocol", "split_and_load"]
+
+
+def resolve_protocol(config: Config) -> Protocol:
+    """Return the named protocol as the other options change it.
+
+    A redrawn split (``cold_start: {kind: item}``) brings LATTICE's rules: training items alone are hidden,
+    users left without a training row stay, and a cold item is never a negative.
+    """
+    protocol, where = PROTOCOLS[config.run.protocol], config.run.train_negatives
+    if config.cold_start is None or not config.cold_start.redraws:
+        return replace(protocol, train_negatives=where or protocol.train_negatives)
+    if where == "all":
+        source = config.origin["train_negatives"]
+        raise UserError(f"{source}: train_negatives='all' would draw cold items; leave it out")
+    return replace(
+        protocol, masks_validation=False, keeps_users_without_training=True, train_negatives="train_items"
+    )
+
+
+def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: MultimodalDataset) -> Any:
+    """Make the sampler of training negatives; it sees the training split alone, popularity included."""
+    where = resolve_protocol(config).train_negatives
+    distribution, alpha = (config["train_neg_sample_args"][key] for key in ("distribution", "alpha"))
+    if config.run.train_negatives and (distribution != "uniform" or config["repeatable"]):
+        source = config.origin["train_negatives"]
+        raise UserError(f"{source}: train_negatives={where!r} is for uniform negatives; leave it out")
+    try:
+        if distribution == "none" or config["repeatable"]:
+            return create_samplers(config, dataset, splits)[0]
+        train_items = distribution == "uniform" and where == "train_items"
+        return NegativeSampler(splits[0], distribution, alpha, train_items=train_items)
+    except ValueError as error:
+        raise UserError(f"dataset {config['dataset']!r}: {error}") from None
+
+
+def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:
+    """Split a dataset and make its training, validation and test loaders under ``config.run.protocol``."""
+    protocol = resolve_protocol(config)
+    try:
+        splits = dataset.build()
+    except (NotImplementedError, ValueError, AssertionError) as error:
+        where = config.origin.get("eval_args", "configuration")
+        raise UserError(
+            f"{where}: eval_args={config['eval_args']}: {error or 'cannot be split so'}"
+        ) from None
+    splits, cold = _cold_start(config, splits)
+    loader = get_dataloader(config, "train")
+    train = (TrainLoader if loader is TrainDataLoader else loader)(
+        config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
+    )
+    if set(config["eval_args"]["mode"].values()) != {"full"}:
+        if config.run.protocol == "mmrec" or cold:
+            what = "cold_start" if cold else "protocol mmrec"
+            raise UserError(
+                f"eval_args: mode={config['eval_args']['mode']}: {what} ranks all items; use `full`"
+            )
+        samplers = create_samplers(config, dataset, splits)
+        return train, *(
+            get_dataloader(config, phase)(config, split, sampler, shuffle=False)
+            for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
+        )
+    trained, validated, _ = (_item_lists(split) for split in splits)
+    users = None if protocol.keeps_users_without_training else trained.users
+    valid = FullRankingDataLoader(config, splits[1], [trained], users, cold)
+    seen = [trained, validated] if protocol.masks_validation else [trained]
+    return train, valid, FullRankingDataLoader(config, splits[2], seen, users, cold)
+
+
+def _cold_start(
+    config: Config, splits: list[MultimodalDataset]
+) -> tuple[list[MultimodalDataset], ColdSet | None]:
+    """Return the splits that ``cold_start`` asks for, and who is cold in them."""
+    settings = config.cold_start
+    if settings is None:
+        return splits, None
+    if settings.redraws:
+        splits, cold_items = _redraw(config, splits)
+        return splits, ColdSet(cold_items, None, settings.candidates == "cold")
+    axis, size = (0, splits[0].user_num) if settings.kind == "user" else (1, splits[0].item_num)
+    counts = np.bincount(splits[0].train_edges[axis].numpy(), minlength=size)
+    few = counts <= settings.max_train
+    few[0] = False
+    if settings.kind == "user":
+        if not resolve_protocol(config).keeps_users_without_training:
+            few &= counts > 0
+        cold = ColdSet(None, few, alone=False)
+    else:
+        cold = ColdSet(few, None, settings.candidates == "cold")
+    asked = {"test": splits[2], **({"valid": splits[1]} if cold.alone else {})}
+    for name, split in asked.items():
+        if not cold.holds(*split.train_edges.numpy()).any():
+            source, noun = config.origin["cold_start"], settings.kind.partition("_")[0]
+            raise UserError(
+                f"{source}: cold_start: max_train={settings.max_train}: no {noun} with so few training rows "
+                f"is evaluated in {name}; raise it"
+            )
+    if cold.alone:
+        kept = (split.copy(split.inter_feat[few[split.train_edges[1]]]) for split in splits[1:])
+        splits = [splits[0], *kept]
+    return splits, cold
+
+
+def _redraw(
+    config: Config, splits: list[MultimodalDataset]
+) -> tuple[list[MultimodalDataset], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Pool the interactions and split them by item."""
+    settings, source = config.cold_start, config.origin["cold_start"]
+    assert settings is not None
+    pooled = cat_interactions([split.inter_feat for split in splits])
+    items = pooled[splits[0].iid_field].numpy()
+    present = np.unique(items)
+    tokens = [splits[0].item_tokens[item] for item in present]
+    try:
+        valid, test = (
+            present[positions] for positions in draw_cold_items(tokens, settings.ratio, settings.seed)
+        )
+    except ValueError as error:
+        raise UserError(f"{source}: cold_start: ratio={settings.ratio}: {error}") from None
+    masks = assign_parts(items, valid, test)
+    cold = np.zeros(splits[0].item_num, dtype=bool)
+    cold[valid], cold[test] = True, True
+    return [splits[0].copy(pooled[np.flatnonzero(mask)]) for mask in masks], cold
+
+
+def _item_lists(split: MultimodalDataset) -> ItemLists:
+    users, items = split.train_edges.numpy()
+    return ItemLists.from_pairs(users, items, split.user_num, split.item_num)

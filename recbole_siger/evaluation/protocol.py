@@ -1,0 +1,47 @@
+"""Evaluation protocols: what is masked, who is evaluated, where negatives come from.
+
+Both rank all items. On the same scores they give different numbers, so every result names its protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["PROTOCOLS", "Protocol", "protocol_id"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to evaluate a full ranking.
+
+    Attributes:
+        masks_validation: Whether validation items are hidden from the test ranking.
+        keeps_users_without_training: Whether users without a training row are evaluated.
+        train_negatives: Items that training negatives are drawn from.
+        selection_decimals: Places that the validation metric is rounded to before epochs are compared.
+    """
+
+    masks_validation: bool
+    keeps_users_without_training: bool
+    train_negatives: str
+    selection_decimals: int | None
+
+
+PROTOCOLS = {
+    "recbole": Protocol(True, True, "all", None),
+    "mmrec": Protocol(False, False, "train_items", 4),
+}
+
+
+def protocol_id(facts: Mapping[str, Any]) -> str:
+    """Hash the facts: the first 16 hex digits of SHA-256 of their canonical JSON.
+
+    >>> protocol_id({"a": 1, "b": [2]}) == protocol_id({"b": [2], "a": 1}) != protocol_id({"a": 1, "b": [3]})
+    True
+    """
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

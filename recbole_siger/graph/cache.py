@@ -1,0 +1,191 @@
+"""Graphs that have been built before, kept by the content that they are made of.
+
+A file's name holds a digest of everything that decides a graph: the tensors, the arguments and the sources of
+``recbole_siger/graph``. Whatever changes has another name, so nothing is ever out of date; what is no longer
+asked for stays until ``recbole-siger cache clear``. A graph is the same from here as from its builder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recbole_siger.common.files import atomic_path
+from recbole_siger.errors import UserError
+
+__all__ = ["Entry", "GraphCache"]
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+
+
+class Entry(NamedTuple):
+    """A file of the cache; one that is damaged has no shape and no edges."""
+
+    kind: str
+    shape: tuple[int, ...]
+    n_edges: int
+    n_bytes: int
+    path: Path
+
+
+class GraphCache:
+    """A folder of graphs.
+
+    Args:
+        cache_dir: The folder above ``graphs/``; ``None`` for the user's own, ``"none"`` to keep nothing.
+
+    Attributes:
+        folder: Where the graphs are; ``None`` if nothing is kept.
+    """
+
+    def __init__(self, cache_dir: str | Path | None = None) -> None:
+        off = str(cache_dir) == "none"
+        root = _user_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        self.folder = None if off else root / "graphs"
+
+    def cached(
+        self,
+        kind: str,
+        build: Callable[..., Tensor],
+        tensors: Mapping[str, Tensor],
+        arguments: Mapping[str, str | int | float | bool | None],
+    ) -> Tensor:
+        """Return ``build(**tensors, **arguments)``, from its file if there is one.
+
+        A damaged file is built again with a warning; where nothing can be written, that too is a warning.
+
+        Args:
+            kind: What is built, a word; part of the file's name.
+            build: Makes the graph, a sparse COO tensor, of what it is given and nothing else.
+            tensors: What the graph is made of, at least one.
+            arguments: The builder's options.
+
+        Returns:
+            Coalesced sparse COO tensor on the device of the first of ``tensors``.
+        """
+        if self.folder is None:
+            return build(**tensors, **arguments)
+        path = self.folder / f"{kind}-{_digest(kind, tensors, arguments)[:32]}{SUFFIX}"
+        device = next(iter(tensors.values())).device
+        if path.exists():
+            try:
+                return _read(path).to(device)
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
+                logger.warning("%s: damaged (%s); the graph is built again", path, error)
+        graph = build(**tensors, **arguments).coalesce()
+        try:
+            _write(path, graph)
+        except OSError as error:
+            logger.warning("%s: not written (%s); name another folder by cache_dir", path, error.strerror)
+        return graph
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files of the cache in the order of their names.
+
+        Raises:
+            UserError: If the cache is switched off.
+        """
+        if self.folder is None:
+            raise UserError("command line: --cache_dir=none keeps no graphs; name a folder")
+        for path in sorted(self.folder.glob(f"*-*{SUFFIX}")):
+            if path.name.startswith("."):
+                continue  # being written
+            shape, n_edges = (), 0
+            try:
+                with safe_open(path, "pt") as file:
+                    shape = tuple(json.loads(file.metadata()["shape"]))
+                    n_edges = file.get_slice("values").get_shape()[0]
+            except (SafetensorError, KeyError, TypeError, ValueError):
+                pass  # listed as it is; the next run that asks for it tells and mends
+            yield Entry(path.name.rpartition("-")[0], shape, n_edges, path.stat().st_size, path)
+
+    def report(self) -> Iterator[str]:
+        """Yield a line a graph, then one for all of them."""
+        total = count = 0
+        for entry in self.entries():
+            shape = "x".join(map(str, entry.shape)) or "damaged"
+            size = f"{entry.n_edges:11,} edges {_size(entry.n_bytes)}"
+            yield f"{entry.kind:15} {shape:>19} {size}  {entry.path.name}"
+            total, count = total + entry.n_bytes, count + 1
+        yield f"{count} graphs, {_size(total).strip()}, in {self.folder}"
+
+    def clear(self) -> str:
+        """Delete every graph; return one line that says how many."""
+        entries = list(self.entries())
+        for entry in entries:
+            entry.path.unlink(missing_ok=True)
+        freed = _size(sum(entry.n_bytes for entry in entries)).strip()
+        return f"{len(entries)} graphs deleted, {freed}, in {self.folder}"
+
+
+def _user_folder() -> Path:
+    """Return the folder for caches that the system's conventions name."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "recbole_siger"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "recbole_siger"
+    return Path.home() / ".cache" / "recbole_siger"
+
+
+@cache
+def _code_version() -> str:
+    """Digest the sources of the builders."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(kind: str, tensors: Mapping[str, Tensor], arguments: Mapping[str, object]) -> str:
+    shapes = {name: [str(x.dtype), list(x.shape)] for name, x in tensors.items()}
+    said = {"kind": kind, "arguments": dict(arguments), "tensors": shapes, "code": _code_version()}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _checksum(index: Tensor, value: Tensor) -> str:
+    digest = hashlib.sha256(_bytes(index))
+    digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _write(path: Path, graph: Tensor) -> None:
+    index, value = graph.indices().cpu().int().contiguous(), graph.values().cpu()
+    metadata = {"shape": json.dumps(list(graph.shape)), "sha256": _checksum(index, value)}
+    with atomic_path(path) as temporary:
+        save_file({"indices": index, "values": value}, temporary, metadata)
+
+
+def _read(path: Path) -> Tensor:
+    with safe_open(path, "pt") as file:
+        metadata, index, value = file.metadata(), file.get_tensor("indices"), file.get_tensor("values")
+    if metadata["sha256"] != _checksum(index, value):
+        raise ValueError("the checksum does not match")
+    shape = tuple(json.loads(metadata["shape"]))
+    return torch.sparse_coo_tensor(
+        index.long(), value, shape, is_coalesced=True, check_invariants=True
+    ).coalesce()
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:8.1f} MiB"

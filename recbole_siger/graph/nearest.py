@@ -1,0 +1,283 @@
+"""Nearest rows by comparing all pairs in blocks: few bits propose candidates, float64 cosines decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_siger.graph.cosine import STEP, UnitRows
+from recbole_siger.graph.ordering import first_k_per_row
+
+__all__ = ["nearest"]
+
+PANEL_BYTES = 32 * 2**20
+# Candidates a row, beyond k, from which exact cosines thin them out at once.
+CROWD = 256
+# From how many rows bfloat16 pays, and up to how many candidates a row, as a share of the rows: each costs as
+# much as about a hundred products.
+FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
+# Multiplications in float64 from which compiling their loop, about a second, pays.
+COMPILE_FROM = 400_000_000
+# Half the distance between two numbers, relative to them: the error of rounding to a type.
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """Find the ``k`` other rows nearest to each, by comparing all pairs.
+
+    Returns:
+        Pairs (row, neighbour), each row's in order, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
+    """
+    types = [torch.float32]
+    if len(rows) >= FEW_BITS_FROM and _has_fast_bfloat16(rows.index.device):
+        types.insert(0, torch.bfloat16)
+    for dtype in types:
+        try:
+            return _Search(rows, k, chunk_size, dtype).run()
+        except _ImpreciseError:
+            continue
+    return _Search(rows, k, chunk_size, torch.float64).run()
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in instructions)
+
+
+class _ImpreciseError(Exception):
+    """A product has too few bits.
+
+    It leaves too many candidates, or is further from the cosine than its type allows: torch may have been
+    told to multiply in fewer bits (TF32, autocast).
+    """
+
+
+@dataclass
+class _Candidates:
+    """Pairs of a block's rows with other rows, and bounds of their cosines, equal where it is known."""
+
+    row: Tensor
+    column: Tensor
+    low: Tensor
+    high: Tensor
+    parts: list[tuple[Tensor, ...]] = field(default_factory=list)
+    n_waiting: int = 0
+    n_kept: int = 0
+
+    @classmethod
+    def none(cls, device: torch.device) -> Self:
+        ids = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(ids, ids, ids.double(), ids.double())
+
+    def add(self, *part: Tensor) -> None:
+        self.parts.append(part)
+        self.n_waiting += len(part[0])
+
+    def gather(self) -> None:
+        columns = zip((self.row, self.column, self.low, self.high), *self.parts, strict=True)
+        self.row, self.column, self.low, self.high = (torch.cat(parts) for parts in columns)
+        self.parts, self.n_waiting = [], 0
+
+    def ranked(self) -> tuple[Tensor, Tensor]:
+        """Return positions by row, the greatest low bound first, and the rank of each within its row."""
+        key = 4.0 * self.row - self.low  # bounds lie within -2 and 2
+        # NumPy sorts with vector instructions, several times as fast.
+        order = torch.from_numpy(np.argsort(key.numpy())) if key.is_cpu else torch.argsort(key)
+        row = self.row[order]
+        return order, torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+
+    def select(self, kept: Tensor) -> None:
+        self.row, self.column = self.row[kept], self.column[kept]
+        self.low, self.high = self.low[kept], self.high[kept]
+        self.n_kept = len(self.row)
+
+
+class _Search:
+    """Blocks of products above the diagonal, each used for its rows and for its columns.
+
+    ``floor`` holds for each row a number that ``k`` cosines reach. A product is off by at most the error of
+    rounding the rows, known from their residuals, and of summing, known from the number of terms; a pair is
+    kept while it may reach the floor. What a block kept is thinned out when it has doubled.
+
+    Products are taken minus a number just below the floors: what is rounded to the type is then small where
+    it counts, and all thresholds are positive, so that integers compare the same and faster.
+    """
+
+    def __init__(self, rows: UnitRows, k: int, size: int, dtype: torch.dtype) -> None:
+        self.rows, self.k, self.dtype = rows, k, dtype
+        self.device = rows.index.device
+        n_features = rows.features.shape[1]
+        # Two or three times as many pairs as neighbours are compared exactly.
+        self.compiled = self.device.type == "cpu" and 3 * k * len(rows) * n_features >= COMPILE_FROM
+        self.starts = [*range(0, len(rows), size), len(rows)]
+        self.size = min(size, len(rows))
+        self.shift_column = n_features
+        self.width = -(-(n_features + 1) // 32) * 32
+        # The sum of n products with any order and fused or not; the terms' magnitudes sum to at most 2.1.
+        accumulate = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
+        self.sum_error = 2.2 * (n_features + 2) * accumulate
+        self.residual: list[float] = []
+        self.floor = torch.full((len(rows),), -1.0, dtype=torch.float64, device=self.device)
+        self.candidates: list[_Candidates] = []
+        # Allocated once: temporaries of this size between small results would scatter over the memory.
+        new = partial(torch.zeros, device=self.device)
+        self.unit = new(
+            (self.size, n_features), dtype=torch.float64 if dtype == torch.float64 else torch.float32
+        )
+        n_lefts = max(1, PANEL_BYTES // (self.size * self.width * dtype.itemsize))
+        self.panel = new((min(n_lefts, len(self.starts) - 1) + 1, self.size, self.width), dtype=dtype)
+        self.score = new((self.size, self.size), dtype=dtype)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        n_blocks = len(self.starts) - 1
+        for block in range(n_blocks):
+            self._start(block)
+            if block == 0 and self.dtype == torch.bfloat16:
+                n_candidates = len(self.candidates[0].row) + self.candidates[0].n_waiting
+                if n_candidates > FEW_BITS_SHARE * len(self.rows) * self.starts[1]:
+                    raise _ImpreciseError
+        per_panel = len(self.panel) - 1
+        pairs, steps = [], []
+        for first in range(0, n_blocks, per_panel):
+            panel = range(first, min(first + per_panel, n_blocks))
+            lefts = {i: self._rounded(i, i - first) for i in panel}
+            for j in range(first + 1, n_blocks):
+                right = lefts[j] if j in lefts else self._rounded(j, per_panel)
+                for i in range(first, min(j, panel.stop)):
+                    self._compare(i, j, lefts[i], right)
+            for i in panel:
+                pair, step = self._finish(i)
+                pairs.append(pair)
+                steps.append(step)
+        return torch.cat(pairs, dim=1), torch.cat(steps)
+
+    def _span(self, block: int) -> slice:
+        return slice(self.starts[block], self.starts[block + 1])
+
+    def _rounded(self, block: int, place: int) -> Tensor:
+        """Write a block's rows, in the type of the products, at a place of the panel; return ``(n, W)``."""
+        span = self._span(block)
+        rounded = self.panel[place, : span.stop - span.start]
+        unit = self.rows.unit(span.start, span.stop, self.unit[: len(rounded)])
+        rounded[:, : unit.shape[1]] = unit
+        rounded[:, self.shift_column] = 0
+        return rounded
+
+    def _start(self, block: int) -> None:
+        """Compare a block with itself, which gives its first floors."""
+        rounded = self._rounded(block, 0)
+        unit = self.unit[: len(rounded)]
+        # What scaling to length 1 loses, then what rounding to the type does.
+        residual: float = 8 * ROUNDING[unit.dtype]
+        if self.dtype != unit.dtype:
+            unit -= rounded[:, : unit.shape[1]]
+            residual += 1.01 * float(unit.norm(dim=1).max())
+        self.residual.append(residual)
+        score = _product(rounded, rounded, self.score[: len(rounded), : len(rounded)]).fill_diagonal_(-2)
+        error = self._error(block, block)
+        floor = self.floor[self._span(block)]
+        if len(score) > self.k:
+            low, _ = self._bounds(score.topk(self.k, dim=1).values[:, -1], 0.0, error)
+            torch.maximum(floor, low, out=floor)
+        self.candidates.append(_Candidates.none(self.device))
+        reach = floor - 2 * STEP - error
+        reach = (reach - 3 * ROUNDING[self.dtype] * reach.abs()).to(self.dtype)
+        row, column = (score >= reach[:, None]).nonzero(as_tuple=True)
+        other = row != column
+        self._propose(block, block, row[other], column[other], score, 0.0, error)
+
+    def _error(self, i: int, j: int) -> float:
+        """Bound the distance of a product of two blocks from the cosine, before it is rounded."""
+        a, b = self.residual[i], self.residual[j]
+        return a + b + a * b + self.sum_error
+
+    def _bounds(self, score: Tensor, shift: Tensor | float, error: float) -> tuple[Tensor, Tensor]:
+        score = score.double()
+        off = error + 1.02 * ROUNDING[self.dtype] * score.abs()
+        return score + shift - off, score + shift + off
+
+    def _compare(self, i: int, j: int, left: Tensor, right: Tensor) -> None:
+        """Compare two blocks of rows, for both."""
+        error = self._error(i, j)
+        floors = self.floor[self._span(i)], self.floor[self._span(j)]
+        rounding = ROUNDING[self.dtype]
+        below = torch.minimum(floors[0].min(), floors[1].min()) - error - 4 * STEP
+        rounded = (below - 2 * rounding * below.abs()).to(self.dtype)
+        left[:, self.shift_column], right[:, self.shift_column] = -rounded, 1
+        shift = rounded.double()
+        score = _product(left, right, self.score[: len(left), : len(right)])
+        reach = [((1 - 3 * rounding) * (floor - 2 * STEP - error - shift)).to(self.dtype) for floor in floors]
+        bits, bound = score.view(INTEGER[self.dtype]), [one.view(INTEGER[self.dtype]) for one in reach]
+        row, column = (bits >= bound[0][:, None]).nonzero(as_tuple=True)
+        self._propose(i, j, row, column, score, shift, error)
+        row, column = (bits >= bound[1]).nonzero(as_tuple=True)
+        self._propose(j, i, column, row, score.T, shift, error)
+
+    def _propose(
+        self, i: int, j: int, row: Tensor, column: Tensor, score: Tensor, shift: Tensor | float, error: float
+    ) -> None:
+        """Add pairs of rows of blocks ``i`` and ``j`` to the candidates of ``i``."""
+        if not len(row):
+            return
+        mine = self.candidates[i]
+        mine.add(row, self.starts[j] + column, *self._bounds(score[row, column], shift, error))
+        if mine.n_waiting > max(mine.n_kept, 4 * self.k * self.size):
+            self._thin_out(i)
+            if mine.n_kept > (CROWD + self.k) * self.size:
+                self._keep_best(i)
+
+    def _thin_out(self, block: int) -> None:
+        """Raise the floors of a block and drop the candidates that cannot reach them."""
+        mine, floor = self.candidates[block], self.floor[self._span(block)]
+        mine.gather()
+        order, rank = mine.ranked()
+        kth = order[rank == self.k - 1]
+        row = mine.row[kth]
+        floor[row] = torch.maximum(floor[row], mine.low[kth])
+        mine.select(mine.high >= floor[mine.row] - 2 * STEP)
+
+    def _evaluate(self, block: int, chosen: Tensor) -> None:
+        """Replace the bounds of chosen candidates, positions, by their cosines."""
+        mine = self.candidates[block]
+        chosen = chosen[mine.low[chosen] < mine.high[chosen]]
+        row = self.starts[block] + mine.row[chosen]
+        cosine = STEP * self.rows.cosines(row, mine.column[chosen], compiled=self.compiled).double()
+        inside = (mine.low[chosen] - STEP <= cosine) & (cosine <= mine.high[chosen] + STEP)
+        if not inside.all():
+            raise _ImpreciseError
+        mine.low[chosen] = mine.high[chosen] = cosine
+
+    def _keep_best(self, block: int) -> Tensor:
+        """Reduce a block's candidates to the ``k`` best of each row, in order; return their cosines."""
+        self._thin_out(block)
+        mine = self.candidates[block]
+        order, rank = mine.ranked()
+        self._evaluate(block, order[rank < self.k])
+        self._thin_out(block)
+        self._evaluate(block, torch.arange(len(mine.row), device=self.device))
+        step = (mine.low / STEP).round().long()
+        kept = first_k_per_row(mine.row, self.k, -step, mine.column)
+        mine.select(kept)
+        self._thin_out(block)
+        return step[kept]
+
+    def _finish(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return the neighbours of a block's rows and their cosines, and forget its candidates."""
+        step = self._keep_best(block)
+        mine = self.candidates[block]
+        pairs = torch.stack((self.starts[block] + mine.row, mine.column))
+        self.candidates[block] = _Candidates.none(self.device)
+        return pairs, step
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """Multiply the rows of two blocks, ``(m, F)`` and ``(n, F)``, into ``out``, ``(m, n)``."""
+    return torch.mm(left, right.T, out=out)

@@ -1,0 +1,141 @@
+"""The kinds of raw data by name, and the options that a command line gives for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.errors import UserError
+from recbole_siger.options.params import build_params, did_you_mean
+from recbole_siger.options.resources import find_resource
+from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.prepare.download import Download, fetch_all
+from recbole_siger.prepare.folder import check_target
+from recbole_siger.prepare.pipeline import PrepareParams, Source, prepare_dataset
+from recbole_siger.prepare.sources.amazon import Amazon, edition_of
+from recbole_siger.prepare.sources.microlens import MicroLens
+from recbole_siger.prepare.sources.movielens import MovieLens, unpack
+from recbole_siger.prepare.sources.own_csv import Columns, Table
+
+__all__ = ["KINDS", "prepare"]
+
+Values = Mapping[str, str]
+
+COMMON = ("name", "data_path", "overwrite", *(field.name for field in fields(PrepareParams)))
+RAW = ("source", "edition", "download", "mirror")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of raw data: options of its own, those that it needs, how it is opened, what is downloaded."""
+
+    options: tuple[str, ...]
+    needed: tuple[str, ...]
+    open: Callable[[Values], Source]
+    downloads: Callable[[Values], list[Download]] | None = None
+
+
+def _table(values: Values) -> Source:
+    columns = Columns(
+        user=values["user_col"],
+        item=values["item_col"],
+        rating=values.get("rating_col"),
+        time=values.get("time_col"),
+    )
+    items = Path(values["items"]) if "items" in values else None
+    return Table(Path(values["inter"]), items, columns, values.get("sep"))
+
+
+KINDS = {
+    "amazon": Kind(
+        (*RAW, "category"),
+        ("category", "source", "name"),
+        lambda values: Amazon(Path(values["source"]), values["category"], values["edition"]),
+        lambda values: edition_of(values["edition"], values["category"]).downloads(values["category"]),
+    ),
+    "microlens": Kind(
+        RAW,
+        ("source", "name"),
+        lambda values: MicroLens(Path(values["source"]), values.get("edition")),
+        lambda values: MicroLens.downloads(values.get("edition", "")),
+    ),
+    "movielens": Kind(
+        RAW,
+        ("source", "name"),
+        lambda values: MovieLens(Path(values["source"]), values.get("edition")),
+        lambda values: MovieLens.downloads(values.get("edition", "")),
+    ),
+    "csv": Kind(
+        ("inter", "items", "user_col", "item_col", "rating_col", "time_col", "sep"),
+        ("inter", "name"),
+        _table,
+    ),
+}
+"""What ``recbole-siger prepare`` takes."""
+
+
+def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
+    """Prepare a dataset from the options of a command line.
+
+    Args:
+        kind: A key of ``KINDS``.
+        values: Option -> value, as text.
+        report: Called with each line for the user.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        UserError: If an option is unknown, missing or wrong, or the data are.
+    """
+    if kind not in KINDS:
+        raise UserError(
+            f"command line: prepare {kind!r}: expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
+        )
+    one = KINDS[kind]
+    known = (*COMMON, *one.options)
+    for key in values:
+        if key not in known:
+            raise UserError(f"command line: prepare {kind} takes no --{key}{did_you_mean(key, known)}")
+    for key in one.needed:
+        if not values.get(key):
+            raise UserError(f"command line: prepare {kind} needs --{key}; see `recbole-siger --help`")
+    chosen = _with_defaults(kind, values)
+    params = build_params(PrepareParams, chosen, dict.fromkeys(values, "command line"))
+    params.shares()
+    name, data_path, overwrite = values["name"], Path(chosen["data_path"]), _on(values, "overwrite")
+    if one.downloads is not None and _on(values, "download"):
+        check_target(name, data_path, [Path(values["source"])], overwrite=overwrite)  # before hours go by
+        _download(one.downloads(chosen), values, report)
+    source = one.open(chosen)
+    return prepare_dataset(source, name, params, data_path=data_path, overwrite=overwrite, report=report)
+
+
+def _on(values: Values, key: str) -> bool:
+    value = values.get(key, "False").lower()
+    if value not in ("true", "false"):
+        raise UserError(f"command line: --{key}={values[key]}: write --{key} alone, or =True or =False")
+    return value == "true"
+
+
+def _with_defaults(kind: str, values: Values) -> dict[str, Any]:
+    """Return the options, with those of ``properties/`` for what is not given; numbers as numbers."""
+    chosen: dict[str, Any] = {}
+    for file in ("prepare.yaml", f"prepare/{kind}.yaml"):
+        path = find_resource(f"properties/{file}")
+        if path is not None:
+            chosen |= read_yaml(path)
+    for key, value in values.items():
+        # Not as YAML, for which 8:1:1 is a number to the base of 60.
+        chosen[key] = int(value) if isinstance(chosen.get(key), int) and value.isdecimal() else value
+    return chosen
+
+
+def _download(downloads: list[Download], values: Values, report: Callable[[str], None]) -> None:
+    folder = Path(values["source"])
+    fetch_all(downloads, folder, mirror=values.get("mirror"), report=report)
+    for one in downloads:
+        if one.name.endswith(".zip"):
+            unpack(folder / one.name)

@@ -1,0 +1,358 @@
+"""Finished runs side by side: means over seeds, and paired tests of the first against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.significance import (
+    PairedResult,
+    Values,
+    compare_paired,
+    holm,
+    smallest_p,
+)
+from recbole_siger.options.params import build_params, did_you_mean
+from recbole_siger.runs.folder import RunFolder
+
+__all__ = [
+    "Comparison",
+    "Entry",
+    "Row",
+    "RowTest",
+    "TableParams",
+    "bigger_is_better",
+    "check_sample_size",
+    "compare_entries",
+    "protocol_difference",
+    "table_params",
+]
+
+SIGNIFICANT = 0.05
+
+_SMALLER_IS_BETTER = {"averagepopularity", "giniindex", "logloss", "mae", "rmse"}  # as RecBole has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableParams:
+    """How a table is made.
+
+    Attributes:
+        stat: The paired test; None for a table without tests.
+        correct: Correction over all rows tested on one metric.
+        over: What is paired: users, each with the mean over its seeds, or seeds.
+        allow_mixed: Whether runs of other protocols may stand in the table, marked and untested.
+        columns: Metrics shown, by default Recall and NDCG at every cut-off. One without a value a user, such
+            as ``recall@20[cold]``, is not tested over users.
+    """
+
+    stat: Literal["wilcoxon", "t-test"] | None = "wilcoxon"
+    correct: Literal["holm", "none"] = "holm"
+    over: Literal["users", "seeds"] = "users"
+    allow_mixed: bool = False
+    columns: tuple[str, ...] | None = None
+
+
+def table_params(values: Mapping[str, Any]) -> TableParams:
+    """Make the parameters of a table from the command line.
+
+    Raises:
+        UserError: For a value that an option does not take.
+    """
+    known = asdict(TableParams())
+    return build_params(TableParams, {**known, **values}, dict.fromkeys(values, "command line"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be: its finished runs, one a seed, and one line for each run that failed."""
+
+    label: str
+    runs: tuple[RunFolder, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowTest:
+    """A paired test of the first row against this one, with p corrected for the number of rows."""
+
+    result: PairedResult
+    p_corrected: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model or variant.
+
+    Attributes:
+        label: Its name.
+        seeds: Of its runs, ascending.
+        protocols: Protocol ids of its runs.
+        mean: Mean over seeds of each test metric.
+        std: Standard deviation over seeds (n - 1); None for one seed.
+        valid: Mean over seeds of each validation metric.
+        n_parameters: Trained parameters.
+        seconds_per_epoch: Mean over seeds, validation included.
+        peak_memory_mib: Largest of all seeds.
+        runs: Run folders.
+        failure: Why there are no numbers; else empty.
+        mixed: Whether its protocol is another one than the first row's.
+        tests: For each metric, the first row against this one.
+    """
+
+    label: str
+    seeds: tuple[int, ...] = ()
+    protocols: tuple[str, ...] = ()
+    mean: Mapping[str, float] = field(default_factory=dict)
+    std: Mapping[str, float | None] = field(default_factory=dict)
+    valid: Mapping[str, float] = field(default_factory=dict)
+    n_parameters: int | None = None
+    seconds_per_epoch: float | None = None
+    peak_memory_mib: float | None = None
+    runs: tuple[str, ...] = ()
+    failure: str = ""
+    mixed: bool = False
+    tests: Mapping[str, RowTest] = field(default_factory=dict)
+
+
+def bigger_is_better(column: str) -> bool:
+    """Say which way a metric goes.
+
+    >>> bigger_is_better("recall@20[cold]"), bigger_is_better("giniindex@20")
+    (True, False)
+    """
+    return column.partition("@")[0] not in _SMALLER_IS_BETTER
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table: the first row is the one that is tested against the others.
+
+    Attributes:
+        title: What it compares.
+        dataset: Dataset name.
+        rows: In the order asked for.
+        columns: Metrics, as in ``results.json``.
+        selection: The metric that chose the epochs, if all rows agree; tests on it are printed.
+        params: How it was made.
+        protocol: Name, id and facts of the first row's protocol.
+        improvement: Whether the other rows are baselines, so that the first is measured by the best of them.
+    """
+
+    title: str
+    dataset: str
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...]
+    selection: str
+    params: TableParams
+    protocol: Mapping[str, Any]
+    improvement: bool = True
+
+    def ranked(self, column: str) -> list[Row]:
+        """Return the rows that have numbers under the first row's protocol, best first."""
+        rows = [row for row in self.rows if not row.failure and not row.mixed]
+        sign = -1 if bigger_is_better(column) else 1
+        return sorted(rows, key=lambda row: sign * row.mean[column])
+
+    def strongest(self, column: str) -> Row | None:
+        """Return the best row but the first; None where the first failed or stands alone."""
+        if self.rows[0].failure:
+            return None
+        return next((row for row in self.ranked(column) if row is not self.rows[0]), None)
+
+
+def check_sample_size(n: int, params: TableParams) -> None:
+    """Refuse a sample of which no test can find anything.
+
+    Raises:
+        UserError: Naming what is needed.
+    """
+    if params.stat is None or smallest_p(n, params.stat) < SIGNIFICANT:
+        return
+    needed = next(m for m in range(1, 99) if smallest_p(m, params.stat) < SIGNIFICANT)
+    mend = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
+    raise UserError(
+        f"--stat={params.stat}: a test over {params.over} with n={n} cannot give p < {SIGNIFICANT}; "
+        f"n={needed} can: take {mend}"
+    )
+
+
+def compare_entries(
+    title: str, entries: Sequence[Entry], params: TableParams, *, improvement: bool = True
+) -> Comparison:
+    """Put entries side by side.
+
+    Args:
+        title: What the table compares.
+        entries: The first is tested against the others.
+        params: How the table is made.
+        improvement: Whether the others are baselines, as opposed to variants of the first.
+
+    Raises:
+        UserError: For runs on different datasets or under different protocols, an unknown column, or a
+            sample too small for the test.
+    """
+    results = {e.label: [run.read_results() for run in e.runs] for e in entries if e.runs and not e.failures}
+    if not results:
+        return Comparison(title, "", tuple(map(_failed_row, entries)), (), "", params, {})
+    datasets = sorted({r["dataset"] for of_entry in results.values() for r in of_entry})
+    if len(datasets) > 1:
+        raise UserError(f"runs on different datasets ({', '.join(datasets)}) do not share a table")
+    reference = next(iter(results))
+    mixed = _check_protocols(results, reference, params.allow_mixed)
+    columns = _columns(results, params.columns)
+    rows = [
+        replace(_row(entry, results[entry.label], columns), mixed=entry.label in mixed)
+        if entry.label in results
+        else _failed_row(entry)
+        for entry in entries
+    ]
+    if params.stat is not None and not rows[0].failure:
+        rows = _with_tests(entries, rows, results, columns, params)
+    first = results[reference][0]
+    protocol = {key: first.get(key) for key in ("protocol", "protocol_id", "protocol_facts")}
+    chosen = _selection(entries, columns)
+    return Comparison(title, datasets[0], tuple(rows), columns, chosen, params, protocol, improvement)
+
+
+def _failed_row(entry: Entry) -> Row:
+    n_runs = len(entry.runs) + len(entry.failures)
+    return Row(entry.label, failure=f"{len(entry.failures)} of {n_runs} failed: {entry.failures[0]}")
+
+
+def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Row:
+    def values(part: str, name: str) -> Values:
+        return np.array([result[part][name] for result in results], dtype=np.float64)
+
+    several = len(results) > 1
+    return Row(
+        label=entry.label,
+        seeds=tuple(sorted(result["seed"] for result in results)),
+        protocols=tuple(dict.fromkeys(result["protocol_id"] for result in results)),
+        mean={name: float(values("test", name).mean()) for name in columns},
+        std={name: float(values("test", name).std(ddof=1)) if several else None for name in columns},
+        valid={name: float(values("valid", name).mean()) for name in columns if name in results[0]["valid"]},
+        n_parameters=results[0]["n_parameters"],
+        seconds_per_epoch=float(np.mean([result["seconds_per_epoch"] for result in results])),
+        peak_memory_mib=float(max(result["peak_memory_mib"] for result in results)),
+        runs=tuple(str(run.path) for run in entry.runs),
+    )
+
+
+def _check_protocols(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str, allow_mixed: bool
+) -> set[str]:
+    """Return the labels under another protocol than the reference; the ids differ by seed if splits do."""
+    ids = {}
+    for label, of_entry in results.items():
+        if not all("protocol_id" in result for result in of_entry):
+            raise UserError(f"{label}: a run without protocol_id, made by an older version; run it again")
+        ids[label] = {result["protocol_id"] for result in of_entry}
+    mixed = {label for label in ids if ids[label] != ids[reference]}
+    if mixed and not allow_mixed:
+        other = next(label for label in ids if label in mixed)
+        differs = protocol_difference(results[reference], results[other])
+        raise UserError(
+            f"{reference} and {other} were evaluated under different protocols ({differs}); "
+            "--allow_mixed puts them into one table, marked"
+        )
+    return mixed
+
+
+def protocol_difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
+    """Name the facts in which two protocols differ."""
+    first, second = (dict(results[0].get("protocol_facts") or {}) for results in (one, other))
+    by_seed = {result["seed"]: result["protocol_id"] for result in other}
+    if all(by_seed.get(result["seed"], result["protocol_id"]) == result["protocol_id"] for result in one):
+        return "splits are drawn with the seed, and the seeds are not the same"
+    names = [key for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
+    told = {key: f"{first.get(key)!r} and {second.get(key)!r}" for key in sorted(names)}
+    return ", ".join(f"{key}: {text}" if len(text) < 80 else f"another {key}" for key, text in told.items())
+
+
+def _columns(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], asked: Sequence[str] | None
+) -> tuple[str, ...]:
+    tests = [result["test"] for of_entry in results.values() for result in of_entry]
+    shared = [name for name in tests[0] if all(name in test for test in tests)]
+    if asked is None:
+        whole = [name for name in shared if "[" not in name]  # not of cold or warm items alone
+        return tuple([name for name in whole if name.split("@")[0] in ("recall", "ndcg")] or whole[:1])
+    for name in asked:
+        if name.lower() not in shared:
+            hint = did_you_mean(name, shared) or f"; there are {', '.join(shared)}"
+            raise UserError(f"--columns: {name!r} is not a metric of every run{hint}")
+    return tuple(name.lower() for name in asked)
+
+
+def _selection(entries: Sequence[Entry], columns: Sequence[str]) -> str:
+    chosen = {str(run.read_config().get("valid_metric", "")).lower() for e in entries for run in e.runs}
+    return next(iter(chosen)) if len(chosen) == 1 and chosen <= set(columns) else columns[0]
+
+
+# ---- tests
+
+
+def _with_tests(
+    entries: Sequence[Entry],
+    rows: list[Row],
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+    columns: Sequence[str],
+    params: TableParams,
+) -> list[Row]:
+    """Test the first row against each other; one family of tests is one metric on all rows."""
+    assert params.stat is not None
+    others = [i for i, row in enumerate(rows) if i and not row.failure and not row.mixed]
+    sample = _by_user if params.over == "users" else _by_seed
+    tables = {i: sample(entries[i], results[rows[i].label], columns) for i in (0, *others)}
+    if params.over == "seeds":
+        tables = _share_seeds(tables, rows)
+    found: dict[int, dict[str, RowTest]] = {i: {} for i in others}
+    for column in tables[0] if others else ():
+        pairs = []
+        for i in others:
+            _check_same(tables[0], tables[i], rows[0].label, rows[i].label, params)
+            pairs.append(
+                compare_paired(tables[0][column].to_numpy(), tables[i][column].to_numpy(), params.stat)
+            )
+        p_values = np.array([pair.p for pair in pairs])
+        corrected = holm(p_values) if params.correct == "holm" else p_values
+        for i, pair, p in zip(others, pairs, corrected, strict=True):
+            found[i][column] = RowTest(pair, float(p))
+    return [replace(row, tests=found[i]) if i in found else row for i, row in enumerate(rows)]
+
+
+def _by_user(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return each user's mean over the seeds, by raw token, of the metrics that have a value a user."""
+    users = pd.concat([run.read_users() for run in entry.runs])
+    return users.groupby("user_id", sort=True)[[name for name in columns if name in users]].mean()
+
+
+def _by_seed(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the test metrics by seed."""
+    values = {result["seed"]: [result["test"][name] for name in columns] for result in results}
+    return pd.DataFrame.from_dict(values, orient="index", columns=list(columns)).sort_index()
+
+
+def _share_seeds(tables: dict[int, pd.DataFrame], rows: Sequence[Row]) -> dict[int, pd.DataFrame]:
+    """Repeat what ran once because no seed changes it."""
+    most = max(tables.values(), key=len).index
+    return {
+        i: pd.DataFrame(np.repeat(table.to_numpy(), len(most), axis=0), most, table.columns)
+        if len(table) == 1
+        else table
+        for i, table in tables.items()
+    }
+
+
+def _check_same(
+    one: pd.DataFrame, other: pd.DataFrame, label: str, other_label: str, params: TableParams
+) -> None:
+    check_sample_size(len(one), params)
+    if not one.index.equals(other.index):
+        raise UserError(f"{label} and {other_label} were evaluated on other {params.over}; nothing to pair")

@@ -1,0 +1,1 @@
+"""Several runs for one question: compare, ablate, sweep, cold start."""

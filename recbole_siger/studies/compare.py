@@ -1,0 +1,220 @@
+"""Compare models: finish the runs that a table needs, put them side by side, test the differences."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.options.params import did_you_mean
+from recbole_siger.options.seeds import seed_list
+from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.report.comparison import (
+    Comparison,
+    Entry,
+    TableParams,
+    check_sample_size,
+    compare_entries,
+)
+from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies.campaign import (
+    NO_EFFECT,
+    Failure,
+    RunSpec,
+    complete_runs,
+    config_hash,
+    needs_one_seed,
+)
+
+__all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs of a table have in common.
+
+    Attributes:
+        dataset: Dataset name.
+        seeds: As typed: a number of seeds, counted up from the key ``seed``, or a list of seeds.
+        options: Configuration of every run, values or text as typed.
+        files: Configuration files of every run.
+        runs_dir: Where run folders are looked for and made.
+        jobs: Runs at a time.
+    """
+
+    dataset: str
+    seeds: str = "1"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    runs_dir: str = "runs"
+    jobs: int = 1
+
+    def seed_list(self, model: str) -> list[int]:
+        """Return the seeds.
+
+        Raises:
+            UserError: If there is none, or one is repeated.
+        """
+        config = Config(model, self.dataset, self.files, command_line=dict(self.options))
+        return seed_list(self.seeds, config.run.seed)
+
+    def specs(self, model: str, options: Mapping[str, Any]) -> list[RunSpec]:
+        """Return one model's runs, one a seed; one in all where no seed changes the result."""
+        merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
+        seeds = self.seed_list(model)
+        specs = [RunSpec(model, self.dataset, seed, merged, self.files) for seed in seeds]
+        return specs[:1] if needs_one_seed(specs[0]) else specs
+
+    def finish(self, wanted: Sequence[tuple[str, Sequence[RunSpec]]]) -> list[Entry]:
+        """Finish the runs of each label, in order; progress goes to stderr.
+
+        Raises:
+            UserError: If every run failed for one reason.
+        """
+        specs = [spec for _, of_label in wanted for spec in of_label]
+        outcomes = complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress)
+        reasons = {outcome.reason for outcome in outcomes if isinstance(outcome, Failure)}
+        if len(reasons) == 1 and all(isinstance(outcome, Failure) for outcome in outcomes):
+            raise UserError(f"no run finished: {reasons.pop()}")  # such as a dataset that is not there
+        ended, entries = iter(outcomes), []
+        for label, of_label in wanted:
+            own = [next(ended) for _ in of_label]
+            runs = tuple(run for run in own if isinstance(run, RunFolder))
+            failures = tuple(f"seed {e.spec.seed}: {e.reason}" for e in own if isinstance(e, Failure))
+            entries.append(Entry(label, runs, failures))
+        return entries
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def compare_models(
+    models: str,
+    study: Study,
+    params: TableParams,
+    *,
+    model_options: Sequence[str] = (),
+    model_file: str | None = None,
+    out: Sequence[str] = (),
+) -> int:
+    """Print the comparison of models, and write it where asked; the first is tested against the others.
+
+    Args:
+        models: Names, separated by commas.
+        study: Dataset, seeds and options of every run.
+        params: How the table is made.
+        model_options: ``MODEL.key=value``, stronger than all else.
+        model_file: YAML file with ``{model: {key: value}}``, or a folder with ``<model>.yaml`` for each;
+            stronger than the options of every run.
+        out: File names; the suffix is the format.
+
+    Returns:
+        1 if a run failed, else 0.
+
+    Raises:
+        UserError: For bad input, before anything is started where that can be.
+    """
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if len(set(names)) != len(names) or not names:
+        raise UserError(f"--models={models}: name each model once, separated by commas")
+    paths = expand_names(out, list(FORMATS))
+    own = options_of_models(names, model_options, model_file)
+    wanted = [(name, study.specs(name, own[name])) for name in names]
+    if len(names) > 1 and params.over == "seeds":
+        check_sample_size(max(len(specs) for _, specs in wanted), params)
+    entries = study.finish(wanted)
+    title = f"{names[0]} and baselines on {study.dataset}" if len(names) > 1 else names[0]
+    return finish_tables([compare_entries(title, entries, params)], paths)
+
+
+def options_of_models(
+    names: Sequence[str], pairs: Sequence[str], file: str | None
+) -> dict[str, dict[str, Any]]:
+    """Return the options of each model alone."""
+    own: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for model, values in (_read_options(names, Path(file)) if file else {}).items():
+        if model not in own or not isinstance(values, dict):
+            hint = did_you_mean(model, names) if model not in own else "; write `key: value` lines below it"
+            raise UserError(f"{file}: {model}: expected options of {', '.join(names)}{hint}")
+        own[model] |= values
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        model, dot, option = key.partition(".")
+        if not (equals and dot and option):
+            raise UserError(f"--set {pair}: write --set MODEL.key=value")
+        if model not in own:
+            raise UserError(f"--set {pair}: {model!r} is not compared{did_you_mean(model, names)}")
+        own[model][option] = value
+    return own
+
+
+def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        return read_yaml(path)
+    files = {name: path / f"{name}.yaml" for name in names}
+    for file in files.values():
+        if not file.is_file():  # an untuned model beside tuned ones is a choice, not an oversight
+            raise UserError(
+                f"{file}: no such file; tune this model, or leave the file empty for its defaults"
+            )
+    return {name: read_yaml(file) for name, file in files.items()}
+
+
+def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str] = ()) -> int:
+    """Print the comparison of run folders that exist; nothing is started.
+
+    Runs whose configurations differ in the seed alone are one row; the first folder's row is tested against
+    the others.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: If a folder is no finished run, or the runs cannot share a table.
+    """
+    paths = expand_names(out, list(FORMATS))
+    entries = entries_of_runs(runs)
+    if len(entries) > 1 and params.over == "seeds":
+        check_sample_size(max(len(entry.runs) for entry in entries), params)
+    title = f"{entries[0].label} and others" if len(entries) > 1 else entries[0].label
+    return finish_tables([compare_entries(title, entries, params)], paths)
+
+
+def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
+    """Group run folders by configuration, in the order of their first; the seed does not count."""
+    groups: dict[str, list[RunFolder]] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    seeds: dict[tuple[str, Any], Path] = {}
+    for run in map(RunFolder.open, dict.fromkeys(runs)):
+        values = run.read_config()
+        run.read_results()
+        key = config_hash(values, without=["seed"])
+        twin = seeds.setdefault((key, values.get("seed")), run.path)
+        if twin != run.path:
+            raise UserError(f"{run.path}: has configuration and seed of {twin}; leave one of them out")
+        groups.setdefault(key, []).append(run)
+        configs[key] = values
+    return [Entry(_label(key, configs), tuple(group)) for key, group in groups.items()]
+
+
+def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name a configuration by its model, and by what tells it from others of that model."""
+    values = configs[key]
+    others = [other for other in configs.values() if other["model"] == values["model"]]
+    keys = sorted({name for other in others for name in other} - {"seed", "dataset", *NO_EFFECT})
+    differing = [name for name in keys if any(other.get(name) != values.get(name) for other in others)]
+    told = ", ".join(f"{name}={values.get(name)}" for name in differing)
+    return f"{values['model']} ({told})" if told else str(values["model"])
+
+
+def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:
+    """Print tables, write them, and return 1 if a row failed, else 0."""
+    write_tables(tables, paths)
+    print(markdown(tables), end="")
+    return int(any(row.failure for table in tables for row in table.rows))

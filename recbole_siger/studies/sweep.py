@@ -1,0 +1,69 @@
+"""One option of a model over several values: a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import parse_value
+from recbole_siger.report.comparison import Comparison, TableParams, compare_entries
+from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_sweep, save_figure
+from recbole_siger.report.tables import FORMATS, expand_names
+from recbole_siger.studies.compare import Study, finish_tables
+
+__all__ = ["sweep_option"]
+
+
+def sweep_option(
+    model: str, key: str, values: str, study: Study, params: TableParams, *, out: Sequence[str] = ()
+) -> int:
+    """Run a model with each value of one option; print the table, write it and draw the figure where asked.
+
+    Args:
+        model: Model name.
+        key: The option.
+        values: Its values, separated by commas.
+        study: Dataset, seeds and other options.
+        params: How the table is made; nothing is tested. Without ``columns`` the picture shows the metrics at
+            the cut-off that selects epochs.
+        out: File names; a table or a figure by its suffix.
+
+    Returns:
+        1 if a run failed, else 0.
+
+    Raises:
+        UserError: For bad input.
+    """
+    paths = expand_names(out, [*FORMATS, *FIGURES])
+    listed = parse_value(f"[{values}]")
+    if not isinstance(listed, list) or not listed or len({str(value) for value in listed}) != len(listed):
+        raise UserError(f"--values={values}: write different values, separated by commas")
+    if key in ("model", "dataset", "seed"):
+        raise UserError(f"--key={key}: not an option to sweep; use `recbole-siger compare` or --seeds")
+    if key in study.options:
+        raise UserError(f"--{key}={study.options[key]}: --values sets this option; leave it out")
+    pictures = [path for path in paths if path.suffix.removeprefix(".") in FIGURES]
+    if pictures:
+        check_matplotlib()
+    entries = study.finish([(f"{key}={value}", study.specs(model, {key: value})) for value in listed])
+    title = f"{model} on {study.dataset}: {key}"
+    table = compare_entries(title, entries, replace(params, stat=None), improvement=False)
+    if pictures:
+        _draw(table, key, listed, pictures)
+    return finish_tables([table], [path for path in paths if path not in pictures])
+
+
+def _draw(table: Comparison, key: str, values: Sequence[Any], paths: Sequence[Any]) -> None:
+    kept = [(value, row) for value, row in zip(values, table.rows, strict=True) if not row.failure]
+    if not kept:
+        return
+    cut_off = table.selection.partition("@")[2]
+    shown = [name for name in table.columns if table.params.columns or name.partition("@")[2] == cut_off]
+    curves: Mapping[str, Any] = {
+        column: ([row.mean[column] for _, row in kept], [row.std[column] for _, row in kept])
+        for column in shown
+    }
+    for path in paths:
+        save_figure(draw_sweep(key, [value for value, _ in kept], curves), path)

@@ -1,0 +1,283 @@
+"""One experiment, from a configuration to a run folder: data, model, trainer, test."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import ModelType, init_seed
+
+from recbole_siger.config import Config
+from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.fingerprint import candidates_of, protocol_facts
+from recbole_siger.data.loading import split_and_load
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.protocol import protocol_id
+from recbole_siger.model.acceleration import accelerate
+from recbole_siger.runs.folder import CHECKPOINT, RunFolder
+from recbole_siger.training.analysis import analyse, chance_of, users_table
+from recbole_siger.training.memory import check_fits
+from recbole_siger.training.progress import Progress, peak_memory_mib
+from recbole_siger.training.trainer import build_trainer
+
+__all__ = [
+    "Experiment",
+    "asks_for_cold_items",
+    "build_experiment",
+    "config_of_run",
+    "format_metrics",
+    "load_experiment",
+    "ranks_all_items",
+    "scores_cold_items",
+]
+
+_log = logging.getLogger(__name__)
+
+_VERSIONS = ("recbole-siger", "recbole", "torch", "numpy", "scipy", "pandas")
+
+
+def load_experiment(run_dir: str | Path, data_path: str | Path | None = None) -> Experiment:
+    """Rebuild a run with its best epoch in the model; nothing is written.
+
+    Raises:
+        UserError: As :func:`evaluate_run`.
+    """
+    run = RunFolder.open(run_dir)
+    experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
+    experiment.check_data()
+    experiment.trainer.load_model(run)
+    return experiment
+
+
+def config_of_run(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
+    """Return the configuration that a run folder keeps."""
+    moved = {} if data_path is None else {"data_path": str(data_path)}
+    return Config(config_dict={**run.read_config(), **moved, **changes})
+
+
+@dataclass
+class Experiment:
+    """The parts of one run, built in RecBole's order so that its random streams are RecBole's."""
+
+    config: Config
+    run: RunFolder
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Any
+
+    def begin(self) -> None:
+        """Write what a run folder holds before the first epoch."""
+        self.run.write_ids(*_tokens(self.dataset))
+        self.run.write_digests(self.digests())
+        self.run.write_config(self.config.effective())
+
+    def check_data(self) -> None:
+        """Refuse data that are not those of the run folder."""
+        self.run.check_ids(*_tokens(self.dataset))
+        self.run.check_digests(self.digests())
+
+    def take_up(self) -> None:
+        """Go back to the run folder's last checkpoint, or to the start where there is none."""
+        self.check_data()
+        if self.run.file(CHECKPOINT).exists():
+            _log.info("resuming %s at epoch %d", self.run.path, self.trainer.resume(self.train_data))
+        else:
+            self.run.truncate_metrics(0)
+            _log.info("%s has no checkpoint yet; starting again", self.run.path)
+
+    def fit(self) -> dict[str, float]:
+        """Train; return the validation metrics of the best epoch."""
+        check_fits(self)
+        _, valid = self.trainer.fit(self.train_data, self.valid_data)
+        return {key: float(value) for key, value in (valid or {}).items()}
+
+    def train(self) -> dict[str, Any]:
+        """Fit, test the best epoch, and write the run folder."""
+        config, run, trainer = self.config, self.run, self.trainer
+        valid = self.fit()
+        test = self.test()
+        facts = protocol_facts(config, self.split_digests())
+        results = {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "protocol": config.run.protocol,
+            "protocol_id": protocol_id(facts),
+            "protocol_facts": facts,
+            "candidates": candidates_of(config),
+            "seed": config.run.seed,
+            "best_epoch": trainer.best_epoch,
+            "valid": valid,
+            "test": test,
+            **self._details(),
+            **({"scores_cold_items": scores_cold_items(self.model)} if asks_for_cold_items(config) else {}),
+            "n_epochs": trainer.n_epochs,
+            "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
+            "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
+            "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
+        }
+        run.write_results(results)
+        _log.info("best epoch %s of %d", trainer.best_epoch, trainer.n_epochs)
+        for phase in ("valid", "test"):
+            _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
+        _log.info("run folder: %s", run.path)
+        return {**results, "run_dir": str(run.path)}
+
+    def loaders(self) -> tuple[Any, Any, Any]:
+        """Return the loaders of training, validation and test."""
+        return self.train_data, self.valid_data, self.test_data
+
+    def _details(self) -> dict[str, Any]:
+        """Look into the ranking of the last test; write ``users.csv``."""
+        ranking, train = self.trainer.ranking, self.train_data._dataset
+        if ranking is None:  # metrics of values rank nothing
+            return {"test_beyond": {}, "slices": {}}
+        topk = list(self.config["topk"])
+        self.run.write_users(users_table(ranking, topk, train))
+        details = analyse(ranking, self.config, train, self.dataset)
+        if self.config.cold_start is not None:
+            details["chance"] = chance_of(ranking, self.test_data, topk)
+        return details
+
+    def split_digests(self) -> dict[str, str]:
+        """Return a SHA-256 of each split's interactions, in any order."""
+        parts = {}
+        for name, loader in zip(("train", "valid", "test"), self.loaders(), strict=True):
+            split = loader._dataset
+            users, items = (split.inter_feat[field].numpy() for field in (split.uid_field, split.iid_field))
+            parts[name] = _sha256(np.sort(users * split.item_num + items))
+        return parts
+
+    def digests(self) -> dict[str, str]:
+        """Return those of the splits, and one of each feature matrix in use."""
+        features = getattr(self.model, "raw_features", {}).items()
+        return self.split_digests() | {
+            f"features of {name}": _sha256(x.cpu().numpy()) for name, x in features
+        }
+
+    def test(self) -> dict[str, float]:
+        """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
+        return self.evaluate(self.test_data)
+
+    def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
+        """Evaluate the best epoch on a loader, by default with the run's seed."""
+        init_seed(self.config.run.seed if seed is None else seed, self.config["reproducibility"])
+        return self.trainer.evaluate(loader)
+
+
+def _sha256(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def build_experiment(
+    config: Config, run: RunFolder, dataset: Any = None, progress: Progress | None = None
+) -> Experiment:
+    """Load the data, split it, build model and trainer.
+
+    Args:
+        config: The configuration.
+        run: Where the trainer writes.
+        dataset: The dataset, where it is loaded already, of this configuration and not yet split.
+        progress: What hears of each epoch.
+    """
+    _set_arithmetic(config["reproducibility"])
+    init_seed(config.run.seed, config["reproducibility"])
+    dataset, (train_data, valid_data, test_data) = _load(config, dataset)
+    if max(config["topk"]) >= dataset.item_num:
+        n_items = dataset.item_num - 1
+        raise UserError(f"topk={config['topk']}: the dataset has {n_items} items; ask for no more")
+    sizes = f"{dataset.user_num - 1} users, {dataset.item_num - 1} items, {dataset.inter_num} interactions"
+    _log.info(
+        "%s on %s, protocol %s, seed %d: %s (%d in training)",
+        config["model"],
+        config["dataset"],
+        config.run.protocol,
+        config.run.seed,
+        sizes,
+        train_data._dataset.inter_num,
+    )
+    init_seed(config.run.seed, config["reproducibility"])
+    model = config.model_class(config, train_data._dataset).to(config["device"])
+    accelerate(model)
+    if asks_for_cold_items(config) and not scores_cold_items(model):
+        _log.info(
+            "%s cannot score an item without training rows: what it says of one is chance or item order",
+            config["model"],
+        )
+    trainer = build_trainer(config, model, run, progress)
+    return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
+
+
+def _set_arithmetic(reproducible: bool) -> None:
+    """Set torch's process-wide switches for a run."""
+    import torch
+
+    # Scattered gradients are otherwise summed in the order in which threads finish.
+    torch.set_deterministic_debug_mode("warn" if reproducible else "default")
+    if reproducible:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be so
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
+    # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
+    torch.set_flush_denormal(True)
+
+
+def ranks_all_items(config: Config) -> bool:
+    """Tell whether the model is a general recommender, which this package loads data for itself."""
+    return config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
+
+
+def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Load a dataset and its three loaders: ours for models that rank all items, else RecBole's."""
+    if ranks_all_items(config):
+        dataset = MultimodalDataset(config) if loaded is None else loaded
+        return dataset, split_and_load(config, dataset)
+
+    protocol = config.run.protocol
+    if config.cold_start is not None:
+        raise UserError(
+            f"{config.origin['cold_start']}: cold_start is for general recommenders; leave it out"
+        )
+    if protocol != "recbole":
+        raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
+    with tempfile.TemporaryDirectory() as empty:
+        config["checkpoint_dir"] = empty  # RecBole would unpickle a dataset that it finds there
+        recbole_dataset = create_dataset(config)
+        return recbole_dataset, data_preparation(config, recbole_dataset)
+
+
+def asks_for_cold_items(config: Config) -> bool:
+    """Tell whether results are told for cold items."""
+    return config.cold_start is not None and config.cold_start.kind != "user"
+
+
+def scores_cold_items(model: Any) -> bool:
+    """Tell whether a model has something to say about an item without training rows.
+
+    Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item
+    keeps an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
+    """
+    return bool(getattr(model, "scores_cold_items", False))
+
+
+def _tokens(dataset: Any) -> tuple[list[str], list[str]]:
+    """Return the raw tokens of users and items by id, padding first, of any RecBole dataset."""
+    users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
+    return users.tolist(), items.tolist()
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Tell metrics in one line, every digit of them."""
+    return "  ".join(f"{name} {value!r}" for name, value in metrics.items())

@@ -1,0 +1,220 @@
+"""What a run will need in memory: counted from the built model, its options and its batches, before training.
+
+Parameters, optimizer, graphs and tables are counted exactly. The activations of a step and of an evaluation
+are formulas: from the shapes of its equations for SIGER, coarse for other models (near for BPR and
+LightGCN, too low for those with more to keep), unless a model brings ``memory_terms()``, the bytes of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from recbole_siger.errors import UserError
+
+__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate"]
+
+MIB = 1 << 20
+_FLOAT = 4
+# Tensors of a parameter's size that an optimizer keeps.
+_OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sparse_adam": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
+_CHUNK = 4 * MIB  # logits of a contrastive loss that are alive at a time
+
+
+@dataclass(frozen=True)
+class Term:
+    """One use of memory.
+
+    Attributes:
+        name: What it is for.
+        n_bytes: Its size.
+        option: What to change if it is too large.
+        when: ``built`` if it is there before training; ``kept`` through the run; else ``step`` or
+            ``evaluation``, which are never there together.
+    """
+
+    name: str
+    n_bytes: int
+    option: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The terms of one run."""
+
+    terms: tuple[Term, ...]
+
+    def total(self, *when: str) -> int:
+        """Sum the terms of some phases, in bytes."""
+        return sum(term.n_bytes for term in self.terms if term.when in when)
+
+    @property
+    def to_come(self) -> int:
+        """Bytes that training will add to what the built model holds."""
+        return self.total("kept") + max(self.total("step"), self.total("evaluation"))
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the highest point of the run, the interpreter and its libraries left out."""
+        return self.total("built") + self.to_come
+
+    @property
+    def largest(self) -> Term:
+        """The largest single term."""
+        return max(self.terms, key=lambda term: term.n_bytes)
+
+
+def estimate(experiment: Any) -> Estimate:
+    """Count what a built experiment holds, and what its training will need.
+
+    Args:
+        experiment: What :func:`recbole_siger.quick_start.build_experiment` returns.
+    """
+    config, model = experiment.config, experiment.model
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    narrower = (
+        "train_features"
+        if getattr(getattr(model, "params", None), "train_features", False)
+        else "embedding_size"
+    )
+    step, evaluation = _activations(experiment)
+    terms = [Term("parameters", whole, narrower, "built")]
+    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    for name, value in [*model.named_children(), *vars(model).items()]:
+        if n_bytes := _n_bytes(value, seen):
+            option = "modalities" if "feature" in name else "dataset"
+            terms.append(Term(f"graphs and tables: {name}", n_bytes, option, "built"))
+    rows = len(experiment.train_data._dataset) if hasattr(experiment.train_data, "_dataset") else 0
+    copies = _OPTIMIZER_STATE[config["learner"]]
+    terms += [
+        Term("interactions and negatives' lookup", rows * 60, "dataset", "built"),
+        Term(f"optimizer ({config['learner']})", trained * copies, narrower, "kept"),
+        Term("best epoch", whole, narrower, "kept"),
+        Term("gradients", trained, narrower, "step"),
+        Term("activations of a step", step, "train_batch_size, embedding_size", "step"),
+        Term("evaluation", evaluation, "eval_batch_size", "evaluation"),
+    ]
+    return Estimate(tuple(terms))
+
+
+def _n_bytes(value: Any, seen: set[int]) -> int:
+    """Count the tensors and arrays in a value, each memory once."""
+    fresh = {pointer: size for pointer, size in _arrays(value) if pointer not in seen}
+    seen.update(fresh)
+    return sum(fresh.values())
+
+
+def _arrays(value: Any) -> Iterator[tuple[int, int]]:
+    """Yield address and bytes of each tensor and array in a value."""
+    if isinstance(value, Tensor):
+        if value.layout == torch.sparse_coo:
+            yield from _arrays([value._indices(), value._values()])
+        elif value.layout == torch.sparse_csr:
+            yield from _arrays([value.crow_indices(), value.col_indices(), value.values()])
+        else:
+            storage = value.untyped_storage()
+            yield storage.data_ptr(), storage.nbytes()
+    elif isinstance(value, np.ndarray):
+        yield value.ctypes.data, value.nbytes
+    elif isinstance(value, nn.Module):
+        yield from _arrays([*value.parameters(), *value.buffers()])
+    elif sp.issparse(value):
+        yield from _arrays([array for array in vars(value).values() if isinstance(array, np.ndarray)])
+    elif isinstance(value, Mapping):
+        yield from _arrays(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _arrays(one)
+    elif type(value).__module__.startswith("recbole_siger.model"):
+        yield from _arrays(list(vars(value).values()))
+
+
+def _activations(experiment: Any) -> tuple[int, int]:
+    """Return the bytes that a training step and an evaluation need beside everything that stays."""
+    config, model, loader = experiment.config, experiment.model, experiment.train_data
+    batch, n_items = getattr(loader, "_batch_size", config["train_batch_size"]), experiment.dataset.item_num
+    users = min(getattr(experiment.valid_data, "step", 1), experiment.dataset.user_num)
+    # Scores, the mark of each item to find, and what users leave for the metrics.
+    ranking = users * n_items * (_FLOAT + 1) + experiment.dataset.user_num * max(config["topk"]) * 12
+    if hasattr(model, "memory_terms"):
+        step, forward = model.memory_terms()
+    else:
+        count = _BY_MODEL.get(config["model"], _any_model)
+        step, forward = count(model, batch, experiment.dataset.user_num, n_items)
+    return step, forward + ranking
+
+
+def _any_model(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
+    """Guess: LightGCN's tables for a model with layers, else BPR's; a model with more to keep needs more."""
+    width = _FLOAT * int(getattr(model, "embedding_size", None) or getattr(model, "latent_dim", None) or 64)
+    layers = getattr(model, "n_layers", None)
+    tables = (layers + 3) * (n_users + n_items) * width if isinstance(layers, int) else 0
+    return tables + 4 * batch * width, tables
+
+
+def _siger(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
+    """Count the tables of nodes that SIGER's backward pass needs, and the rows of its contrasts."""
+    p, n_modalities = model.params, len(model.modalities)
+    width, views = _FLOAT * p.embedding_size, 0 if p.ablation == "mp" else 2
+    nodes = (n_users + n_items) * width
+    # Of each modality: the gate, then for each layer the clean table and two for each view.
+    items = n_modalities * n_items * width * (4 + p.n_semantic_layers * (1 + 2 * views))
+    perturbed = n_modalities if views else 0
+    aligned = comb(n_modalities, 2) + 1 if p.ablation != "da" else 0  # of users, and as many of items
+    rows, keys = batch * width, 0
+    if p.contrast_negatives == "full":  # all users or items are keys, and get gradients
+        keys = (perturbed * n_items * width + aligned * nodes) * 3 // 2
+    contrasts = 3 * (perturbed + 2 * aligned) * rows + keys + min(_CHUNK, _FLOAT * batch**2)
+    return 4 * nodes + items + n_modalities * n_users * width + contrasts, 3 * nodes
+
+
+_BY_MODEL = {"SIGER": _siger}
+
+
+def available(device: torch.device) -> int | None:
+    """Return the bytes that a device can still give, or None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    group = Path("/sys/fs/cgroup")  # a container may have less than its machine
+    try:
+        limit, used = (
+            int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
+        )
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        left = limit - used + int(stat["file"])  # cached files make room when it is asked for
+    except (OSError, ValueError, KeyError):
+        return free
+    return left if free is None else min(free, left)
+
+
+def check_fits(experiment: Any) -> None:
+    """Refuse to start a training that cannot end.
+
+    Raises:
+        UserError: If the device has less memory than training will add, by the estimate.
+    """
+    device = torch.device(experiment.config["device"])
+    free, found = available(device), estimate(experiment)
+    if free is None or found.to_come <= free:
+        return
+    worst = max((t for t in found.terms if t.when != "built"), key=lambda term: term.n_bytes)
+    raise UserError(
+        f"{experiment.config['model']} on {experiment.config['dataset']}: training needs about "
+        f"{found.to_come / MIB:.0f} MiB more and {device} has {free / MIB:.0f} MiB; the largest term is "
+        f"{worst.name} with {worst.n_bytes / MIB:.0f} MiB: lower {worst.option}"
+    )

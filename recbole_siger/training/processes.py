@@ -1,0 +1,121 @@
+"""Start one training in several processes, with Ray Train.
+
+RecBole's own path (``nproc``, ``world_size``) cannot give this: it knows NCCL and CUDA only, seeds each
+process differently, so that noise and pruned graphs differ between replicas, and its evaluation repeats users
+to fill the last batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.common.log import following, logging_to
+from recbole_siger.config import Config
+from recbole_siger.data.loaders import TrainLoader
+from recbole_siger.errors import UserError
+from recbole_siger.parallel.ray import connected, failure_line, rooms
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.training.experiment import build_experiment
+
+__all__ = ["n_processes", "train_in_processes"]
+
+_UNIT = {False: "core", True: "core and a GPU"}
+
+
+def n_processes(config: Config) -> int:
+    """Return how many processes a run is to have.
+
+    Raises:
+        UserError: If the key ``nproc`` is no positive integer.
+    """
+    value = config.final_config_dict.get("nproc")
+    if value is None:
+        return 1
+    if type(value) is not int or value < 1:
+        raise UserError(f"{config.origin['nproc']}: nproc={value!r}: expected an integer in [1, inf)")
+    return value
+
+
+def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[str, Any]:
+    """Train in ``nproc`` processes; each step sees ``nproc * train_batch_size`` rows.
+
+    Losses are those of one process with the larger batch. VBPR's norm, BM3's dropout and contrasts within a
+    batch of RecBole's models are each process's own. Users are shared out, each ranked once.
+
+    Args:
+        config: The configuration.
+        run: The run folder; the first process writes it.
+        resume: Whether to continue from its checkpoint.
+
+    Returns:
+        What ``results.json`` holds, and ``run_dir``.
+
+    Raises:
+        UserError: If a process fails, with its reason.
+    """
+    n, on_gpu = n_processes(config), config["device"].type == "cuda"
+    plan = {"values": config.portable(), "run": str(run.path.resolve()), "resume": resume}
+    with connected(None, "nproc"), following(run.file("run.log")):
+        if n > (room := rooms({"CPU": 1.0, "GPU": float(on_gpu)})):
+            raise UserError(f"nproc={n}: Ray has room for {room}, each on a {_UNIT[on_gpu]}; ask for less")
+        _fit(plan, n, on_gpu)
+    return {**run.read_results(), "run_dir": str(run.path)}
+
+
+def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        """Leaves interrupts to this process; Ray's own handler ends it with exit code 1 and no word."""
+
+        def _register_sigint_handler(self, controller: Any) -> None: ...
+
+    talk = logging.getLogger("ray.train")
+    level = talk.level
+    talk.setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as scratch:
+        workers = ScalingConfig(
+            num_workers=n, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
+        )
+        try:
+            Trainer(
+                _work,
+                train_loop_config=plan,
+                scaling_config=workers,
+                run_config=RunConfig(storage_path=scratch),
+            ).fit()
+        except Exception as error:  # Ray wraps what a worker raised in classes that differ by version
+            raise UserError(
+                f"{plan['run']}: training in {n} processes: {failure_line(str(error))}"
+            ) from error
+        finally:
+            talk.setLevel(level)
+
+
+def _work(plan: dict[str, Any]) -> None:
+    """Be one of the processes."""
+    import torch
+    from ray.train import get_context
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(threads)
+    rank, run = get_context().get_world_rank(), RunFolder(plan["run"])
+    with tempfile.TemporaryDirectory() as scratch:
+        if rank > 0:  # the same files, thrown away
+            own = RunFolder(Path(scratch) / "run")
+            shutil.copytree(run.path, own.path) if plan["resume"] else own.path.mkdir()
+            run = own
+        torch.distributed.barrier()
+        config = Config(config_dict=plan["values"])
+        with logging_to(run.file("run.log")):
+            experiment = build_experiment(config, run)
+            if not isinstance(experiment.train_data, TrainLoader):
+                raise UserError(f"nproc: {config['model']} has batches of its own kind; leave nproc out")
+            experiment.take_up() if plan["resume"] else experiment.begin()
+            experiment.train()

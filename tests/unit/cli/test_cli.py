@@ -1,0 +1,212 @@
+"""Arguments are split into keys and values, and every error is one line and a 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_siger import cli
+from recbole_siger.cli import main
+from recbole_siger.cli.arguments import read_options, single_values
+from recbole_siger.errors import UserError
+
+
+@pytest.fixture
+def experiments(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would have been run: model, dataset, files and the command line's values."""
+    calls: list[Any] = []
+
+    def run_experiment(model: Any, dataset: Any, files: Any, command_line: Any) -> None:
+        calls.append((model, dataset, files, command_line))
+
+    monkeypatch.setattr("recbole_siger.quick_start.run_experiment", run_experiment)
+    return calls
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "positional", "found"),
+    [
+        (["--a=1", "--b=x=y", "--c="], [], [("a", "1"), ("b", "x=y"), ("c", "")]),
+        (["--a", "1", "--b", "-1"], [], [("a", "1"), ("b", "-1")]),
+        (["-m", "BPR", "-d", "ml-100k"], [], [("model", "BPR"), ("dataset", "ml-100k")]),
+        (["dir", "--a=1", "other"], ["dir", "other"], [("a", "1")]),
+        (["--flag", "dir", "--a=1"], ["dir"], [("flag", "True"), ("a", "1")]),
+        (["--flag=False"], [], [("flag", "False")]),
+        (["--a-b=c-d", "--a_b", "e"], [], [("a_b", "c-d"), ("a_b", "e")]),
+        ([], [], []),
+    ],
+)
+def test_words_become_keys_and_values(words: list[str], positional: list[str], found: list[Any]) -> None:
+    assert read_options(words, flags=("flag",)) == (positional, found)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--epochs"], "--epochs has no value; write --epochs=VALUE"),
+        (["--epochs", "--seed=1"], "--epochs has no value"),
+        (["-x=1"], "cannot read '-x=1'; write --key=value"),
+        (["--=1"], "cannot read '--=1'"),
+        (["--"], "cannot read '--'"),
+    ],
+)
+def test_words_that_cannot_be_read(words: list[str], part: str) -> None:
+    with pytest.raises(UserError, match=r"^command line: ") as caught:
+        read_options(words)
+    assert part in str(caught.value)
+
+
+def test_a_key_twice() -> None:
+    assert single_values([("a", "1"), ("a", "1"), ("b", "2")]) == {"a": "1", "b": "2"}
+    with pytest.raises(UserError, match="--a is given twice, as '1' and '2'; keep one"):
+        single_values([("a", "1"), ("b", "2"), ("a", "2")])
+
+
+def test_run_passes_everything_on(experiments: list[Any]) -> None:
+    words = [
+        "run",
+        "-m",
+        "SIGER",
+        "--dataset=toy",
+        "--config_files",
+        "a.yaml  b.yaml",
+        "--lr=1e-3",
+        "--dry_run=no",
+    ]
+    assert main(words) == 0
+    assert main(["run"]) == 0
+    assert experiments == [
+        ("SIGER", "toy", ["a.yaml", "b.yaml"], {"lr": "1e-3"}),
+        (None, None, [], {}),
+    ]
+
+
+def test_a_dry_run_runs_nothing(experiments: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--model=BPR", "--dataset=ml-100k", "--seed=12345", "--dry_run"]) == 0
+    assert experiments == []
+    line = next(line for line in capsys.readouterr().out.splitlines() if " seed " in line)
+    assert "12345" in line
+    assert "command line" in line
+
+
+def test_help_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, code in ((["--help"], 0), (["-h"], 0), (["help"], 0), ([], 2)):
+        assert main(words) == code
+        assert capsys.readouterr().out == cli.USAGE
+
+
+def test_every_command_is_in_the_usage() -> None:
+    listed = {line.split()[0] for line in cli.USAGE.splitlines() if line.startswith("  ") and line[2] != " "}
+    assert listed == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rum"], "unknown command 'rum'; did you mean `run`?; see `recbole-siger --help`"),
+        (["--model=BPR"], "unknown command '--model=BPR'; see `recbole-siger --help`"),
+        (["run", "BPR"], "command line: cannot place 'BPR'; write --key=value"),
+        (["resume"], "command line: write `recbole-siger resume RUN_DIR [--data_path=FOLDER]`"),
+        (["evaluate", "a", "b"], "command line: write `recbole-siger evaluate RUN_DIR [--data_path=FOLDER]`"),
+        (
+            ["evaluate", "a", "--b=1"],
+            "command line: write `recbole-siger evaluate RUN_DIR [--data_path=FOLDER]`",
+        ),
+        (["config"], "command line: write `recbole-siger config MODEL [--dataset=NAME]`"),
+        (["config", "BPR", "--seed=1"], "command line: write `recbole-siger config MODEL [--dataset=NAME]`"),
+        (
+            ["import-mmrec", "d", "--name=n", "--feature=image"],
+            "command line: --feature 'image'; write --feature MODALITY=FILE",
+        ),
+    ],
+)
+def test_misuse_is_one_line_and_a_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, *words) == message
+
+
+def test_import_needs_a_folder_and_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["d"], ["--name=n"], ["d", "--name=n", "--other=1"]):
+        assert refusal(capsys, "import-mmrec", *words).startswith(
+            "command line: write `recbole-siger import-mmrec"
+        )
+
+
+def test_import_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def import_mmrec(source: Path, name: str, **options: Any) -> None:
+        calls.append((source, name, {key: value for key, value in options.items() if key != "report"}))
+
+    monkeypatch.setattr("recbole_siger.prepare.sources.mmrec.import_mmrec", import_mmrec)
+    words = [
+        "baby_folder",
+        "--name=baby",
+        "--feature=image=i.npy",
+        "--feature",
+        "audio=a=b.npy",
+        "--overwrite",
+    ]
+    assert main(["import-mmrec", *words]) == 0
+    assert main(["import-mmrec", "d", "--name=n", "--data_path=elsewhere"]) == 0
+    features = {"image": Path("i.npy"), "audio": Path("a=b.npy")}
+    assert calls == [
+        (
+            Path("baby_folder"),
+            "baby",
+            {"data_path": Path("dataset"), "features": features, "overwrite": True},
+        ),
+        (Path("d"), "n", {"data_path": Path("elsewhere"), "features": {}, "overwrite": False}),
+    ]
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_siger.quick_start.run_experiment", interrupted)
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted; `recbole-siger resume RUN_DIR` continues a run")
+
+
+def test_evaluate_prints_every_digit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "recbole_siger.quick_start.evaluate_run",
+        lambda path, data_path: {"recall@20": 0.1 + 0.2, "hit@20": 1.0},
+    )
+    assert main(["evaluate", "some"]) == 0
+    assert capsys.readouterr().out == "test   recall@20 0.30000000000000004  hit@20 1.0\n"
+
+
+def test_models_are_listed_with_their_home(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    homes = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert homes["SIGER"] == "recbole_siger"
+    assert homes["BPR"] == homes["Random"] == "recbole"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_doctors_verdict_is_the_exit_code(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("recbole_siger.cli.doctor.main", lambda as_json: asked.append(as_json) or code)
+    assert main(["doctor"]) == main(["doctor", "--json"]) == code
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("words", [["doctor", "--jsn"], ["doctor", "now"], ["models", "--all"]])
+def test_words_that_a_command_does_not_take(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, *words).startswith("command line: ")

@@ -1,0 +1,85 @@
+"""Files appear whole or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_siger.common import files
+from recbole_siger.common.files import atomic_path, sha256, write_array, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_keeps_its_line_ends_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "ü\r\nb\n")
+    assert path.read_bytes() == "ü\r\nb\n".encode()
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_array_round_trip_under_any_name(tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    write_array(tmp_path / "a.bin", array)
+    loaded = np.load(tmp_path / "a.bin", allow_pickle=False)
+    assert loaded.dtype == np.float16
+    assert np.array_equal(loaded, array)
+
+
+def test_objects_are_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    write_array(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_array(tmp_path / "a.npy", np.array([None]))
+    assert np.load(tmp_path / "a.npy").shape == (3,)
+    assert names(tmp_path) == ["a.npy"]
+
+
+def test_failure_leaves_nothing(tmp_path: Path) -> None:
+    def half_written() -> None:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            assert temporary.suffix == ".txt"
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half_written()
+    assert names(tmp_path) == []
+
+
+def make_folder(path: Path, content: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / content).touch()
+
+
+def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path / "d", "old")
+    make_folder(tmp_path / "d", "new")
+    assert names(tmp_path) == ["d"]
+    assert names(tmp_path / "d") == ["new"]
+
+
+def test_the_old_folder_returns_when_the_move_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "d", "old")
+    rename = os.rename
+
+    def fail_second(source: Path, destination: Path, calls: list[int] = []) -> None:  # noqa: B006 - a counter
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("full")
+        rename(source, destination)
+
+    monkeypatch.setattr(files.os, "rename", fail_second)
+    with pytest.raises(OSError, match="full"):
+        make_folder(tmp_path / "d", "new")
+    assert names(tmp_path) == ["d"]
+    assert names(tmp_path / "d") == ["old"]
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()

@@ -1,0 +1,96 @@
+"""What Ray cannot do is one line, at once."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from recbole_siger.errors import UserError
+from recbole_siger.parallel.ray import connected, rooms
+
+
+def deaf_port() -> int:
+    """Return a port of this machine where nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_listens(scheme: str) -> None:
+    pytest.importorskip("ray")
+    address = f"{scheme}127.0.0.1:{deaf_port()}"
+    complaint = rf"^--address={address}: no Ray there: .*refused.*`ray start --head`$"
+    with pytest.raises(UserError, match=complaint), connected(address, "tune"):
+        pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://head", "head:", ":6379", "head:99999"])
+def test_what_is_no_address(address: str) -> None:
+    pytest.importorskip("ray")
+    with (
+        pytest.raises(UserError, match=f"--address={address}: write auto, HOST:PORT or ray://HOST:PORT"),
+        connected(address, "tune"),
+    ):
+        pass
+
+
+def test_a_head_that_starts_no_server_for_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    told = "Initialization failure from server:\nTraceback (most recent call last):\nRuntimeError: "
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionAbortedError(f"{told}Starting Ray client server failed. See x.err for detailed logs.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        address = f"ray://127.0.0.1:{head.getsockname()[1]}"
+        complaint = rf"^--address={address}: Starting Ray client server failed: .*GRPC_ENABLE_FORK_SUPPORT=0"
+        with pytest.raises(UserError, match=complaint), connected(address, "tune"):
+            pass
+
+
+def test_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    complaint = r"^tune needs Ray \(.*\): pip install 'ray\[tune\]>=2.40'$"
+    with pytest.raises(UserError, match=complaint), connected(None, "tune"):
+        pass
+
+
+def test_a_cluster_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+
+    def lose(error: Exception) -> None:
+        with connected(None, "tune") as (_, about):
+            assert about == "Ray: 1 node, 1 CPU, 0 GPU"
+            raise error
+
+    with pytest.raises(UserError, match=r"^Ray: System error: the node is gone$"):
+        lose(ray.exceptions.RaySystemError("the node\nis gone"))
+    complaint = r"^Ray: the cluster is lost \(Client is shutting down\); what is done can be resumed$"
+    with pytest.raises(UserError, match=complaint):
+        lose(ConnectionError("Client is shutting down."))
+    with pytest.raises(BrokenPipeError):
+        lose(BrokenPipeError("of whoever reads what is printed"))
+
+
+def test_a_process_needs_its_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    nodes: list[dict[str, Any]] = [
+        {"Alive": True, "Resources": {"CPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 1.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert rooms({"CPU": 1.0, "GPU": 0.0}) == 2
+    assert rooms({"CPU": 2.0, "GPU": 0.0}) == 0
+    assert rooms({"CPU": 0.1}) == 20
+    assert rooms({"CPU": 0.1, "GPU": 0.25}) == 4
