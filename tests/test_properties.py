@@ -16,7 +16,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.extract.run import ExtractParams
 from recbole_siger.options.params import build_params, options
 from recbole_siger.options.yaml_values import parse_value
-from recbole_siger.prepare import sources
+from recbole_siger.prepare import run
 from recbole_siger.prepare.pipeline import PrepareParams
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
@@ -174,7 +174,7 @@ def test_prepare_has_one_default_for_each_parameter() -> None:
 
 def test_a_kind_of_raw_data_has_defaults_for_its_own_options() -> None:
     for path in (ROOT / "prepare").glob("*.yaml"):
-        assert set(settings_of(path)) <= set(sources.KINDS[path.stem].options)
+        assert set(settings_of(path)) <= set(run.KINDS[path.stem].options)
 
 
 def test_no_file_is_for_an_unknown_model() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph import cosine, knn
+from recbole_siger.graph import cosine, nearest
 from recbole_siger.graph.knn import knn_graph, semantic_graph
 from recbole_siger.graph.ordering import first_k_per_row
 
@@ -88,7 +88,7 @@ def test_length_does_not_matter(scale):
 @pytest.mark.parametrize("few_bits", [True, False])
 def test_survives_a_matrix_product_that_is_worse_than_its_type(monkeypatch, few_bits):
     """Where products err by more than the type allows (TF32, autocast), those of float64 choose."""
-    product, used = knn._product, []
+    product, used = nearest._product, []
 
     def coarse(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         used.append(left.dtype)
@@ -98,16 +98,16 @@ def test_survives_a_matrix_product_that_is_worse_than_its_type(monkeypatch, few_
     features = torch.randn(499, WIDTH, generator=torch.Generator().manual_seed(3))
     expected = semantic_graph(features, 10)
     allow_few_bits(monkeypatch, few_bits)
-    monkeypatch.setattr(knn, "_product", coarse)
+    monkeypatch.setattr(nearest, "_product", coarse)
     assert same(semantic_graph(features, 10, chunk_size=100), expected)
     types = [torch.bfloat16, torch.float32, torch.float64]
     assert list(dict.fromkeys(used)) == types[0 if few_bits else 1 :]
 
 
 def allow_few_bits(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
-    monkeypatch.setattr(knn, "_has_fast_bfloat16", lambda device: allowed)
-    monkeypatch.setattr(knn, "FEW_BITS_FROM", 0)
-    monkeypatch.setattr(knn, "FEW_BITS_SHARE", 9.0)
+    monkeypatch.setattr(nearest, "_has_fast_bfloat16", lambda device: allowed)
+    monkeypatch.setattr(nearest, "FEW_BITS_FROM", 0)
+    monkeypatch.setattr(nearest, "FEW_BITS_SHARE", 9.0)
 
 
 def alike() -> torch.Tensor:
@@ -151,8 +151,8 @@ def brute_force(features: torch.Tensor, k: int) -> tuple[list[list[int]], torch.
 )
 def test_every_way_agrees_with_brute_force(monkeypatch, make, chunk_size, few_bits, crowd):
     allow_few_bits(monkeypatch, few_bits)
-    monkeypatch.setattr(knn, "CROWD", crowd)
-    monkeypatch.setattr(knn, "PANEL_BYTES", 500 * chunk_size)  # a few blocks
+    monkeypatch.setattr(nearest, "CROWD", crowd)
+    monkeypatch.setattr(nearest, "PANEL_BYTES", 500 * chunk_size)  # a few blocks
     features = make()
     for k in (2, 10):
         graph = semantic_graph(features, k, chunk_size=chunk_size)
@@ -165,14 +165,14 @@ def test_every_way_agrees_with_brute_force(monkeypatch, make, chunk_size, few_bi
 def test_the_bounds_hold_for_each_pair(monkeypatch):
     """What bfloat16 says of a pair is right, and not by chance: bounds a third as wide are not."""
     rows = cosine.UnitRows(torch.randn(307, 97, generator=torch.Generator().manual_seed(1)))
-    search = knn._Search(rows, 3, 100, torch.bfloat16)
+    search = nearest._Search(rows, 3, 100, torch.bfloat16)
     narrow = wide = 0
     for block in range(4):
         search._start(block)
     for j in (1, 2, 3):
         left, right = search._rounded(0, 0), search._rounded(j, 1)
         left[:, search.shift_column], right[:, search.shift_column] = -0.5, 1
-        score = knn._product(left, right, search.score[: len(left), : len(right)])
+        score = nearest._product(left, right, search.score[: len(left), : len(right)])
         low, high = search._bounds(score, 0.5, search._error(0, j))
         i, k = torch.arange(100), torch.arange(search.starts[j], search.starts[j + 1])
         exact = rows.cosines(*torch.cartesian_prod(i, k).T).view_as(low) * cosine.STEP
@@ -186,7 +186,7 @@ def test_the_bounds_hold_for_each_pair(monkeypatch):
 
 def test_compiled_products_are_the_same(monkeypatch):
     expected = semantic_graph(awkward_features(), 10)
-    monkeypatch.setattr(knn, "COMPILE_FROM", 0)
+    monkeypatch.setattr(nearest, "COMPILE_FROM", 0)
     assert same(semantic_graph(awkward_features(), 10), expected)
     assert same(semantic_graph(awkward_features().double(), 10), expected)
 

@@ -20,7 +20,7 @@ from recbole_siger import cli
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.download import ATTEMPTS, Download, fetch, fetch_all
 from tests.unit.prepare.conftest import manifest
-from tests.unit.prepare.test_amazon import reviews
+from tests.unit.prepare.sources.test_amazon import reviews
 
 DATA = bytes(range(256)) * 4_000
 """About a megabyte."""

@@ -12,7 +12,7 @@ import pytest
 from recbole_siger.common.files import sha256
 from recbole_siger.data.features import has_feature, load_features
 from recbole_siger.errors import UserError
-from recbole_siger.prepare import ml_100k
+from recbole_siger.prepare.sources import ml_100k
 
 ROOT = Path(__file__).parents[4]
 SCRIPT = ROOT / "dataset_scripts" / "ml_100k.py"

@@ -14,7 +14,7 @@ import yaml
 from recbole_siger.common.files import sha256
 from recbole_siger.data.features import load_features
 from recbole_siger.errors import UserError
-from recbole_siger.prepare import mmrec
+from recbole_siger.prepare.sources import mmrec
 from recbole_siger.prepare.sources.mmrec import import_mmrec
 
 REAL = Path(__file__).parents[5] / "shared" / "data"
@@ -322,8 +322,8 @@ def test_nothing_is_left_when_writing_fails(source: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("name", "features"),
     [
-        ("baby", []),
-        ("sports", []),
+        ("baby", ["image", "text"]),
+        ("sports", ["image", "text"]),
         ("tiktok", ["image", "audio"]),
         ("lfm2k", ["text", "vggish", "whisper"]),
         ("ml100k", ["image", "text", "llm_item_profile"]),
