@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,15 @@ def test_a_module_imports_only_from_rooms_above_its_own(module: str) -> None:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert rooms.circles(rooms.module_arrows(ROOT)) == []
     assert rooms.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+def test_the_architecture_page_shows_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = page.split("```mermaid\n")[1].split("```")[0]
+    rows = re.findall(r"^\| `(\w+)/?` \|", page.split("\n## The rooms\n")[1].split("\n## ")[0], flags=re.M)
+    there = [room for room in rooms.ROOMS if room in rooms.room_arrows(ROOT)]
+    assert rows == there
+    assert set(there) <= set(re.findall(r"[a-z_]+", picture))
 
 
 @pytest.mark.parametrize("module", [name for name in rooms.modules(ROOT) if rooms.room_of(name) != "cli"])
