@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
@@ -19,8 +20,10 @@ from recbole_siger.graph.cache import GraphCache
 from recbole_siger.graph.knn import knn_graph
 from recbole_siger.graph.normalize import normalize_adjacency
 from recbole_siger.graph.user_item import user_item_adjacency
+from recbole_siger.model.inputs import Batch, FieldNames, ModelInputs, seeded
 from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.propagation import SparseMatrix
+from recbole_siger.options.params import ModelParams, build_params
 from recbole_siger.parallel.shares import current_share
 
 __all__ = ["MultimodalRecommender"]
@@ -29,51 +32,157 @@ __all__ = ["MultimodalRecommender"]
 class MultimodalRecommender(GeneralRecommender, ABC):
     """Scores by inner product of the embeddings that :meth:`forward` returns.
 
-    A model declares its parameters and implements :meth:`forward` and :meth:`loss_terms`. Prediction, the
-    cache of final embeddings, the padding row and any number of modalities are dealt with here.
+    What a subclass writes:
+        1. ``params_class``, a frozen dataclass below :class:`~recbole_siger.options.params.ModelParams` with
+           the type and range of each parameter, and ``params: <that class>`` for type checkers. The defaults
+           are in ``properties/model/<Model>.yaml``.
+        2. :meth:`build` makes tables, layers and graphs. There is no ``__init__``: the base class has two
+           constructors, ``Model(config, dataset)``, which RecBole calls, and :meth:`from_tensors`.
+        3. :meth:`forward` returns the embeddings that rank; :meth:`loss_terms` the weighted losses by name.
+        4. Where the default is wrong: the class attributes below, and two hooks, :meth:`on_epoch_start` and
+           :meth:`learning_rate_factor`.
+    The base class does prediction, the cache of final embeddings, the padding row and all modalities.
 
     Attributes:
-        scores_cold_items: Whether what an item is like decides its scores, so that one without a training row
-            is ranked by more than its untrained ID embedding.
-        shares_batches: Whether :meth:`loss_terms` takes the rows of all processes and counts its own, because
-            rows are contrasted with each other; else it is given its own.
-        share: This process's part of each batch; all, unless several train.
-        samples_negatives: Whether a batch has a negative item for each positive one.
+        scores_cold_items: Whether the features of an item decide its scores, so that an item without a
+            training row is ranked by more than its untrained ID embedding.
+        shares_batches: Whether :meth:`loss_terms` gets the rows of all processes and counts its own, because
+            the loss contrasts rows with each other. Otherwise each process gets its own rows.
+        share: This process's part of each batch: all rows, unless several processes train.
+        samples_negatives: Whether a batch has a negative item for each positive item.
         frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
-        raw_features: ``{modality: (n_items, F_m)}``, zero where an item has none; what graphs are built from.
+        n_users: Number of users, the padding id 0 included.
+        n_items: Number of items, the padding id 0 included.
+        modalities: Names of the modalities, in the order of ``raw_features``.
+        raw_features: ``{modality: (n_items, F_m)}``, zero where an item has no feature; graphs use these.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
-        graph_cache: Keeps graphs that are built from features and edges alone.
+        graph_cache: Stores graphs that depend on features and edges alone.
         loss_names: Names of the terms that the last :meth:`calculate_loss` returned.
     """
 
     input_type = InputType.PAIRWISE
-    params_class: ClassVar[type]
+    params_class: ClassVar[type[ModelParams]]
     scores_cold_items: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
     samples_negatives: ClassVar[bool] = True
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            raise TypeError(f"{cls.__name__}: from_tensors does not call __init__; write build() instead")
+
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
-        self.params: Any = params_from_config(self.params_class, config)
-        self.modalities = dataset.modalities()
-        self.raw_features = {m: x.to(self.device) for m, x in dataset.item_features().items()}
-        self.train_edges = dataset.train_edges.to(self.device)
-        self.generator = torch.Generator(self.device).manual_seed(config.run.seed)
-        self.graph_cache = GraphCache(config.run.cache_dir)
+        """Read the inputs out of RecBole's objects; RecBole sets the seed and the device around this call."""
+        user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+        inputs = ModelInputs(
+            params=params_from_config(self.params_class, config),
+            n_users=dataset.num(user),
+            n_items=dataset.num(item),
+            train_edges=dataset.train_edges,
+            features=dataset.item_features(),
+            seed=config.run.seed,
+            device=torch.device(config["device"]),
+            missing_modality=config.run.missing_modality,
+            cache_dir=config.run.cache_dir,
+            fields=FieldNames(user, item, config["NEG_PREFIX"] + item),
+        )
+        self._set_up(inputs)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        params: ModelParams | None = None,
+        *,
+        n_users: int,
+        n_items: int,
+        train_edges: Tensor,
+        features: Mapping[str, Tensor],
+        seed: int = 2020,
+        device: str | torch.device = "cpu",
+        missing_modality: Literal["zero", "mean"] = "zero",
+        cache_dir: str | Path | None = "none",
+    ) -> Self:
+        """Build a model without RecBole's Config and Dataset.
+
+        Equal inputs and an equal seed give the same model as RecBole's call. A batch for :meth:`loss_terms`
+        is a dict of ``user_id``, ``item_id`` and ``neg_item_id``, int64 ``(B,)`` each. The states of torch's
+        global generators do not change.
+
+        Args:
+            params: The model's parameters, such as ``SIGERParams.defaults(embedding_size=32)``; None: the
+                defaults of the YAML.
+            n_users: Number of users, the padding id 0 included, >= 2.
+            n_items: Number of items, the padding id 0 included, >= 2.
+            train_edges: Training interactions, users then items, int64 ``(2, E)``, ids in ``[1, n)``.
+            features: ``{modality: (n_items, F_m)}``, floating point, finite, row 0 zero; used as float32. The
+                row of an item without a feature is zero. The tensors are not copied.
+            seed: Seed of the first parameters and of the model's own randomness, in ``[0, 2**32)``.
+            device: Device of the model.
+            missing_modality: What replaces the row of an item without a feature.
+            cache_dir: Folder of the graph cache; ``"none"`` stores nothing, ``None`` is the user's folder.
+
+        Returns:
+            The model in training mode.
+
+        Raises:
+            ValueError: In one line, if a tensor or a size has a wrong type, shape, range or value.
+            UserError: If a parameter has a wrong type or range.
+        """
+        params = cls.params_class.defaults() if params is None else params
+        if not isinstance(params, cls.params_class):
+            raise ValueError(
+                f"params is a {type(params).__name__}; {cls.__name__} needs {cls.params_class.__name__}"
+            )
+        inputs = ModelInputs(
+            params=build_params(cls.params_class, vars(params), dict.fromkeys(vars(params), "params")),
+            n_users=n_users,
+            n_items=n_items,
+            train_edges=train_edges,
+            features=dict(features),
+            seed=seed,
+            device=torch.device(device),
+            missing_modality=missing_modality,
+            cache_dir=cache_dir,
+        )
+        inputs.check()
+        model = cls.__new__(cls)
+        with seeded(seed, inputs.device):
+            model._set_up(inputs)
+        return model.to(inputs.device)
+
+    def _set_up(self, inputs: ModelInputs) -> None:
+        """Do what both constructors do: keep the inputs on the device, then :meth:`build`."""
+        super(GeneralRecommender, self).__init__()  # GeneralRecommender's own reads Config and Dataset
+        self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID = inputs.fields
+        self.n_users, self.n_items, self.device = inputs.n_users, inputs.n_items, inputs.device
+        self.params: Any = inputs.params
+        self.modalities = tuple(inputs.features)
+        self.raw_features = {m: x.to(self.device, torch.float32) for m, x in inputs.features.items()}
+        self.train_edges = inputs.train_edges.to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(inputs.seed)
+        self.graph_cache = GraphCache(inputs.cache_dir)
         self.share = current_share()
         self.loss_names: tuple[str, ...] = ()
-        self._missing_modality = config.run.missing_modality
+        self._missing_modality = inputs.missing_modality
         self._final: UserItem | None = None
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make tables, layers and graphs from ``params``, sizes, ``train_edges`` and ``raw_features``.
+
+        Parameters are drawn from torch's global generator, whose seed both constructors' callers set.
+        """
 
     @abstractmethod
     def forward(self) -> UserItem:
         """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, padding rows included."""
 
     @abstractmethod
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, each ``()``; training minimises their sum."""
 
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
@@ -119,7 +228,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             for m, x in self.raw_features.items()
         }
 
-    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+    def calculate_loss(self, interaction: Batch) -> tuple[Tensor, ...]:
         """Return the terms of the loss as RecBole's trainer takes them."""
         terms = self.loss_terms(interaction)
         self.loss_names = tuple(terms)
@@ -136,12 +245,12 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             self._final = UserItem(user, item.T.contiguous().T)
         return self._final
 
-    def predict(self, interaction: Interaction) -> Tensor:
+    def predict(self, interaction: Batch) -> Tensor:
         """Score pairs of users and items, shape ``(B,)``."""
         user, item = self.final_embeddings()
         return (user[interaction[self.USER_ID]] * item[interaction[self.ITEM_ID]]).sum(dim=-1)
 
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+    def full_sort_predict(self, interaction: Batch) -> Tensor:
         """Score all items for each user, shape ``(B * n_items,)``, row after row."""
         user, item = self.final_embeddings()
         return (user[interaction[self.USER_ID]] @ item.T).flatten()

@@ -14,11 +14,14 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from recbole_siger.errors import UserError
+from recbole_siger.options.resources import find_resource
+from recbole_siger.options.yaml_values import read_yaml
 
-__all__ = ["Option", "bounded", "build_params", "did_you_mean", "options"]
+__all__ = ["ModelParams", "Option", "bounded", "build_params", "did_you_mean", "options"]
 
 P = TypeVar("P")
 
@@ -123,6 +126,50 @@ def build_params(
         except ValueError as error:
             raise UserError(f"{where}: {option.name}={values[option.name]!r}: {error}") from None
     return cls(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParams:
+    """Base of the parameters of a model: a subclass ``<Model>Params`` declares types and ranges."""
+
+    @classmethod
+    def defaults_file(cls) -> Path:
+        """Return the YAML of the defaults, ``properties/model/<Model>.yaml``.
+
+        A subclass whose YAML is in another place overrides this method.
+
+        Raises:
+            UserError: If there is no such file.
+        """
+        relative = f"properties/model/{cls.__name__.removesuffix('Params')}.yaml"
+        path = find_resource(relative)
+        if path is None:
+            raise UserError(
+                f"{cls.__name__}: there is no {relative}; add the file, or override defaults_file"
+            )
+        return path
+
+    @classmethod
+    def defaults(cls, **changes: Any) -> Self:
+        """Make the parameters from the defaults of the YAML, with some of them changed.
+
+        Args:
+            changes: New values by name.
+
+        Raises:
+            UserError: Naming key and value, if a name is unknown or a value has a wrong type or range.
+
+        Example:
+            ``SIGERParams.defaults(embedding_size=32, noise_eps=0.1)``
+        """
+        path, source = cls.defaults_file(), f"{cls.__name__}.defaults"
+        known = [option.name for option in options(cls)]
+        for key in changes:
+            if key not in known:
+                hint = did_you_mean(key, known) or f"; the parameters are {', '.join(known)}"
+                raise UserError(f"{source}: unknown key `{key}`{hint}")
+        values = {**read_yaml(path), **changes}
+        return build_params(cls, values, {key: source if key in changes else str(path) for key in values})
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

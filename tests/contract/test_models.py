@@ -314,6 +314,71 @@ def test_takes_any_number_of_modalities(tmp_path: Path, model: str, n_modalities
     assert not torch.equal(score_table(changed), scores)  # the last modality counts
 
 
+def from_tensors(experiment: Experiment, **changes: Any) -> Any:
+    """Build the experiment's model once more, from tensors alone."""
+    built, dataset = experiment.model, experiment.train_data._dataset
+    values = {
+        "params": type(built.params).defaults(**vars(built.params)),
+        "n_users": N_USERS,
+        "n_items": N_ITEMS,
+        "train_edges": dataset.train_edges,
+        "features": dataset.item_features(),
+        "seed": experiment.config.run.seed,
+    }
+    return type(built).from_tensors(**values | changes)
+
+
+def plain(batch: Interaction) -> dict[str, Tensor]:
+    """Copy RecBole's batch into the dict that a plain loop has."""
+    return {name: ids.clone() for name, ids in batch.interaction.items()}
+
+
+def test_a_model_from_tensors_trains_and_scores_as_recboles_call(tmp_path: Path, model: str) -> None:
+    experiment = make_experiment(tmp_path, model, seed=2027)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    twin = from_tensors(experiment)
+    assert torch.equal(torch.get_rng_state(), before)
+    other = from_tensors(experiment, seed=2029)
+    states = [one.state_dict() for one in (experiment.model, twin, other)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+    batches = [plain(batch) for batch in experiment.train_data][:3]
+    losses: list[list[dict[str, float]]] = []
+    for one in (experiment.model, twin):
+        optimizer = torch.optim.Adam(one.parameters(), lr=0.01)
+        one.train()
+        one.on_epoch_start(0)
+        losses.append([])
+        for batch in batches:
+            terms = one.loss_terms(batch if one is twin else Interaction(batch))
+            optimizer.zero_grad()
+            torch.stack(list(terms.values())).sum().backward()
+            optimizer.step()
+            losses[-1].append({name: term.item() for name, term in terms.items()})
+        one.eval()
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1]
+    scores = [user @ item.T for user, item in (experiment.model.final_embeddings(), twin.final_embeddings())]
+    assert torch.equal(*scores)
+    assert torch.equal(scores[0], score_table(experiment))
+    users = torch.arange(N_USERS)
+    assert torch.equal(twin.full_sort_predict({"user_id": users}).reshape(scores[0].shape), scores[0])
+
+
+def test_tensors_that_make_no_model_are_refused_in_one_line(tmp_path: Path, model: str) -> None:
+    experiment = make_experiment(tmp_path, model)
+    edges, features = experiment.train_data._dataset.train_edges, experiment.dataset.item_features()
+    edges[1, 5] = N_ITEMS
+    with pytest.raises(ValueError, match=rf"^train_edges has the item id {N_ITEMS};[^\n]*$"):
+        from_tensors(experiment, train_edges=edges)
+    features["text"] = features["text"][1:]
+    with pytest.raises(ValueError, match=r"^features\['text'\] has the shape \(22, 13\)[^\n]*$"):
+        from_tensors(experiment, features=features)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cpu_and_gpu_agree(tmp_path: Path, model: str) -> None:

@@ -17,23 +17,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_siger.config import Config
-from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
 from recbole_siger.model.propagation import propagate_user_item
-from recbole_siger.options.params import bounded
+from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["BM3", "BM3Params"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BM3Params:
-    """Types and ranges; defaults and meanings stand in ``properties/model/BM3.yaml``."""
+class BM3Params(ModelParams):
+    """Types and ranges; defaults and meanings are in ``properties/model/BM3.yaml``."""
 
     embedding_size: int = bounded("[1, inf)")
     n_ui_layers: int = bounded("[0, inf)")
@@ -75,8 +73,8 @@ class BM3(MultimodalRecommender):
     params: BM3Params
     samples_negatives = False
 
-    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
+    def build(self) -> None:
+        """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, width), (self.n_items, width)
@@ -109,7 +107,7 @@ class BM3(MultimodalRecommender):
 
     # ---- training
 
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss, weighted."""
         p, encoded = self.params, self.encode()
         # An entity is disturbed once a batch, however often it occurs.

@@ -18,26 +18,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_siger.config import Config
-from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.graph.normalize import normalize_bipartite, weighted_sum
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
-from recbole_siger.options.params import bounded
+from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["FREEDOM", "FREEDOMParams"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FREEDOMParams:
-    """Types and ranges; defaults and meanings stand in ``properties/model/FREEDOM.yaml``."""
+class FREEDOMParams(ModelParams):
+    """Types and ranges; defaults and meanings are in ``properties/model/FREEDOM.yaml``."""
 
     embedding_size: int = bounded("[1, inf)")
     n_ui_layers: int = bounded("[0, inf)")
@@ -80,8 +78,8 @@ class FREEDOM(MultimodalRecommender):
     params: FREEDOMParams
     scores_cold_items = True
 
-    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
+    def build(self) -> None:
+        """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, width), (self.n_items, width)
@@ -137,7 +135,7 @@ class FREEDOM(MultimodalRecommender):
 
     # ---- training
 
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss, weighted."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final = self.encode(self.pruned_adj)

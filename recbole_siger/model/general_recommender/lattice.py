@@ -19,27 +19,25 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_siger.config import Config
-from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import has_feature
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_rows, sparse_matrix, weighted_sum
 from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import bpr_loss, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item, sparse_product
-from recbole_siger.options.params import bounded
+from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["LATTICE", "LATTICEParams"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LATTICEParams:
-    """Types and ranges; defaults and meanings stand in ``properties/model/LATTICE.yaml``."""
+class LATTICEParams(ModelParams):
+    """Types and ranges; defaults and meanings are in ``properties/model/LATTICE.yaml``."""
 
     embedding_size: int = bounded("[1, inf)")
     n_ui_layers: int = bounded("[0, inf)")
@@ -87,8 +85,8 @@ class LATTICE(MultimodalRecommender):
     params: LATTICEParams
     scores_cold_items = True
 
-    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
+    def build(self) -> None:
+        """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, width), (self.n_items, width)
@@ -146,7 +144,7 @@ class LATTICE(MultimodalRecommender):
 
     # ---- training
 
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the ranking loss and the penalty on the batch's embeddings."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         if self.item_graph is None:

@@ -19,11 +19,8 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_siger.config import Config
-from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
 from recbole_siger.graph.knn import semantic_graph
@@ -31,10 +28,11 @@ from recbole_siger.graph.normalize import normalize_adjacency, normalize_biparti
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.batch import BatchRows, batch_rows
+from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
-from recbole_siger.options.params import bounded
+from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["SIGER", "SIGERParams"]
 
@@ -42,8 +40,8 @@ Semantics = dict[str, UserItem]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SIGERParams:
-    """Types and ranges; defaults and meanings stand in ``properties/model/SIGER.yaml``."""
+class SIGERParams(ModelParams):
+    """Types and ranges; defaults and meanings are in ``properties/model/SIGER.yaml``."""
 
     embedding_size: int = bounded("[1, inf)")
     n_ui_layers: int = bounded("[0, inf)")
@@ -95,8 +93,8 @@ class SIGER(MultimodalRecommender):
     scores_cold_items = True  # by the semantic edges of Eq. 7
     shares_batches = True
 
-    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
+    def build(self) -> None:
+        """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, width), (self.n_items, width)
@@ -181,7 +179,7 @@ class SIGER(MultimodalRecommender):
 
     # ---- training
 
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the terms of Eq. 19, weighted."""
         p = self.params
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))

@@ -17,22 +17,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_siger.config import Config
-from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, project
 from recbole_siger.model.loss import bpr_loss, norm_loss
-from recbole_siger.options.params import bounded
+from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["VBPR", "VBPRParams"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VBPRParams:
-    """Types and ranges; defaults and meanings stand in ``properties/model/VBPR.yaml``."""
+class VBPRParams(ModelParams):
+    """Types and ranges; defaults and meanings are in ``properties/model/VBPR.yaml``."""
 
     embedding_size: int = bounded("[1, inf)")
     reg_weight: float = bounded("[0, inf)")
@@ -68,8 +66,8 @@ class VBPR(MultimodalRecommender):
     params: VBPRParams
     scores_cold_items = True
 
-    def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
-        super().__init__(config, dataset)
+    def build(self) -> None:
+        """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, 2 * width), (self.n_items, width)
@@ -96,7 +94,7 @@ class VBPR(MultimodalRecommender):
 
     # ---- training
 
-    def loss_terms(self, interaction: Interaction) -> dict[str, Tensor]:
+    def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the ranking loss and the penalty on the batch's embeddings."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u = self.user_embedding(user)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_siger.errors import UserError
-from recbole_siger.options.params import Option, bounded, build_params, did_you_mean, options
+from recbole_siger.options.params import ModelParams, Option, bounded, build_params, did_you_mean, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,57 @@ def test_a_missing_value_is_told_with_its_range() -> None:
 def test_an_interval_that_is_none_is_refused_where_it_is_declared(interval: str) -> None:
     with pytest.raises(ValueError, match=r"interval|unpack|float"):
         bounded(interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VBPRParams(ModelParams):
+    """Declares fewer parameters than VBPR's YAML has: other keys have no effect."""
+
+    embedding_size: int = bounded("[1, inf)")
+    reg_weight: float = bounded("[0, inf)")
+
+
+def test_the_defaults_of_a_model_are_those_of_its_yaml() -> None:
+    defaults = VBPRParams.defaults()
+    assert defaults.embedding_size == 64
+    assert VBPRParams.defaults(reg_weight=3) == VBPRParams(embedding_size=64, reg_weight=3.0)
+    assert type(VBPRParams.defaults(reg_weight=3).reg_weight) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"embedding_sise": 3}, "unknown key `embedding_sise`; did you mean `embedding_size`?"),
+        ({"tau": 3}, "unknown key `tau`; the parameters are embedding_size, reg_weight"),
+        ({"embedding_size": 0}, "embedding_size=0: expected a number in [1, inf)"),
+        ({"reg_weight": "much"}, "reg_weight='much': expected a number"),
+    ],
+)
+def test_a_wrong_change_of_a_default_is_refused(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        VBPRParams.defaults(**changes)
+    assert str(caught.value) == f"VBPRParams.defaults: {expected}"
+
+
+def test_defaults_may_be_in_another_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+
+    class OtherParams(VBPRParams):
+        @classmethod
+        def defaults_file(cls) -> Path:
+            return file
+
+    file.write_text("embedding_size: 0\nreg_weight: 1\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: embedding_size=0: expected"):
+        OtherParams.defaults()
+    assert OtherParams.defaults(embedding_size=5).embedding_size == 5
+
+    @dataclass(frozen=True, kw_only=True)
+    class AbsentParams(ModelParams):
+        width: int = bounded("[1, inf)")
+
+    with pytest.raises(UserError, match=r"^AbsentParams: there is no properties/model/Absent\.yaml; add"):
+        AbsentParams.defaults()
 
 
 @given(
