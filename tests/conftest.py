@@ -45,6 +45,14 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
 Pairs = list[tuple[str, str]]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in two processes, and tests that the command line names in this process.
+
+    ``-n N`` sets another number. Each process spends seconds on its imports, too much for a few tests.
+    """
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else 2
+
+
 def pytest_configure() -> None:
     """Hear interrupts, and let what tests start hear them: a shell has its background jobs ignore them."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -39,7 +39,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 )
 GUIDE = "docs/adding_a_model.md"
 
@@ -392,6 +392,7 @@ def apply_guide(copy: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_the_search_from_python_runs(tmp_path: Path) -> None:
     (block,) = blocks("docs/tuning.md", "python")
     script = tmp_path / "search.py"

@@ -15,6 +15,8 @@ from recbole_siger.registry import model_names
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "run_recbole_siger.py"
 
+pytestmark = pytest.mark.xdist_group("cli")
+
 FEATURE_FILES = [
     "ml-100k.genre.ids",
     "ml-100k.genre.npy",

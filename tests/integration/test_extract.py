@@ -26,6 +26,8 @@ from recbole_siger.extract.text import TextSource
 N_ITEMS, SHARD = 211, 17
 N_SHARDS = 13
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 # The command, in a process that kills itself instead of encoding its eighth shard.
 KILLED = """
 import os, signal, sys

@@ -23,6 +23,8 @@ from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment
 from tests.toy import QUIET, write_toy
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 # The toy's 161 rows do not divide: the last batch has 33, of which one process has a row more.
 MODELS: dict[str, dict[str, Any]] = {
     "SIGER": {},

@@ -31,6 +31,8 @@ from tests.toy import write_dataset
 
 Settings = Callable[..., dict[str, Any]]
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:

@@ -1,7 +1,8 @@
 """Each work-around of compat.py fails without it, and works with it.
 
-The patches hold for a whole process, so each work-around has a probe that a subprocess runs twice: with all
-the others applied but not this one, then with this one too.
+The patches hold for a whole process, so each work-around has a probe that a process runs twice: with all
+the others applied but not this one, then with this one too. The processes are forks of one that has imported
+RecBole and applied nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from recbole_siger import compat
 from recbole_siger.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("compat")
 
 
 def _config(**changes: Any) -> Any:
@@ -117,8 +119,8 @@ def _probe_quiet_deprecations() -> Any:
     return [len(raised), table["price"].tolist(), table["shop"].tolist()]
 
 
-def _report(name: str) -> None:
-    """Print the probe's outcomes without and with the work-around ``name``, as JSON."""
+def _report(name: str) -> list[Any]:
+    """Return the probe's outcomes without and with the work-around ``name``."""
     # Without kmeans_pytorch no general recommender can be imported, and ncl_clusters imports one.
     others = ("ncl_clusters",) if name == "kmeans_pytorch_module" else ()
     compat._apply(skip=(name, *others))
@@ -129,6 +131,24 @@ def _report(name: str) -> None:
             outcomes.append(globals()[f"_probe_{name}"]())
         except Exception as error:
             outcomes.append(f"{type(error).__name__}: {error}")
+    return outcomes
+
+
+def _report_all() -> None:
+    """Run each probe in a fork of its own, in a folder of its own; print all outcomes as JSON."""
+    import recbole.config
+    import recbole.trainer  # noqa: F401 - slow to import, and neither needs a work-around
+
+    outcomes = {}
+    for name in (workaround.__name__ for workaround in compat.WORKAROUNDS):
+        os.mkdir(name)
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0, name
+            outcomes[name] = json.loads(Path(name, "outcomes.json").read_text())
+        else:
+            os.chdir(name)
+            Path("outcomes.json").write_text(json.dumps(_report(name)))
+            os._exit(0)
     print(json.dumps(outcomes))
 
 
@@ -141,8 +161,10 @@ def _run(code: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _outcomes(name: str, folder: Path) -> Any:
-    return _run(f"from tests.unit import test_compat; test_compat._report({name!r})", folder)
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    code = "from tests.unit import test_compat; test_compat._report_all()"
+    return _run(code, tmp_path_factory.mktemp("probes"))
 
 
 def test_every_workaround_says_why_and_until_when_and_has_a_probe() -> None:
@@ -152,14 +174,14 @@ def test_every_workaround_says_why_and_until_when_and_has_a_probe() -> None:
         assert f"_probe_{workaround.__name__}" in globals()
 
 
-def test_numpy_names(tmp_path: Path) -> None:
-    without, applied = _outcomes("numpy_names", tmp_path)
+def test_numpy_names(outcomes: Any) -> None:
+    without, applied = outcomes["numpy_names"]
     assert without.startswith("AttributeError: `np.float_`")
     assert applied == ["float64", "str"]
 
 
-def test_dok_update(tmp_path: Path) -> None:
-    without, applied = _outcomes("dok_update", tmp_path)
+def test_dok_update(outcomes: Any) -> None:
+    without, applied = outcomes["dok_update"]
     assert without.startswith("AttributeError")
     assert "_update" in without
     # Rows and columns: users 0, 1, items 0, 1, 2, of degrees 1, 2, 0, 2, 1; 1 / sqrt(d_u d_i) on the edges.
@@ -175,8 +197,8 @@ def test_dok_update(tmp_path: Path) -> None:
         np.testing.assert_allclose(adjacency, expected, atol=1e-6)
 
 
-def test_kmeans_pytorch_module(tmp_path: Path) -> None:
-    without, applied = _outcomes("kmeans_pytorch_module", tmp_path)
+def test_kmeans_pytorch_module(outcomes: Any) -> None:
+    without, applied = outcomes["kmeans_pytorch_module"]
     if without == applied:
         pytest.skip("kmeans_pytorch itself is installed")
     assert without == "ModuleNotFoundError: No module named 'kmeans_pytorch'"
@@ -188,9 +210,9 @@ def test_kmeans_stand_in_refuses_another_distance() -> None:
         compat._kmeans(np.eye(3), 2, distance="cosine")
 
 
-def test_ncl_clusters(tmp_path: Path) -> None:
+def test_ncl_clusters(outcomes: Any) -> None:
     pytest.importorskip("faiss")
-    without, applied = _outcomes("ncl_clusters", tmp_path)
+    without, applied = outcomes["ncl_clusters"]
     assert without.startswith("RuntimeError")
     assert "should be at least as large as number of clusters" in without
     assert applied == [[3, 2], [0, 1, 2], 5, 1]
@@ -203,8 +225,8 @@ def test_ncl_without_faiss_tells_the_mend(monkeypatch: pytest.MonkeyPatch) -> No
         run_kmeans(SimpleNamespace(k=2), np.zeros((3, 2)))
 
 
-def test_silent_tensorboard(tmp_path: Path) -> None:
-    without, applied = _outcomes("silent_tensorboard", tmp_path)
+def test_silent_tensorboard(outcomes: Any) -> None:
+    without, applied = outcomes["silent_tensorboard"]
     assert without == ["log_tensorboard"]
     assert applied == []
 
@@ -216,8 +238,8 @@ def test_silent_writer_knows_no_other_attribute() -> None:
         _ = writer.log_dir
 
 
-def test_quiet_deprecations(tmp_path: Path) -> None:
-    without, applied = _outcomes("quiet_deprecations", tmp_path)
+def test_quiet_deprecations(outcomes: Any) -> None:
+    without, applied = outcomes["quiet_deprecations"]
     # The warnings: one of our own, which must stay, two fillna, one FloatTensor, one GradScaler.
     assert without == [5, [1.0, 2.0, 3.0], [0.0, 2.0, 3.0]]
     assert applied == [1, [1.0, 2.0, 3.0], [0.0, 2.0, 3.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -36,21 +37,34 @@ def command(name: str, raw: Path) -> list[str]:
     return ["prepare", kind, f"--source={raw}", "--name=toy", *given]
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_the_same_bytes_whatever_the_hash_seed(tmp_path: Path, name: str) -> None:
-    raw = tmp_path / "raw"
-    WRITERS[name](raw, SHAPE)
-    folders = []
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Every kind, prepared by two processes with different hash seeds: one folder per process."""
+    root = tmp_path_factory.mktemp("hash-seeds")
+    for name, write in WRITERS.items():
+        write(root / "raw" / name, SHAPE)
+    code = (
+        "import json, sys; from recbole_siger import cli\n"
+        "sys.exit(max(map(cli.main, json.loads(sys.argv[1]))))"
+    )
     for seed in ("1", "2"):
-        folders.append(tmp_path / seed / "toy")
-        words = [*command(name, raw), f"--data_path={tmp_path / seed}"]
+        commands = [
+            [*command(name, root / "raw" / name), f"--data_path={root / seed / name}"] for name in WRITERS
+        ]
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         subprocess.run(
-            [sys.executable, "-m", "recbole_siger.cli", *words],
+            [sys.executable, "-c", code, json.dumps(commands)],
             env=environment,
             check=True,
             capture_output=True,
         )
+    return [root / "1", root / "2"]
+
+
+@pytest.mark.xdist_group("hash seeds")
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_same_bytes_whatever_the_hash_seed(prepared: list[Path], name: str) -> None:
+    folders = [root / name / "toy" for root in prepared]
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in folders]
     assert files[0] == files[1]
     assert {"manifest.json", "rejected.csv", "toy.yaml", "items.tsv", "toy.item"} <= set(map(str, files[0]))
