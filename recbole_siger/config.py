@@ -12,6 +12,7 @@ import yaml
 from recbole_siger import compat
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import build_cold_start
+from recbole_siger.options.keys import KINDS, keys_of
 from recbole_siger.options.params import Option, bounded, build_params, did_you_mean, options
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml
@@ -22,7 +23,7 @@ compat.apply()
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
 from recbole.utils import argument_list  # noqa: E402
 
-__all__ = ["UNUSED_KEYS", "Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
+__all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 
 P = TypeVar("P")
 
@@ -60,10 +61,6 @@ class RunParams:
 
 # Keys that RecBole reads without giving them a default in any YAML.
 _KEYS_WITHOUT_DEFAULT = ("encoding", "model", "dataset", "benchmark_filename", "numerical_features", "nproc")
-# RecBole pickles what these name; a pickle runs code when it is read.
-_PICKLED = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
-# Keys of RecBole that have no effect here: the run folder takes their place.
-UNUSED_KEYS = {*_PICKLED, "checkpoint_dir", "show_progress", "state"}
 # RecBole takes these in more types than their default has.
 _FREE_TYPE = {"features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
@@ -217,7 +214,7 @@ class Config(RecBoleConfig):
             if key not in known:
                 hint = did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
                 raise UserError(f"{source}: unknown key `{key}`{hint}")
-            if key in _PICKLED and value:
+            if KINDS.get(key) == "pickle" and value:
                 raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
             self._check_type(source, key, value)
 
@@ -249,14 +246,14 @@ class Config(RecBoleConfig):
     def portable(self) -> dict[str, Any]:
         """Return :meth:`effective` with absolute paths, for a process that stands elsewhere."""
         values = self.effective()
-        for key in ("data_path", "cache_dir"):
+        for key in keys_of("path"):
             if values.get(key) and values[key] != "none":
                 values[key] = str(Path(values[key]).resolve())
         return values
 
     def effective(self) -> dict[str, Any]:
         """Return what a run folder keeps: every value that was set by a file or by the user."""
-        skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | UNUSED_KEYS
+        skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | keys_of("unused", "pickle")
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
         # RecBole fills both from dictionaries of its own; what was asked for is what is kept.

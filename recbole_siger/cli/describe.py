@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recbole_siger.config import UNUSED_KEYS, Config
+from recbole_siger.config import Config
+from recbole_siger.options.keys import keys_of
 from recbole_siger.options.resources import find_resource
 from recbole_siger.registry import recbole_root
 
@@ -48,7 +49,8 @@ def print_options(model: str, dataset: str | None = None) -> None:
         for path in (recbole_root() / "properties" / relative, find_resource(f"properties/{relative}")):
             if path is not None and path.is_file():
                 meanings |= read_meanings(path)
-        rows = [key for key in meanings if key not in listed | UNUSED_KEYS and key in config.origin]
+        skipped = listed | keys_of("unused", "pickle")
+        rows = [key for key in meanings if key not in skipped and key in config.origin]
         listed.update(rows)
         if rows:
             table = Table(

@@ -5,11 +5,11 @@ Both rank all items. On the same scores they give different numbers, so every re
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from recbole_siger.common.digests import canonical_digest
 
 __all__ = ["PROTOCOLS", "Protocol", "protocol_id"]
 
@@ -38,10 +38,9 @@ PROTOCOLS = {
 
 
 def protocol_id(facts: Mapping[str, Any]) -> str:
-    """Hash the facts: the first 16 hex digits of SHA-256 of their canonical JSON.
+    """Return the id of an evaluation protocol: ``canonical_digest`` of the facts.
 
     >>> protocol_id({"a": 1, "b": [2]}) == protocol_id({"b": [2], "a": 1}) != protocol_id({"a": 1, "b": [3]})
     True
     """
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return canonical_digest(facts)

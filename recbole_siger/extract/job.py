@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.tables import Row, Table
 from recbole_siger.extract.encoder import Encoder, EncoderSpec, UnusableInputError
 from recbole_siger.extract.image import load_image_encoder
@@ -53,8 +53,8 @@ class Job:
     threads: int | None
 
     def key(self, items_sha256: str, encoder: Encoder) -> str:
-        """Return 16 hexadecimal digits for all that a row depends on."""
-        said = {
+        """Return the digest of everything that a row depends on, 16 hexadecimal digits."""
+        inputs = {
             "items": items_sha256,
             "id_col": self.table.id_col,
             "step": self.table.step,
@@ -63,7 +63,7 @@ class Job:
             "encoder": dict(encoder.facts),
             "normalize": self.normalize,
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        return canonical_digest(inputs)
 
     def payloads(self) -> Iterator[Any]:
         """Yield every usable input, for an encoder that is fitted."""

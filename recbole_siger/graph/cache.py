@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.files import atomic_path
 from recbole_siger.errors import UserError
 
@@ -151,21 +152,19 @@ def _code_version() -> str:
 
 
 def _digest(kind: str, tensors: Mapping[str, Tensor], arguments: Mapping[str, object]) -> str:
-    shapes = {name: [str(x.dtype), list(x.shape)] for name, x in tensors.items()}
-    said = {"kind": kind, "arguments": dict(arguments), "tensors": shapes, "code": _code_version()}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(_bytes(tensors[name]))
-    return digest.hexdigest()
+    content = {name: [str(x.dtype), list(x.shape), _checksum(x)] for name, x in tensors.items()}
+    inputs = {"kind": kind, "arguments": dict(arguments), "tensors": content, "code": _code_version()}
+    return canonical_digest(inputs, digits=64)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _checksum(index: Tensor, value: Tensor) -> str:
-    digest = hashlib.sha256(_bytes(index))
-    digest.update(_bytes(value))
+def _checksum(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 

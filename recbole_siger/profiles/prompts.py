@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.tables import Row, Table
 from recbole_siger.common.templates import fill_template, template_fields
 from recbole_siger.errors import UserError
@@ -33,9 +33,9 @@ class Prompt:
     question: str
 
     def key(self, facts: Mapping[str, Any]) -> str:
-        """Return the SHA-256 of the prompt and of who is asked, and how."""
-        said = {"system": self.system, "question": self.question, **facts}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        """Return 64 hexadecimal digits for the prompt, the model and the settings of the request."""
+        asked = {"system": self.system, "question": self.question, **facts}
+        return canonical_digest(asked, digits=64)
 
     def tokens(self) -> int:
         """Estimate the tokens of the prompt, at four characters each.

@@ -5,7 +5,6 @@ Each run has a process of its own, so that its peak of memory is its own and a c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -21,16 +20,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.digests import canonical_digest
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.runs.folder import RunFolder
 
-__all__ = ["NO_EFFECT", "Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
+__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
 
 Report = Callable[[str], None]
 
-# Where files lie, and what is written how often: these change no result.
-NO_EFFECT = {"data_path", "run_dir", "saved", "checkpoint_interval", "prepare", "cache_dir"}
 # RecBole's models that draw no random number: on one split every seed gives the same ranking.
 _SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
 
@@ -66,7 +65,7 @@ def config_hash(values: Mapping[str, Any], *, without: Sequence[str] = ()) -> st
     True
     """
     kept = {key: value for key, value in values.items() if key not in NO_EFFECT | set(without)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return canonical_digest(kept)
 
 
 def needs_one_seed(spec: RunSpec) -> bool:

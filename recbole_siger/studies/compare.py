@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.options.yaml_values import read_yaml
@@ -23,7 +24,6 @@ from recbole_siger.report.comparison import (
 from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import (
-    NO_EFFECT,
     Failure,
     RunSpec,
     complete_runs,

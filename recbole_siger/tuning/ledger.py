@@ -145,6 +145,7 @@ class Ledger:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: damaged ({error}); search anew with another --out") from None
         for trial in trials:
+            trial.id = point_id(trial.values, trial.seed)  # a file of another version may have other ids
             if retry and trial.state in ("running", "failed"):
                 trial.state, trial.reason = "waiting", ""
             self.trials[trial.id] = trial

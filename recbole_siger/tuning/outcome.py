@@ -17,6 +17,7 @@ from recbole_siger.common.files import atomic_path, write_text
 from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.quick_start import resume_run
 from recbole_siger.report.figures import check_matplotlib
 from recbole_siger.report.search import draw_search
@@ -25,14 +26,9 @@ from recbole_siger.training.experiment import format_metrics
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.trial import TRIAL_FILE
 
-__all__ = ["PLACES", "write_outcome"]
+__all__ = ["write_outcome"]
 
 _log = logging.getLogger(__name__)
-
-PLACES = ("data_path", "cache_dir", "gpu_id", "use_gpu", "checkpoint_interval", "saved")
-"""Where a run happens; these change no result."""
-
-_NOT_KEPT = {*PLACES, "model", "dataset", "seed", "run_dir"}
 
 
 def write_outcome(config: Config, ledger: Ledger, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +80,7 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
     """Make a finished trial's checkpoint a run folder and test it; one that is there already is kept."""
     run, source = RunFolder(folder / f"best-seed{trial.seed}"), folder / trial.folder
     here = config.effective()
-    places = {key: here[key] for key in PLACES if key in here}  # wherever the trial was trained
+    places = {key: here[key] for key in NO_EFFECT & here.keys()}  # the trial may come from another machine
     values = {**RunFolder(source).read_config(), **places}
     if run.file("results.json").exists() and run.read_config() == values:
         return {**run.read_results(), "run_dir": str(run.path)}
@@ -96,7 +92,8 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
 
 def _write_options(config: Config, ledger: Ledger, trial: Trial, score: float) -> None:
     """Write the winner's options for ``--config_files``, with those that were given for all trials."""
-    given = {key: value for key, value in config.external_config_dict.items() if key not in _NOT_KEPT}
+    left_out = NO_EFFECT | {"model", "dataset", "seed"}
+    given = {key: value for key, value in config.external_config_dict.items() if key not in left_out}
     file, model, dataset = ledger.folder / "best.yaml", config["model"], config["dataset"]
     n = len(ledger.trials)
     head = [

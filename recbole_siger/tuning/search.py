@@ -17,13 +17,14 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.options.command import command_params
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import bounded
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.parallel.ray import connected, interruptible, rooms
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
 from recbole_siger.tuning.ledger import Ledger, Trial
-from recbole_siger.tuning.outcome import PLACES, write_outcome
+from recbole_siger.tuning.outcome import write_outcome
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
 from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
@@ -187,7 +188,7 @@ class _Search:
         kept = ("search", "num_samples", "scheduler", "grace_epochs", "reduction_factor")
         asked = {key: value for key, value in asdict(self.params).items() if key in kept}
         space = {key: asdict(v) if isinstance(v, Range) else v for key, v in self.space.items()}
-        config = {key: v for key, v in self.config.effective().items() if key not in PLACES}
+        config = {key: v for key, v in self.config.effective().items() if key not in NO_EFFECT}
         request = {"space": space, "seeds": self.seeds, **asked, "config": config}
         return dict(json.loads(json.dumps(request, default=str)))
 
@@ -200,7 +201,7 @@ class _Search:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self._file}: damaged ({error}); search anew with another --out") from None
         for key in [*now, *before]:
-            if key != "config" and before.get(key) != now.get(key):
+            if key not in NO_EFFECT | {"config"} and before.get(key) != now.get(key):
                 raise UserError(
                     f"{self.folder}: its search has {key}={before.get(key)!r}, not {now.get(key)!r}; "
                     "resume with what it was begun with, or choose another --out"

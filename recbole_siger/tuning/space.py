@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_siger.common.digests import canonical_digest
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import parse_value, read_yaml
@@ -60,18 +61,18 @@ class Range:
 Space = dict[str, list[Any] | Range]
 """Key -> the values to try, or a range to draw from."""
 
-# What decides the data or how results are measured is no hyper-parameter of a model.
+# A search compares models on the same data by the same measure; these keys decide data and measure.
+_MEASURED = (
+    *("model", "dataset", "features", "protocol", "cold_start", "eval_args", "metrics", "topk"),
+    *("valid_metric", "repeatable", "benchmark_filename", "load_col", "rm_dup_inter", "threshold"),
+    *("user_inter_num_interval", "item_inter_num_interval", "val_interval"),
+)
 _NOT_SEARCHED = {
+    **dict.fromkeys(_MEASURED, "it decides what is measured; give it once, as --key=value"),
+    **dict.fromkeys(NO_EFFECT, "it changes no result; give it once, as --key=value"),
     "seed": "--seeds=2020,2021 repeats each point",
     "nproc": "a trial is one process",
-} | dict.fromkeys(
-    (
-        *("model", "dataset", "data_path", "features", "protocol", "cold_start", "run_dir", "cache_dir"),
-        *("eval_args", "metrics", "topk", "valid_metric", "repeatable", "benchmark_filename", "load_col"),
-        *("user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter", "val_interval", "threshold"),
-    ),
-    "it decides what is measured; give it once, as --key=value",
-)
+}
 
 
 def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[str] = ()) -> Space:
@@ -226,10 +227,9 @@ def _place_of(lists: Mapping[str, list[Any]], defaults: Mapping[str, Any]) -> in
 
 
 def point_id(point: Mapping[str, Any], seed: int) -> str:
-    """Return 8 hexadecimal digits for a point and a seed; the order of the keys does not count.
+    """Return the id of a point and a seed, 16 hexadecimal digits; the order of the keys has no effect.
 
     >>> point_id({"a": 1, "b": 2}, 3) == point_id({"b": 2, "a": 1}, 3)
     True
     """
-    text = json.dumps({"seed": seed, **point}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return canonical_digest({"seed": seed, **point})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_files_bring_a_search_back(tmp_path: Path) -> None:
     again.load(retry=True)
     assert again.counts() == {"finished": 6, "pruned": 3, "waiting": 2}
     assert (tmp_path / "trials.csv").read_text() == ledger.table()
+
+
+def test_trials_with_the_ids_of_an_earlier_version_are_found_again(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.write()
+    file = tmp_path / "trials.json"
+    whole = json.loads(file.read_text())
+    for trial in whole["trials"]:
+        trial["id"] = trial["id"][:8]
+    file.write_text(json.dumps(whole))
+    again = Ledger(tmp_path, "recall@20")
+    again.load(retry=False)
+    assert again.trials == ledger.trials
+    assert again.add({"a": 1}, 7).score == 0.30
 
 
 def test_writing_may_be_put_off(tmp_path: Path) -> None:

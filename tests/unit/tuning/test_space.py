@@ -151,5 +151,12 @@ def test_a_range_stays_within_its_ends(low: int, width: int, share: float) -> No
 
 def test_an_id_is_of_the_point_and_the_seed() -> None:
     ids = {point_id(point, seed) for point in WHOLE for seed in (1, 2)}
+    assert {len(found) for found in ids} == {16}
     assert len(ids) == 2 * len(WHOLE)
     assert point_id({"b": 1, "a": 2}, 1) == point_id({"a": 2, "b": 1}, 1)
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "saved", "gpu_id"])
+def test_a_key_that_changes_no_result_is_not_searched(key: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"command line: {key} is not searched: it changes no result"):
+        read_space(config(tmp_path), pairs=[f"{key}=1,2"])
