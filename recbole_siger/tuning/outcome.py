@@ -80,7 +80,8 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
     """Make a finished trial's checkpoint a run folder and test it; one that is there already is kept."""
     run, source = RunFolder(folder / f"best-seed{trial.seed}"), folder / trial.folder
     here = config.effective()
-    places = {key: here[key] for key in NO_EFFECT & here.keys()}  # the trial may come from another machine
+    # The trial may come from another machine.
+    places = {key: here[key] for key in sorted(NO_EFFECT & here.keys())}
     values = {**RunFolder(source).read_config(), **places}
     if run.file("results.json").exists() and run.read_config() == values:
         return {**run.read_results(), "run_dir": str(run.path)}
