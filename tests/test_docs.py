@@ -6,11 +6,13 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 import zipfile
 from dataclasses import fields
 from functools import cache
@@ -319,12 +321,31 @@ def test_readme_lists_the_registered_models() -> None:
     assert listed == {name: spec.module.replace(".", "/") + ".py" for name, spec in MODELS.items()}
 
 
-def test_readme_lists_the_dependencies() -> None:
+def test_the_dependencies_are_listed() -> None:
     declared = re.search(r"^dependencies = \[\n(.*?)^\]", text_of("pyproject.toml"), flags=re.M | re.S)
     assert declared
-    section = text_of("README.md").split("\n## Dependencies\n")[1].split("\n## ")[0]
+    section = text_of("docs/dependencies.md").split("\n## Required packages\n")[1].split("\n## ")[0]
     listed = re.findall(r"^\| (\S+ [<>].*?) \|", section, flags=re.M)
     assert [row.replace(" ", "") for row in listed] == re.findall(r'^    "(.*?)"', declared[1], flags=re.M)
+
+
+def test_the_extras_are_listed() -> None:
+    declared = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    section = text_of("docs/dependencies.md").split("\n## Extras\n")[1]
+    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.M) == list(declared)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("README.md", "python")
+    assert block.count('"epochs": 3') == 1
+    script = tmp_path / "example.py"
+    script.write_text(block.replace('"epochs": 3', '"epochs": 1, "train_batch_size": 8192'))
+    runpy.run_path(str(script))
+    assert re.search(r"^0 0\.\d+ runs/ml-100k/SIGER-", capsys.readouterr().out.splitlines()[-1])
 
 
 def test_every_equation_is_where_the_architecture_says() -> None:
