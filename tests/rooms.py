@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "recbole_siger"
@@ -43,6 +44,7 @@ ROOMS = (
 Arrows = dict[str, set[str]]
 
 
+@cache
 def modules(root: Path) -> dict[str, Path]:
     """Return ``{dotted name below the package: file}``; a package stands under its own name."""
     found = {}
@@ -56,6 +58,19 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imports(path: Path, known: Mapping[str, Path]) -> Iterator[tuple[str, ast.stmt, bool]]:
     """Yield module, statement and whether it is inside a function, for each import of ours in a file."""
+    for name, node, inside in _import_statements(path):
+        dotted = name.removeprefix(f"{PACKAGE}.")
+        if dotted == name:
+            continue
+        while dotted and dotted not in known:
+            dotted = dotted.rpartition(".")[0]
+        if dotted:
+            yield dotted, node, inside
+
+
+@cache
+def _import_statements(path: Path) -> list[tuple[str, ast.stmt, bool]]:
+    """Return imported name, statement and whether it is inside a function, for each absolute import."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         id(node)
@@ -63,20 +78,13 @@ def imports(path: Path, known: Mapping[str, Path]) -> Iterator[tuple[str, ast.st
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
     }
+    found: list[tuple[str, ast.stmt, bool]] = []
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [(alias.name, node, id(node) in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            dotted = name.removeprefix(f"{PACKAGE}.")
-            if dotted == name:
-                continue
-            while dotted and dotted not in known:
-                dotted = dotted.rpartition(".")[0]
-            if dotted:
-                yield dotted, node, id(node) in inside  # type: ignore[misc]  # an import is a statement
+            found += [(f"{node.module}.{alias.name}", node, id(node) in inside) for alias in node.names]
+    return found
 
 
 def module_arrows(root: Path) -> Arrows:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ LATE = {"graph.compiled", "tuning.watch", "tuning.bayes", "profiles.history"}
 MODEL_FILES = [name for name in NAMES if "/model/" in name and "_recommender/" in name]
 
 
+@cache
 def modules_of(name: str) -> set[str]:
     """Name every module that a file imports, anywhere in it, relative imports resolved."""
     parts, found = name.removesuffix(".py").split("/"), set()
@@ -84,6 +86,7 @@ def within(modules: set[str], package: str) -> set[str]:
     return {module for module in modules if module == package or module.startswith(f"{package}.")}
 
 
+@cache
 def file_of(module: str) -> str | None:
     """Return the file of a module of ours; None for any other, or a name within a module."""
     path = ROOT / module.replace(".", "/")
