@@ -1,4 +1,4 @@
-"""Tell what can be configured, and what a configuration comes to."""
+"""Print the options of a model, and the values that a configuration results in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.config import Config
 from recbole_siger.options.keys import keys_of
 from recbole_siger.options.resources import find_resource
@@ -19,31 +17,48 @@ __all__ = ["print_effective", "print_options"]
 _COMMENT = re.compile(r"^(\w+):.*?#\s*\(([^)]*)\)\s*(.*?)\s*$")
 
 
-def _console() -> Console:
-    # Wide where there is no terminal, so that a table piped to a file or to grep is not cut.
-    console = Console()
-    return console if console.is_terminal else Console(width=180)
+# Origins of defaults.
+_SHIPPED = ("recbole/properties/", "properties/overall.yaml", "properties/model/")
 
 
 def print_effective(
     model: str | None, dataset: str | None, files: Sequence[str], values: Mapping[str, str]
 ) -> None:
-    """Print each effective value and where it came from; nothing is trained or written."""
+    """Print each effective value and its source; nothing is trained or written.
+
+    The values that the dataset's YAML, a file or the command line sets come first, beside the defaults that
+    they replace.
+    """
     config = Config(model, dataset, files, command_line=values)
-    table = Table(
-        "key", "value", "from", title=f"{config['model']} on {config['dataset']}", title_justify="left"
-    )
-    for key in sorted(config.origin):
-        table.add_row(key, str(config[key]), config.origin[key])
-    _console().print(table)
+    defaults = Config(config["model"], "NAME")  # a dataset without a YAML of its own
+    changed = [key for key in sorted(config.origin) if _is_changed(config, key, defaults)]
+    console, title = open_console(), f"{config['model']} on {config['dataset']}"
+    if changed:
+        rows = [[key, str(config[key]), _default(defaults, key), config.origin[key]] for key in changed]
+        header = ["key", "value", "default", "from"]
+        console.print(build_table(console, f"{title}: values that replace a default", header, rows))
+    rest = [[key, str(config[key]), config.origin[key]] for key in sorted(set(config.origin) - set(changed))]
+    console.print(build_table(console, f"{title}: defaults", ["key", "value", "from"], rest))
+
+
+def _is_changed(config: Config, key: str, defaults: Config) -> bool:
+    """Tell whether a value comes from the user or from a dataset's YAML."""
+    origin = config.origin[key]
+    if origin.startswith("recbole/properties/dataset/"):  # RecBole's files repeat many defaults
+        return str(config[key]) != _default(defaults, key)
+    return not origin.startswith(_SHIPPED) and origin != f"{config['model']}.samples_negatives"
+
+
+def _default(defaults: Config, key: str) -> str:
+    return str(defaults[key]) if key in defaults.origin else ""
 
 
 def print_options(model: str, dataset: str | None = None) -> None:
-    """Print every option of a model, for one dataset or any: default, range and meaning, its own first."""
+    """Print each option of a model with default, type, range and meaning; the model's own come first."""
     config = Config(model, dataset or "NAME")
     ranges = {option.name: option.range for option in config.options()}
     sources = [f"model/{model}.yaml", "overall.yaml", "dataset/sample.yaml"]
-    listed: set[str] = set()
+    console, listed = open_console(), set[str]()
     for relative in sources:
         meanings: dict[str, tuple[str, str]] = {}
         for path in (recbole_root() / "properties" / relative, find_resource(f"properties/{relative}")):
@@ -53,17 +68,19 @@ def print_options(model: str, dataset: str | None = None) -> None:
         rows = [key for key in meanings if key not in skipped and key in config.origin]
         listed.update(rows)
         if rows:
-            table = Table(
-                "option", "default", "type", "range", "meaning", title=relative, title_justify="left"
-            )
-            for key in rows:
-                kind, meaning = meanings[key]
-                table.add_row(key, str(config[key]), kind, ranges.get(key, ""), meaning)
-            _console().print(table)
+            header = ["option", "default", "type", "range", "meaning"]
+            cells = [
+                [key, str(config[key]), meanings[key][0], ranges.get(key, ""), meanings[key][1]]
+                for key in rows
+            ]
+            console.print(build_table(console, relative, header, cells))
 
 
 def read_meanings(path: Path) -> dict[str, tuple[str, str]]:
-    """Read ``key: value  # (type) meaning`` comments: ``{key: (type, meaning)}``; keys without one too."""
+    """Read ``key: value  # (type) meaning`` lines as ``{key: (type, meaning)}``.
+
+    A key without such a comment has two empty texts.
+    """
     found: dict[str, tuple[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := _COMMENT.match(line):

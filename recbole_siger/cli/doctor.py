@@ -17,11 +17,10 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from recbole_siger import compat
+from recbole_siger.common.terminal import build_table, open_console, plain
 
 __all__ = ["Finding", "diagnose", "main"]
 
@@ -112,7 +111,7 @@ def main(as_json: bool) -> int:
         report = {"schema": 1, "ok": ok, "findings": [asdict(finding) for finding in findings]}
         print(json.dumps(report, indent=2))
     else:
-        Console().print(_table(findings))
+        _print_table(findings)
     return 0 if ok else 1
 
 
@@ -204,11 +203,17 @@ def _compat_finding() -> Finding:
     return Finding("compat", "applied", "", "ok")
 
 
-def _table(findings: list[Finding]) -> Table:
-    table = Table("package", "found", "tested", "verdict", "mend", title="recbole-siger doctor")
-    for finding in findings:
-        style = STYLES[finding.verdict]
-        # Text, not str: rich would read the extra of `recbole-siger[ncl]` as markup and drop it.
-        cells = (finding.package, finding.found or "-", finding.tested, finding.verdict, finding.mend)
-        table.add_row(*(Text(cell, style=style if cell == finding.verdict else "") for cell in cells))
-    return table
+def _print_table(findings: list[Finding]) -> None:
+    rows: list[list[str | Text]] = [
+        [
+            finding.package,
+            finding.found or "-",
+            finding.tested,
+            Text(plain(finding.verdict), style=STYLES[finding.verdict]),
+            finding.mend,
+        ]
+        for finding in findings
+    ]
+    console = open_console()
+    header = ["package", "found", "tested", "verdict", "mend"]
+    console.print(build_table(console, "recbole-siger doctor", header, rows))

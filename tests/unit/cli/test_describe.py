@@ -35,7 +35,7 @@ def siger() -> dict[str, list[str]]:
         from rich.console import Console
 
         out = io.StringIO()
-        patch.setattr("recbole_siger.cli.describe._console", lambda: Console(file=out, width=250))
+        patch.setattr("recbole_siger.cli.describe.open_console", lambda: Console(file=out, width=250))
         print_options("SIGER", "ml-100k")
         lines.append(out.getvalue())
     return rows("".join(lines))
@@ -78,18 +78,26 @@ def test_a_model_of_recbole(capsys: pytest.CaptureFixture[str]) -> None:
 def test_effective_values_name_their_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "m.yaml"
     file.write_text("co_weight: 0.25\n")
+    default = str(Config("SIGER", "ml-100k")["co_weight"])
+    assert default != "0.25"
     print_effective("SIGER", "ml-100k", [str(file)], {"seed": "9"})
-    listed = rows(capsys.readouterr().out)
-    assert listed["seed"] == ["9", "command line"]
-    assert listed["co_weight"][0] == "0.25"
+    out = capsys.readouterr().out
+    listed = rows(out)
+    changed, rest = (rows(part) for part in out.split("SIGER on ml-100k: defaults"))
+    assert {"seed", "co_weight", "prepare"} <= changed.keys()
+    assert {"epochs", "noise_eps", "train_batch_size"} <= rest.keys()
+    assert not changed.keys() & rest.keys()
+    assert changed.keys() | rest.keys() == Config("SIGER", "ml-100k").origin.keys()
+    assert listed["seed"] == ["9", "2020", "command line"]
+    assert listed["co_weight"][:2] == ["0.25", default]
     assert listed["epochs"] == ["1000", "properties/overall.yaml"]
     assert listed["noise_eps"] == ["0.05", "properties/model/SIGER.yaml"]
-    assert listed["prepare"] == ["ml_100k", "properties/dataset/ml-100k.yaml"]
+    assert listed["prepare"] == ["ml_100k", "None", "properties/dataset/ml-100k.yaml"]
     assert listed["train_batch_size"] == ["2048", "recbole/properties/overall.yaml"]
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_wrong_value_is_told_here_as_well() -> None:
+def test_a_wrong_value_is_an_error_here_as_well() -> None:
     with pytest.raises(UserError, match="command line: co_weight=2: "):
         print_effective("SIGER", "ml-100k", [], {"co_weight": "2"})
 
