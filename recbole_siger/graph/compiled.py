@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["co_occurrences", "dot_products"]
+__all__ = ["Pursuer", "co_occurrences", "dot_products"]
 
 Array = np.ndarray[Any, Any]
 
@@ -105,3 +105,139 @@ def co_occurrences(
     state[:, 1] = tie
     _co_occurrences(user_start, items, item_start, users, state, min_count, neighbour, best)
     return neighbour, best
+
+
+@numba.njit(nogil=True, fastmath={"reassoc", "contract"})
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for f in range(len(a)):
+        total += np.float64(a[f]) * b[f]
+    return total
+
+
+@numba.njit(nogil=True)
+def _integer_products(few: Array, vector: Array, out: Array) -> None:
+    for row in range(len(out)):
+        total = np.int32(0)
+        for f in range(few.shape[1]):
+            total += np.int32(few[row, f]) * np.int32(vector[f])
+        out[row] = total
+
+
+@numba.njit(nogil=True)
+def _round_to_integers(x: Array, limit: int, out: Array) -> tuple[float, float]:
+    """Write x in whole steps; return the step and the length of what is lost."""
+    largest = 0.0
+    for f in range(len(x)):
+        largest = max(largest, abs(x[f]))
+    step, lost = largest / limit, 0.0
+    for f in range(len(x)):
+        out[f] = np.round(x[f] / step) if step > 0 else 0
+        lost += (x[f] - out[f] * step) ** 2
+    return step, np.sqrt(lost)
+
+
+@numba.njit(nogil=True)
+def _pursue(
+    features: Array, index: Array, inverse_norm: Array, few: Array, few_step: Array, few_lost: float,
+    limit: int, residuals: Array, candidates: Array, step: float, nothing: float, chosen: Array,
+) -> None:  # fmt: skip
+    n_queries, n_candidates = candidates.shape
+    n_features, sparsity = features.shape[1], chosen.shape[1]
+    basis, atom = np.empty((sparsity, n_features)), np.empty(n_features)
+    near, score = np.empty((n_candidates, n_features), np.int16), np.empty(n_candidates, np.int32)
+    vector, free = np.empty(n_features, np.int16), np.empty(n_candidates, np.bool_)
+    size = np.empty(n_candidates)
+    for query in range(n_queries):
+        n = 0
+        while n < n_candidates and candidates[query, n] < len(index):
+            a = candidates[query, n]
+            for f in range(n_features):
+                near[n, f] = few[a, f]
+            free[n] = True
+            n += 1
+        residual, count, left = residuals[query], 0, n
+        while count < sparsity and left > 0 and _dot(residual, residual) > nothing:
+            length = np.sqrt(_dot(residual, residual))
+            vector_step, vector_lost = _round_to_integers(residual, limit, vector)
+            _integer_products(near[:n], vector, score[:n])
+            off, top = few_lost * length + 1.01 * vector_lost, 0.0
+            for place in range(n):
+                size[place] = abs(score[place]) * vector_step * few_step[candidates[query, place]]
+                if free[place]:
+                    top = max(top, size[place])
+            best, at = 0.0, -1
+            for place in range(n):
+                if free[place] and size[place] >= top - 2 * off - step:
+                    a = candidates[query, place]
+                    exact = np.round(abs(_dot(features[index[a]], residual)) * inverse_norm[a] / step)
+                    if exact > best:
+                        best, at = exact, place
+            if at < 0:
+                break
+            free[at] = False
+            left -= 1
+            a = candidates[query, at]
+            for f in range(n_features):
+                atom[f] = features[index[a], f] * inverse_norm[a]
+            for _ in range(2):
+                for s in range(count):
+                    along = _dot(basis[s], atom)
+                    for f in range(n_features):
+                        atom[f] -= along * basis[s, f]
+            grown = _dot(atom, atom)
+            if grown <= nothing:
+                continue
+            for f in range(n_features):
+                basis[count, f] = atom[f] / np.sqrt(grown)
+            along = _dot(basis[count], residual)
+            for f in range(n_features):
+                residual[f] -= along * basis[count, f]
+            chosen[query, count] = a
+            count += 1
+
+
+class Pursuer:
+    """Orthogonal matching pursuit over the atoms of one table, query by query.
+
+    Products of 12-bit integers only propose atoms: what they may be off by is bounded, and float64 decides
+    among those that may be the best.
+
+    Args:
+        features: Table of the atoms, shape ``(M, F)``, float32 or float64.
+        index: Rows of the table that are atoms, ascending, shape ``(V,)``, int64.
+        inverse_norm: One over their lengths, shape ``(V,)``, float64.
+        sparsity: Atoms to choose for a query, >= 1.
+        step: Correlations are equal if they agree in whole steps.
+    """
+
+    def __init__(
+        self, features: Array, index: Array, inverse_norm: Array, sparsity: int, step: float
+    ) -> None:
+        self.table = features, index, inverse_norm
+        self.sparsity, self.step = sparsity, step
+        # No sum of F products leaves 32 bits.
+        self.limit = int(min(2047, np.sqrt((2**31 - 1) / features.shape[1])))
+        self.few = np.empty((len(index), features.shape[1]), np.int16)
+        self.few_step, lost = np.empty(len(index)), 0.0
+        for a in range(len(index)):
+            unit = features[index[a]].astype(np.float64) * inverse_norm[a]
+            self.few_step[a], one = _round_to_integers(unit, self.limit, self.few[a])
+            lost = max(lost, one)
+        self.lost = 1.01 * lost
+
+    def pursue(self, queries: Array, candidates: Array, nothing: float) -> Array:
+        """Choose atoms for a few queries.
+
+        Args:
+            queries: Rows of length 1, shape ``(n, F)``, float64; overwritten by their residuals.
+            candidates: Positions of atoms, ascending, shape ``(n, k)``, int64; V for none.
+            nothing: Squared length at which a residual, or what an atom adds, counts as none.
+
+        Returns:
+            Positions of the chosen atoms in order, shape ``(n, sparsity)``, int64, -1 for none.
+        """
+        chosen = np.full((len(queries), self.sparsity), -1)
+        _pursue(*self.table, self.few, self.few_step, self.lost, self.limit, queries, candidates, self.step,
+                nothing, chosen)  # fmt: skip
+        return chosen

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from recbole_siger.graph import ann
 from recbole_siger.graph.cosine import STEP, UnitRows
-from recbole_siger.graph.nearest import nearest
+from recbole_siger.graph.nearest import nearest, nearest_atoms
 from recbole_siger.graph.normalize import normalize_adjacency, sparse_matrix
 from recbole_siger.graph.ordering import first_k_per_row
 
-__all__ = ["knn_graph", "semantic_graph"]
+__all__ = ["knn_graph", "semantic_graph", "similarity_graph"]
 
 
 def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_size: int = 1024) -> Tensor:
@@ -142,3 +142,59 @@ def knn_graph(features: Tensor, k: int, weight: str) -> Tensor:
     half_cosine = graph.values()
     value = (2 * half_cosine - 1).clamp_min(0) if weight == "cosine" else torch.ones_like(half_cosine)
     return normalize_adjacency(sparse_matrix(graph.indices(), value, (len(features), len(features))))
+
+
+def similarity_graph(queries: Tensor, atoms: Tensor, k: int, *, same: bool) -> Tensor:
+    r"""Connect every query to the ``k`` atoms with the highest cosine, each edge with weight 1.
+
+    Source: Eqs. 4-5 of SCALE (AAAI 2026). Directed. Of equal cosines the lower atom id is nearer. A negative
+    cosine counts like any other. An all-zero row, among them the padding row 0, has no edge in either
+    direction.
+
+    Args:
+        queries: Shape ``(A, d)``, any float dtype, finite.
+        atoms: Shape ``(B, d)``.
+        k: Neighbours a query, the query itself not counted, >= 1; fewer where there are fewer.
+        same: Both tables are one table; a row is then no neighbour of its own.
+
+    Returns:
+        Coalesced sparse COO tensor of ones, shape ``(A, B)``, float32, on ``queries.device``.
+
+    Raises:
+        ValueError: If a table is not a finite float matrix, the widths differ, ``k`` is below 1, or with
+            ``same`` the tables are not of one size.
+
+    Example:
+        >>> user = torch.tensor([[0.0, 0.0], [2.0, 1.0]])
+        >>> item = torch.tensor([[0.0, 0.0], [0.0, 3.0], [5.0, 0.0]])
+        >>> similarity_graph(user, item, k=1, same=False).to_dense()
+        tensor([[0., 0., 0.],
+                [0., 0., 1.]])
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    check_tables(queries, atoms, same=same)
+    rows, table = UnitRows(queries), UnitRows(atoms)
+    parts = []
+    for some, found, _ in nearest_atoms(rows, table, k, same=same):
+        row, place = (found < len(table)).nonzero(as_tuple=True)
+        parts.append(torch.stack((rows.index[some][row], table.index[found[row, place]])))
+    return edges_of_one(parts, (len(queries), len(atoms)), queries.device)
+
+
+def check_tables(queries: Tensor, atoms: Tensor, *, same: bool) -> None:
+    """Raise ``ValueError`` unless both are float matrices of one width, and of one size with ``same``."""
+    for name, table in (("queries", queries), ("atoms", atoms)):
+        if table.dim() != 2 or table.numel() == 0 or not table.is_floating_point():
+            given = f"{table.dtype} of shape {tuple(table.shape)}"
+            raise ValueError(f"{name} must be a non-empty float matrix, got {given}")
+    if queries.shape[1] != atoms.shape[1]:
+        raise ValueError(f"queries are {queries.shape[1]} wide and atoms {atoms.shape[1]}; use equal widths")
+    if same and len(queries) != len(atoms):
+        raise ValueError(f"same=True needs one table, got {len(queries)} and {len(atoms)} rows")
+
+
+def edges_of_one(parts: list[Tensor], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Make a 0/1 matrix of parts of its entries, ``(2, n)`` each."""
+    index = torch.cat(parts, dim=1) if parts else torch.empty((2, 0), dtype=torch.int64, device=device)
+    return sparse_matrix(index, torch.ones(index.shape[1], device=device), shape)

@@ -1,7 +1,11 @@
-"""Nearest rows by comparing all pairs in blocks: few bits propose candidates, float64 cosines decide."""
+"""Nearest rows by comparing all pairs in blocks.
+
+Within one table few bits propose candidates and float64 cosines decide; between two tables all is float64.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -13,7 +17,7 @@ from torch import Tensor
 from recbole_siger.graph.cosine import STEP, UnitRows
 from recbole_siger.graph.ordering import first_k_per_row
 
-__all__ = ["nearest"]
+__all__ = ["nearest", "nearest_atoms"]
 
 PANEL_BYTES = 32 * 2**20
 # Candidates a row, beyond k, from which exact cosines thin them out at once.
@@ -25,6 +29,9 @@ FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
 COMPILE_FROM = 400_000_000
 # Half the distance between two numbers, relative to them: the error of rounding to a type.
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+# Of a block of cosines between two tables, and of a block of rows in float64.
+CROSS_BYTES = 32 * 2**20
+NEVER = -(2**62)
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -281,3 +288,46 @@ class _Search:
 def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     """Multiply the rows of two blocks, ``(m, F)`` and ``(n, F)``, into ``out``, ``(m, n)``."""
     return torch.mm(left, right.T, out=out)
+
+
+def nearest_atoms(
+    queries: UnitRows, atoms: UnitRows, k: int, *, same: bool
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Find the ``k`` atoms with the highest cosine to each query, a block of queries at a time.
+
+    float64 cosines, rounded to ``STEP``, decide; of equal ones the lower id is nearer.
+
+    Args:
+        queries: Rows of one table.
+        atoms: Rows of another, or of the same one.
+        k: >= 1; more than there are means all.
+        same: Both are the rows of one table; a row is then no atom of its own.
+
+    Yields:
+        Which queries; positions of their atoms, nearest first, ``(n, k')``, ``len(atoms)`` where there is
+        none; their cosines in units of ``STEP``, ``(n, k')``.
+    """
+    n_atoms, device = len(atoms), atoms.index.device
+    if not len(queries) or not n_atoms:
+        return
+    size = max(1, min(1024, CROSS_BYTES // (8 * n_atoms)))
+    width = atoms.features.shape[1]
+    chunk = max(1, CROSS_BYTES // (8 * width))
+    order = torch.arange(n_atoms - 1, -1, -1, device=device)
+    double = partial(torch.empty, dtype=torch.float64, device=device)
+    panel, part = double((min(size, len(queries)), width)), double((min(chunk, n_atoms), width))
+    cosine = double((len(panel), n_atoms))
+    for start in range(0, len(queries), size):
+        some = slice(start, min(start + size, len(queries)))
+        n = some.stop - start
+        left = queries.unit(start, some.stop, panel[:n])
+        for first in range(0, n_atoms, chunk):
+            last = min(first + chunk, n_atoms)
+            cosine[:n, first:last] = left @ atoms.unit(first, last, part[: last - first]).T
+        step = (cosine[:n].clamp(-1, 1) / STEP).round_().long()
+        key = (step * n_atoms).add_(order)
+        if same:
+            key[torch.arange(n, device=device), torch.arange(start, some.stop, device=device)] = NEVER
+        found = key.topk(min(k, n_atoms), dim=1)
+        none = found.values == NEVER
+        yield some, found.indices.masked_fill(none, n_atoms), step.gather(1, found.indices)

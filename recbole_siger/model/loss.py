@@ -1,4 +1,4 @@
-"""Losses that the models share, Eqs. 13, 14, 16, 19 of SIGER. Each returns a scalar and knows no weight."""
+"""Losses that the models share. Each returns a scalar and knows no weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch.nn import functional
 
 from recbole_siger.model.layers import unit_rows
 
-__all__ = ["anchor_info_nce", "bpr_loss", "cosine_loss", "info_nce", "l2_loss", "norm_loss"]
+__all__ = [
+    "anchor_info_nce",
+    "bpr_loss",
+    "cosine_loss",
+    "info_nce",
+    "l2_loss",
+    "norm_loss",
+    "relation_loss",
+]
 
 # Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
 LOWEST_UNSHIFTED = 1 / 64
@@ -214,6 +222,50 @@ def norm_loss(*embeddings: Tensor) -> Tensor:
     return torch.stack([e.norm() for e in embeddings]).sum() / len(embeddings[-1])
 
 
+def relation_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    r"""Pull each anchor to its positive, away from negatives of its own.
+
+    .. math::
+        L = -\frac{1}{P} \sum_p \log \frac{\exp(\cos(a_p, b_p) / \tau)}
+            {\exp(\cos(a_p, b_p) / \tau) + \sum_v \exp(\cos(a_p, n_{pv}) / \tau)}
+
+    Source: Eq. 10 of SCALE (AAAI 2026), as a mean. A zero vector has cosine 0 to everything and a zero
+    gradient.
+
+    Args:
+        anchor: Shape ``(P, d)``, P >= 1, any length.
+        positive: Shape ``(P, d)``.
+        negatives: Shape ``(P, V, d)``, V >= 1.
+        temperature: τ, > 0.
+
+    Returns:
+        Mean over the pairs, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes do not fit or the temperature is not a finite number above 0.
+
+    Example:
+        >>> a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+        >>> round(relation_loss(a, a, b[None], temperature=1.0).item(), 4)
+        0.3133
+    """
+    fits = anchor.dim() == 2 and len(anchor) > 0 and anchor.shape == positive.shape
+    if not fits or negatives.dim() != 3 or negatives.shape[::2] != anchor.shape or negatives.shape[1] == 0:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (anchor, positive, negatives))
+        raise ValueError(f"expected shapes (P, d), (P, d) and (P, V, d) with P and V >= 1, got {shapes}")
+    _check_temperature(temperature)
+    unit = unit_rows(anchor)
+    others = torch.cat((positive.unsqueeze(1), negatives), dim=1)
+    cosine = torch.einsum("pd,pvd->pv", unit, unit_rows(others.flatten(0, 1)).view_as(others))
+    logit = cosine / temperature
+    return (logit.logsumexp(dim=1) - logit[:, 0]).mean()
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be finite and > 0, got {temperature}")
+
+
 def _checked_target(
     query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int
 ) -> Tensor:
@@ -221,8 +273,7 @@ def _checked_target(
     if query.dim() != 2 or key.dim() != 2 or query.shape[1] != key.shape[1] or len(query) == 0:
         shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
         raise ValueError(f"queries and keys must have shapes (B, d) and (N, d) with B >= 1, got {shapes}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be finite and > 0, got {temperature}")
+    _check_temperature(temperature)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if target is None:

@@ -1,0 +1,142 @@
+"""Which rows rebuild a row: subspace graphs by orthogonal matching pursuit, Eq. 3 and Algorithm 1 of SCALE.
+
+SCALE is AAAI 2026, "Subspace-Aware Graph Construction and Contrastive Alignment for Multimodal Recommendation
+with Large Language Models".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recbole_siger.graph.cosine import STEP, UnitRows
+from recbole_siger.graph.knn import check_tables, edges_of_one
+from recbole_siger.graph.nearest import nearest_atoms
+
+__all__ = ["subspace_graph"]
+
+# A residual of this squared length is none, and neither is what an atom adds to the span of others.
+NOTHING = 1e-12
+# Multiplications from which compiling the loop, about three seconds, pays.
+COMPILE_FROM = 20_000_000_000
+GATHER_BYTES = 64 * 2**20
+
+Pursuit = Callable[[Tensor, Tensor], Tensor]
+"""Unit queries ``(n, d)`` and candidates ``(n, k)`` to chosen atoms ``(n, sparsity)``, -1 for none."""
+
+
+def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: int, *, same: bool) -> Tensor:
+    r"""Connect every query to the few atoms whose combination rebuilds it.
+
+    .. math::
+        j_t = \arg\max_j |\langle D_j, r_{t-1} \rangle|, \qquad
+        r_t = x - D_S z_S, \quad z_S = \arg\min_z \lVert x - D_S z \rVert, \quad S = \{j_1, \dots, j_t\}
+
+    Source: Eq. 3 and Algorithm 1 of SCALE. D holds the ``n_candidates`` atoms with the highest cosine to the
+    query. All rows have length 1. The weight of an edge is 1, whatever the sign of its coefficient. No system
+    is solved: the residual is kept orthogonal to an orthonormal basis of the chosen atoms.
+
+    Equal correlations, and equal cosines at the edge of the candidates, are ordered by the lower atom id;
+    numbers are equal if they agree after rounding to 2^-30. A row stops early if its residual is at most 1e-6
+    or orthogonal to all candidates: a row with an exact twin has one edge. An all-zero row, among them the
+    padding row 0, has no edge in either direction. float64 decides, so neither the device nor the loop that
+    is chosen changes the result.
+
+    Args:
+        queries: Rows to rebuild, shape ``(A, d)``, any float dtype, finite.
+        atoms: Rows to rebuild them from, shape ``(B, d)``.
+        n_candidates: :math:`k_s`, >= 1; more than there are means all.
+        sparsity: :math:`k_o`, edges a row at most, in ``[1, n_candidates]``.
+        same: Both tables are one table; a row is then no atom of its own.
+
+    Returns:
+        Coalesced sparse COO tensor of ones, shape ``(A, B)``, float32, on ``queries.device``.
+
+    Raises:
+        ValueError: If a table is not a finite float matrix, the widths differ, the tables are not of one size
+            with ``same``, or a number is out of range.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> subspace_graph(x, x, n_candidates=3, sparsity=2, same=True).to_dense()
+        tensor([[0., 0., 0., 0.],
+                [0., 0., 1., 1.],
+                [0., 1., 0., 1.],
+                [0., 1., 1., 0.]])
+    """
+    if not 1 <= sparsity <= n_candidates:
+        raise ValueError(f"sparsity must be in [1, n_candidates={n_candidates}], got {sparsity}")
+    check_tables(queries, atoms, same=same)
+    rows, table = UnitRows(queries), UnitRows(atoms)
+    pursue, parts = _pursuit(rows, table, n_candidates, sparsity), []
+    for some, candidates, _ in nearest_atoms(rows, table, n_candidates, same=same):
+        unit = rows.inverse_norm[some, None] * rows.features[rows.index[some]].double()
+        # In the order of their ids, so that the first of equal ones is the lowest.
+        chosen = pursue(unit, candidates.sort(dim=1).values)
+        row, place = (chosen >= 0).nonzero(as_tuple=True)
+        parts.append(torch.stack((rows.index[some][row], table.index[chosen[row, place]])))
+    return edges_of_one(parts, (len(queries), len(atoms)), queries.device)
+
+
+def _pursuit(rows: UnitRows, table: UnitRows, n_candidates: int, sparsity: int) -> Pursuit:
+    """Choose the loop of numba for much work on the CPU, else tensors."""
+    work = len(rows) * min(n_candidates, len(table)) * table.features.shape[1] * sparsity
+    if table.features.is_cpu and work >= COMPILE_FROM:
+        from recbole_siger.graph.compiled import Pursuer
+
+        features, index, inverse_norm = (x.numpy() for x in (table.features, table.index, table.inverse_norm))
+        pursuer = Pursuer(features, index, inverse_norm, sparsity, STEP)
+
+        def compiled(unit: Tensor, candidates: Tensor) -> Tensor:
+            return torch.from_numpy(pursuer.pursue(unit.numpy(), candidates.numpy(), NOTHING))
+
+        return compiled
+
+    def by_tensors(unit: Tensor, candidates: Tensor) -> Tensor:
+        n = max(1, GATHER_BYTES // (8 * candidates.shape[1] * unit.shape[1]))
+        parts = zip(unit.split(n), candidates.split(n), strict=True)
+        return torch.cat([_pursue(x, some, table, sparsity) for x, some in parts])
+
+    return by_tensors
+
+
+def _pursue(residual: Tensor, candidates: Tensor, table: UnitRows, sparsity: int) -> Tensor:
+    """Run the pursuit of a few queries at once.
+
+    Args:
+        residual: Unit queries, shape ``(n, d)``, float64; overwritten.
+        candidates: Positions of atoms, ascending, shape ``(n, k)``, ``len(table)`` for none.
+        table: All atoms.
+        sparsity: Atoms to choose.
+
+    Returns:
+        Positions of the chosen atoms in order, shape ``(n, sparsity)``, -1 for none.
+    """
+    n, k = candidates.shape
+    free = candidates < len(table)
+    place = candidates.clamp_max(len(table) - 1)
+    atoms = table.features[table.index[place]].double() * table.inverse_norm[place].unsqueeze(2)
+    basis = residual.new_zeros((n, sparsity, residual.shape[1]))
+    chosen = candidates.new_full((n, sparsity), -1)
+    count, row = candidates.new_zeros(n), torch.arange(n, device=candidates.device)
+    order = torch.arange(k - 1, -1, -1, device=candidates.device)
+    for _ in range(k):
+        step = (torch.bmm(atoms, residual.unsqueeze(2)).squeeze(2).abs() / STEP).round().long()
+        best, at = (step.masked_fill(~free, -1) * k + order).max(dim=1)
+        active = (best >= k) & (count < sparsity) & (residual.square().sum(dim=1) > NOTHING)
+        if not active.any():
+            break
+        free[row[active], at[active]] = False
+        atom = atoms[row, at]
+        for _ in range(2):  # the second time removes what rounding has left
+            atom = atom - torch.einsum("nsd,ns->nd", basis, torch.einsum("nsd,nd->ns", basis, atom))
+        length = atom.norm(dim=1)
+        grown = active & (length.square() > NOTHING)
+        atom = atom[grown] / length[grown, None]
+        basis[row[grown], count[grown]] = atom
+        chosen[row[grown], count[grown]] = candidates[row[grown], at[grown]]
+        residual[grown] -= (residual[grown] * atom).sum(dim=1, keepdim=True) * atom
+        count += grown
+    return chosen
