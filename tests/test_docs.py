@@ -16,6 +16,7 @@ import tomllib
 import zipfile
 from dataclasses import fields
 from functools import cache
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -346,6 +347,22 @@ def test_the_python_of_the_readme_runs(
     script.write_text(block.replace('"epochs": 3', '"epochs": 1, "train_batch_size": 8192'))
     runpy.run_path(str(script))
     assert re.search(r"^0 0\.\d+ runs/ml-100k/SIGER-", capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_datasets_of_the_results_have_checksums() -> None:
+    runs = [json.loads(line) for line in text_of("results/runs.jsonl").splitlines()]
+    used = {run["dataset"].removesuffix("_extracted") for run in runs}
+    page = text_of("docs/datasets.md")
+    rows = re.findall(r"^\| `([\w.-]+)/([\w.-]+)` \| ([\d,]+) \| `([0-9a-f]{64})` \|$", page, flags=re.M)
+    assert len(rows) == len(re.findall(r"[0-9a-f]{64}", page))
+    assert {name for name, file, *_ in rows if file.endswith(".inter")} == used | {"ml-100k"}
+    for name in used | {"ml-100k"}:
+        assert len(re.findall(rf"^\| `{name}` \|", page, flags=re.M)) == 2, f"{name}: size and source"
+    shipped = Path(str(importlib.import_module("recbole").__file__)).parent / "dataset_example/ml-100k"
+    for name, file, size, digest in rows:
+        if name == "ml-100k":
+            content = (shipped / file).read_bytes()
+            assert (int(size.replace(",", "")), digest) == (len(content), sha256(content).hexdigest())
 
 
 def test_every_equation_is_where_the_architecture_says() -> None:
