@@ -58,6 +58,8 @@ ELSEWHERE = {
     "ruff check": ".ci/run",
     "ruff format --check": ".ci/run",
     "mypy": ".ci/run",
+    'pip install -e ".[docs]"': ".ci/run",
+    "mkdocs build --strict": ".ci/run",
     "ray start --head --port=6379": "tests/integration/test_tune.py, with two nodes",
     "ray start --address=HEAD:6379": "tests/integration/test_tune.py, with two nodes",
     "recbole-siger tune --model=SIGER --dataset=ml-100k --address=auto --out=/shared/siger": (
@@ -79,7 +81,7 @@ CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"
     *("runs", "runs_dir", "jobs", "key", "values", "vectors"),
 }
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"check", "generate", "head", "port"}
+FOREIGN_OPTIONS = {"check", "generate", "head", "port", "strict"}
 CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
 CLI_OPTIONS |= {option for kind in KINDS.values() for option in (*COMMON, *kind.options)}
 CLI_OPTIONS |= {field.name for command in (ExtractParams, ProfilesParams) for field in fields(command)}

@@ -79,6 +79,7 @@ def test_every_shipped_file_is_in_the_wheel(installed: Path) -> None:
             for path in (site / "recbole_siger" / folder).rglob("*")
             if path.suffix in SHIPPED
         }
+    assert (site / "recbole_siger" / "py.typed").is_file()
     assert not (site / "tests").exists()
 
 
