@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -365,6 +366,21 @@ def test_the_datasets_of_the_results_have_checksums() -> None:
         if name == "ml-100k":
             content = (shipped / file).read_bytes()
             assert (int(size.replace(",", "")), digest) == (len(content), sha256(content).hexdigest())
+
+
+def test_the_new_names_of_the_changelog_exist() -> None:
+    rows = re.findall(r"^\| `([a-z][\w.]+)` \| `([a-z][\w.]+)` \|$", text_of("CHANGELOG.md"), flags=re.M)
+    assert len(rows) > 50
+    for _, name in rows:
+        module, _, attribute = f"recbole_siger.{name}".rpartition(".")
+        assert is_module(f"{module}.{attribute}") or hasattr(importlib.import_module(module), attribute), name
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, not a package
+        return False
 
 
 def test_every_equation_is_where_the_architecture_says() -> None:
