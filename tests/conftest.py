@@ -235,6 +235,18 @@ def _leave_the_process_alone() -> Iterator[None]:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
 
 
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray of two processors for the tests of a file; a command uses a Ray that is connected already.
+
+    A test with this fixture is in the xdist group ``ray``.
+    """
+    ray = pytest.importorskip("ray")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Let a campaign's commands run in this process, which spares seconds each; returns them as they come."""

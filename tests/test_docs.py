@@ -47,6 +47,10 @@ PAGES = (
 )
 GUIDE = "docs/adding_a_model.md"
 
+# Pages whose commands take minutes; CI runs them.
+RAY = (pytest.mark.slow, pytest.mark.xdist_group("ray"))
+SLOW_PAGES = {"docs/cluster.md": RAY, "docs/tuning.md": RAY, "docs/evaluation.md": (pytest.mark.slow,)}
+
 # Commands that are not run here -> where they are, or why nowhere.
 ELSEWHERE = {
     "pip install -e .": ".ci/run installs with the extra `test`, which holds all of this",
@@ -244,10 +248,16 @@ def known_keys() -> set[str]:
     return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != GUIDE])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=SLOW_PAGES.get(page, ())) for page in PAGES if page != GUIDE]
+)
 @pytest.mark.usefixtures("in_process")
-def test_every_command_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
+    if SLOW_PAGES.get(page) is RAY:
+        request.getfixturevalue("ray_here")  # one Ray for the page; each command would start its own
     for command in commands(page):
         if command not in ELSEWHERE:
             assert command.startswith(("recbole-siger ", "python run_recbole_siger.py ")), (

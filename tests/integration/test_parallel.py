@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +87,6 @@ def test_two_processes_are_one_with_twice_the_batch(
         assert two["per_user"] == pytest.approx(alone["per_user"])
         assert two["slices"] == alone["slices"]
     assert told[0][model] == told[1][model]
-
-
-@pytest.fixture
-def ray_here() -> Iterator[None]:
-    """One Ray for several trainings; each would start its own."""
-    ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow

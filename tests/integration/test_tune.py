@@ -34,15 +34,6 @@ Settings = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One Ray for the file, of its own; a search uses the one that it finds."""
-    ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "trials.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 SHIPPED = (".yaml", ".py", ".txt")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 
 def call(folder: Path, *command: str | Path) -> str:
