@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,24 @@ from recbole_siger import compat
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import build_cold_start
 from recbole_siger.options.keys import KINDS, keys_of
-from recbole_siger.options.params import Option, bounded, build_params, did_you_mean, options
+from recbole_siger.options.params import (
+    Option,
+    bounded,
+    build_params,
+    declared_defaults,
+    did_you_mean,
+    options,
+)
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml
-from recbole_siger.registry import get_model_class
+from recbole_siger.registry import (
+    check_model_class,
+    check_stored_name,
+    get_model_class,
+    is_shipped,
+    model_name,
+    option_files,
+)
 
 compat.apply()
 
@@ -72,7 +87,8 @@ class Config(RecBoleConfig):
     the model's YAML, overall. RecBole's own YAML of each kind lies under ours.
 
     Args:
-        model: Model name; by default the key ``model``.
+        model: Model name, import path ``package.module:Class``, or model class; by default the key ``model``.
+            An import path is accepted only here and in ``command_line``, because a file must not import code.
         dataset: Dataset name; by default the key ``dataset``.
         config_file_list: YAML files.
         config_dict: Values from Python.
@@ -84,7 +100,7 @@ class Config(RecBoleConfig):
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str | type[Any] | None = None,
         dataset: str | None = None,
         config_file_list: Sequence[str | Path] | None = None,
         config_dict: Mapping[str, Any] | None = None,
@@ -137,18 +153,28 @@ class Config(RecBoleConfig):
         self._external.append((COMMAND_LINE, values))
         return values
 
-    def _get_model_and_dataset(self, model: str | None, dataset: str | None) -> tuple[str, type, str]:
+    def _get_model_and_dataset(
+        self, model: str | type[Any] | None, dataset: str | None
+    ) -> tuple[str, type, str]:
         name = model or self.external_config_dict.get("model")
         data = dataset or self.external_config_dict.get("dataset")
+        chosen = None
+        if inspect.isclass(name):
+            chosen = check_model_class(name, f"model {name.__name__}")
+            name = model_name(chosen)
         for key, value in (("model", name), ("dataset", data)):
             if not isinstance(value, str):
                 raise UserError(f"configuration: {key}={value!r}; name one, as in --{key}=NAME")
-        return str(name), get_model_class(str(name)), str(data)
+        name = str(name)
+        if not model and "model" not in self._command_line:
+            sources = [source for source, values in self._external if "model" in values]
+            check_stored_name(name, sources[-1])
+        return name, chosen or get_model_class(name), str(data)
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
         path = Path(file)
         if path.name == "sample.yaml":  # RecBole's defaults for any dataset follow those of the model
-            self._add_layer(f"model/{self.model}.yaml")
+            self._add_model_layers()
         values = read_yaml(path)
         self._push("recbole/properties/" + path.as_posix().rsplit("/properties/", 1)[-1], values)
         if path.name == "overall.yaml":
@@ -182,6 +208,15 @@ class Config(RecBoleConfig):
             if checked:
                 self._check(f"properties/{relative}", values)
             self._push(f"properties/{relative}", values)
+
+    def _add_model_layers(self) -> None:
+        if is_shipped(self.model_class):
+            self._add_layer(f"model/{self.model}.yaml")
+            return
+        if params_class := getattr(self.model_class, "params_class", None):
+            self._push(f"defaults of {params_class.__name__}", declared_defaults(params_class))
+        for label, path in option_files(self.model_class):
+            self._push(label, read_yaml(path))
 
     @staticmethod
     def _defaults(name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.registry import short_name
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment, config_of_run, load_experiment
 from recbole_siger.training.processes import n_processes, train_in_processes
@@ -21,7 +22,7 @@ __all__ = ["evaluate_run", "resume_run", "run_experiment"]
 
 
 def run_experiment(
-    model: str | None = None,
+    model: str | type[Any] | None = None,
     dataset: str | None = None,
     config_file_list: Sequence[str | Path] | None = None,
     config_dict: Mapping[str, Any] | None = None,
@@ -30,7 +31,7 @@ def run_experiment(
     """Train a model, test its best validation epoch, and leave a run folder.
 
     Args:
-        model: Model name, ours or RecBole's.
+        model: Registered name, import path ``package.module:Class``, or model class.
         dataset: Dataset name.
         config_file_list: YAML files.
         config_dict: Values from Python.
@@ -44,7 +45,9 @@ def run_experiment(
     """
     config = Config(model, dataset, config_file_list, config_dict, command_line)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    default = Path("runs") / config["dataset"] / f"{config['model']}-{stamp}-seed{config.run.seed}"
+    default = (
+        Path("runs") / config["dataset"] / f"{short_name(config['model'])}-{stamp}-seed{config.run.seed}"
+    )
     run = RunFolder.create(config.run.run_dir or default)
     if n_processes(config) > 1:
         try:
@@ -60,12 +63,15 @@ def run_experiment(
         run.discard_unstarted()
 
 
-def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict[str, Any]:
+def resume_run(
+    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+) -> dict[str, Any]:
     """Continue an interrupted run from its last checkpoint; the result is that of an uninterrupted one.
 
     Args:
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
+        model: The model of the run; needed if the run folder names an import path.
 
     Raises:
         UserError: If the folder is no run, is finished, or has no checkpoint.
@@ -75,7 +81,7 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         raise UserError(
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
-    config = config_of_run(run, data_path)
+    config = config_of_run(run, data_path, model)
     if n_processes(config) > 1:
         return train_in_processes(config, run, resume=True)
     with logging_to(run.file("run.log")):
@@ -84,17 +90,20 @@ def resume_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict
         return experiment.train()
 
 
-def evaluate_run(run_dir: str | Path, data_path: str | Path | None = None) -> dict[str, float]:
+def evaluate_run(
+    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+) -> dict[str, float]:
     """Rebuild the model of a run folder and test it; nothing is written.
 
     Args:
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
+        model: The model of the run; needed if the run folder names an import path.
 
     Raises:
         UserError: If a file is missing, damaged or foreign, or the dataset is another one now.
     """
     with logging_to(None):
-        experiment = load_experiment(run_dir, data_path)
+        experiment = load_experiment(run_dir, data_path, model)
         experiment.trainer.eval_collector.data_collect(experiment.train_data)
         return experiment.test()

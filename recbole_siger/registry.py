@@ -1,9 +1,18 @@
-"""Model name to class. Our models stand in one explicit table; every other name is RecBole's."""
+"""Find a model class by name.
+
+A name is looked up in three places: the table ``MODELS`` of this package, the entry points of installed
+packages in the group ``recbole_siger.models``, and RecBole. ``package.module:Class`` names any other class by
+import path.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +20,60 @@ from typing import Any
 from recbole_siger import compat
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
+from recbole_siger.options.resources import file_beside, find_resource
 
-__all__ = ["MODELS", "ModelSpec", "get_model_class", "model_names", "recbole_root"]
+__all__ = [
+    "GROUP",
+    "MODELS",
+    "ModelSpec",
+    "check_model_class",
+    "check_stored_name",
+    "get_model_class",
+    "is_shipped",
+    "model_name",
+    "model_names",
+    "model_packages",
+    "option_files",
+    "recbole_root",
+    "search_file",
+    "short_name",
+    "short_names",
+]
+
+GROUP = "recbole_siger.models"
+"""The entry-point group in which an installed package lists its models."""
+
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Where a model of this package lives; imported only when asked for."""
+    """Where a model lives. The model is imported only when :meth:`load` is called.
+
+    Attributes:
+        name: The name of the model on a command line.
+        module: The module that defines the class.
+        attribute: The name of the class, if it differs from ``name``.
+        package: The distribution that brings the model.
+    """
 
     name: str
     module: str
+    attribute: str = ""
+    package: str = "recbole_siger"
+
+    @property
+    def path(self) -> str:
+        """The import path, ``package.module:Class``."""
+        return f"{self.module}:{self.attribute or self.name}"
 
     def load(self) -> type[Any]:
-        """Import and return the model class."""
-        return getattr(importlib.import_module(self.module), self.name)
+        """Import and return the model class.
+
+        Raises:
+            UserError: If the module or the class is missing, or the class is no general recommender.
+        """
+        return _import_class(self.path, f"model {self.name!r} of {self.package}")
 
 
 _GENERAL = "recbole_siger.model.general_recommender"
@@ -48,21 +97,89 @@ def recbole_root() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+# ---- names
+
+
 def model_names() -> list[str]:
-    """List all model names: ours first, then RecBole's."""
-    shipped = {path.stem for path in (recbole_root() / "properties" / "model").glob("*.yaml")}
-    return [*MODELS, *sorted((shipped | {"Random"}) - set(MODELS))]
+    """List all model names: those of this package, of installed packages, and of RecBole."""
+    return [*MODELS, *sorted({spec.name for spec in _installed()} - set(MODELS)), *_names_in_recbole()]
+
+
+def model_packages() -> dict[str, str]:
+    """Return ``{model name: package}`` in the order of :func:`model_names`; no model is imported.
+
+    Raises:
+        UserError: If two packages use one name.
+    """
+    installed = {spec.name: spec for spec in _installed()}
+    for name in installed:
+        _check_clash(name)
+    found = {name: spec.package for name, spec in {**installed, **MODELS}.items()}
+    return {name: found.get(name, "recbole") for name in model_names()}
+
+
+def model_name(model_class: type[Any]) -> str:
+    """Return the name under which a class is found: a registered name, or the import path."""
+    path = f"{model_class.__module__}:{model_class.__qualname__}"
+    for spec in (*MODELS.values(), *_installed()):
+        if spec.path == path:
+            return spec.name
+    return model_class.__name__ if model_class.__module__.startswith("recbole.model.") else path
+
+
+def short_name(name: str) -> str:
+    """Return a name for folders and tables: the class of an import path, any other name as it is.
+
+    >>> short_name("my_package.my_module:MyModel"), short_name("SIGER")
+    ('MyModel', 'SIGER')
+    """
+    return name.rpartition(":")[2]
+
+
+def short_names(names: list[str]) -> dict[str, str]:
+    """Return ``{name: short name}``; a name whose short name is not unique keeps its full form.
+
+    >>> short_names(["a.b:M", "c.d:N", "SIGER", "e:N"])
+    {'a.b:M': 'M', 'c.d:N': 'c.d:N', 'SIGER': 'SIGER', 'e:N': 'e:N'}
+    """
+    short = [short_name(name) for name in names]
+    return {name: one if short.count(one) == 1 else name for name, one in zip(names, short, strict=True)}
+
+
+def check_stored_name(name: str, source: str) -> None:
+    """Refuse an import path that a file names, because importing it runs code.
+
+    A file may name a registered model, or the import path of an installed entry point.
+
+    Raises:
+        UserError: With the option that allows the import.
+    """
+    if ":" in name and name not in {spec.path for spec in _installed()}:
+        raise UserError(
+            f"{source}: model={name!r}: a file cannot import code; if you trust this model, add "
+            f"--model={name} to the command (Python: model={name!r})"
+        )
+
+
+# ---- classes
 
 
 def get_model_class(name: str) -> type[Any]:
-    """Return the model class for ``name``.
+    """Return the model class for a registered name or an import path.
 
     Raises:
-        UserError: If neither this package nor RecBole has such a model.
+        UserError: If there is no such model, if two packages use the name, or if the class is no general
+            recommender.
     """
+    if ":" in name:
+        return _import_class(name, f"model {name!r}")
+    _check_clash(name)
     if name in MODELS:
         return MODELS[name].load()
-    if name not in model_names():
+    for spec in _installed():
+        if spec.name == name:
+            return spec.load()
+    if name not in _names_in_recbole():
         raise UserError(
             f"Unknown model {name!r}{did_you_mean(name, model_names())} (all: `recbole-siger models`)"
         )
@@ -73,3 +190,116 @@ def get_model_class(name: str) -> type[Any]:
         return get_model(name)
     except (ImportError, ValueError) as error:
         raise UserError(f"RecBole's model {name!r} cannot be imported: {error}") from error
+
+
+def _installed() -> Iterator[ModelSpec]:
+    """Yield the models of installed packages; the packages are not imported."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        package = entry.dist.name if entry.dist else "?"
+        yield ModelSpec(entry.name, *entry.value.replace(" ", "").partition(":")[::2], package=package)
+
+
+def _names_in_recbole() -> list[str]:
+    shipped = {path.stem for path in (recbole_root() / "properties" / "model").glob("*.yaml")}
+    return sorted((shipped | {"Random"}) - set(MODELS) - {spec.name for spec in _installed()})
+
+
+def _check_clash(name: str) -> None:
+    """Refuse an entry point whose name another package uses."""
+    specs = [spec for spec in _installed() if spec.name == name]
+    if not specs:
+        return
+    known = [spec.package for spec in specs]
+    if name in MODELS:
+        known.insert(0, "recbole_siger")
+    elif name == "Random" or (recbole_root() / "properties" / "model" / f"{name}.yaml").is_file():
+        known.insert(0, "recbole")
+    if len(known) > 1:
+        raise UserError(
+            f"model {name!r} is defined by {' and by '.join(known)}; rename the entry point of "
+            f"{known[-1]}, or use --model={specs[-1].path}"
+        )
+
+
+def _import_class(path: str, what: str) -> type[Any]:
+    """Import ``package.module:Class`` and check that it is a general recommender."""
+    if not _PATH.fullmatch(path):
+        raise UserError(f"{what}: {path!r} is no import path; write package.module:Class")
+    module, _, name = path.partition(":")
+    compat.apply()
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if f"{module}.".startswith(f"{missing}."):
+            hint = "install its package, or add its folder to PYTHONPATH"
+            raise UserError(f"{what}: no module named {missing!r}; {hint}") from None
+        raise UserError(f"{what}: {module} imports {missing!r}, which is not installed") from error
+    model_class = getattr(found, name, None)
+    if model_class is None:
+        classes = [key for key, value in vars(found).items() if inspect.isclass(value)]
+        raise UserError(f"{what}: module {module} has no class {name!r}{did_you_mean(name, classes)}")
+    return check_model_class(model_class, what)
+
+
+def check_model_class(model_class: Any, what: str) -> type[Any]:
+    """Return a class that can be trained as a model.
+
+    Raises:
+        UserError: If it is no class, no general recommender, or lacks a method.
+    """
+    from recbole.model.abstract_recommender import GeneralRecommender
+
+    if not inspect.isclass(model_class) or not issubclass(model_class, GeneralRecommender):
+        raise UserError(
+            f"{what}: not a model; derive the class from MultimodalRecommender or from RecBole's "
+            "GeneralRecommender"
+        )
+    missing: frozenset[str] = getattr(model_class, "__abstractmethods__", frozenset())
+    if missing:
+        raise UserError(f"{what}: the class does not implement {', '.join(sorted(missing))}")
+    return model_class
+
+
+# ---- files of options
+
+
+def is_shipped(model_class: type[Any]) -> bool:
+    """Tell whether a class belongs to this package or to RecBole."""
+    return _root(model_class) in ("recbole_siger", "recbole")
+
+
+def option_files(model_class: type[Any]) -> list[tuple[str, Path]]:
+    """Return label and path of each YAML with defaults of a model from outside, weakest first.
+
+    ``<Class>.yaml`` lies beside the module of the class. A class that is derived from another model inherits
+    the defaults of that model.
+    """
+    found = []
+    for cls in reversed(model_class.__mro__):
+        shipped = f"properties/model/{cls.__name__}.yaml"
+        places: list[tuple[str, Path | None]] = []
+        if _root(cls) == "recbole":
+            places.append((f"recbole/{shipped}", recbole_root() / shipped))
+        if is_shipped(cls):
+            places.append((shipped, find_resource(shipped)))
+        else:
+            path = file_beside(cls, f"{cls.__name__}.yaml")
+            places.append((str(path), path))
+        found += [(label, path) for label, path in places if path is not None and path.is_file()]
+    return found
+
+
+def search_file(model_class: type[Any], name: str) -> Path | None:
+    """Return the YAML with the default space of a search, or None.
+
+    It is ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a model from
+    outside.
+    """
+    if is_shipped(model_class):
+        return find_resource(f"properties/search/{name}.yaml")
+    return file_beside(model_class, f"{model_class.__name__}.search.yaml")
+
+
+def _root(cls: type[Any]) -> str:
+    return cls.__module__.partition(".")[0]

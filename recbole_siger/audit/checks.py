@@ -87,7 +87,8 @@ def _model_for(dataset: str, values: Mapping[str, str]) -> str:
 
 def _run_config(run: RunFolder, dataset: str | None, values: dict[str, str]) -> Config:
     run.read_results()  # a run without them has nothing to hold
-    config = config_of_run(run, values.pop("data_path", None), prepare=None)
+    model = values.pop("model", None)
+    config = config_of_run(run, values.pop("data_path", None), model, prepare=None)
     if dataset not in (None, config["dataset"]):
         raise UserError(
             f"{run.path}: is a run on {config['dataset']!r}, not on {dataset!r}; leave out --dataset"
@@ -179,7 +180,7 @@ def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
     if not ranks_all_items(config) or "inter" not in columns or field not in _header(config):
         return None
     columns["inter"] = [*columns["inter"], field]
-    timed = Config(config_dict={**config.effective(), "load_col": columns})
+    timed = Config(config["model"], config_dict={**config.effective(), "load_col": columns})
     init_seed(config.run.seed, config["reproducibility"])
     loaders = split_and_load(timed, MultimodalDataset(timed))
     parts = [loader._dataset for loader in loaders]

@@ -68,10 +68,12 @@ def single_values(found: Sequence[tuple[str, str]]) -> dict[str, str]:
     return values
 
 
-def one_run_folder(words: Sequence[str], command: str) -> tuple[Path, str | None]:
-    """Return the run folder that a command takes, and where its data are, if that is said."""
+def one_run_folder(words: Sequence[str], command: str) -> tuple[Path, str | None, str | None]:
+    """Return the run folder that a command takes, and ``data_path`` and ``model`` where they are given."""
     positional, found = read_options(words)
     values = single_values(found)
-    if len(positional) != 1 or set(values) - {"data_path"}:
-        raise UserError(f"command line: write `recbole-siger {command} RUN_DIR [--data_path=FOLDER]`")
-    return Path(positional[0]), values.get("data_path")
+    if len(positional) != 1 or set(values) - {"data_path", "model"}:
+        raise UserError(
+            f"command line: write `recbole-siger {command} RUN_DIR [--data_path=FOLDER] [--model=NAME]`"
+        )
+    return Path(positional[0]), values.get("data_path"), values.get("model")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.config import Config
 from recbole_siger.options.keys import keys_of
+from recbole_siger.options.params import options
 from recbole_siger.options.resources import find_resource
-from recbole_siger.registry import recbole_root
+from recbole_siger.registry import is_shipped, option_files, recbole_root
 
 __all__ = ["print_effective", "print_options"]
 
@@ -46,7 +47,7 @@ def _is_changed(config: Config, key: str, defaults: Config) -> bool:
     origin = config.origin[key]
     if origin.startswith("recbole/properties/dataset/"):  # RecBole's files repeat many defaults
         return str(config[key]) != _default(defaults, key)
-    return not origin.startswith(_SHIPPED) and origin != f"{config['model']}.samples_negatives"
+    return not origin.startswith(_SHIPPED) and origin != defaults.origin.get(key)
 
 
 def _default(defaults: Config, key: str) -> str:
@@ -57,13 +58,8 @@ def print_options(model: str, dataset: str | None = None) -> None:
     """Print each option of a model with default, type, range and meaning; the model's own come first."""
     config = Config(model, dataset or "NAME")
     ranges = {option.name: option.range for option in config.options()}
-    sources = [f"model/{model}.yaml", "overall.yaml", "dataset/sample.yaml"]
     console, listed = open_console(), set[str]()
-    for relative in sources:
-        meanings: dict[str, tuple[str, str]] = {}
-        for path in (recbole_root() / "properties" / relative, find_resource(f"properties/{relative}")):
-            if path is not None and path.is_file():
-                meanings |= read_meanings(path)
+    for title, meanings in _sources(config):
         skipped = listed | keys_of("unused", "pickle")
         rows = [key for key in meanings if key not in skipped and key in config.origin]
         listed.update(rows)
@@ -73,7 +69,29 @@ def print_options(model: str, dataset: str | None = None) -> None:
                 [key, str(config[key]), meanings[key][0], ranges.get(key, ""), meanings[key][1]]
                 for key in rows
             ]
-            console.print(build_table(console, relative, header, cells))
+            console.print(build_table(console, title, header, cells))
+
+
+def _sources(config: Config) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:
+    """Yield title and ``{key: (type, meaning)}`` of each group of options, those of the model first."""
+    names = ["overall.yaml", "dataset/sample.yaml"]
+    if is_shipped(config.model_class):
+        names.insert(0, f"model/{config['model']}.yaml")
+    else:
+        params_class = getattr(config.model_class, "params_class", None)
+        declared = options(params_class) if params_class else []
+        meanings = {
+            option.name: (getattr(option.type, "__name__", str(option.type)), "") for option in declared
+        }
+        for _, path in option_files(config.model_class):
+            meanings |= read_meanings(path)
+        yield config["model"], meanings
+    for name in names:
+        meanings = {}
+        for found in (recbole_root() / "properties" / name, find_resource(f"properties/{name}")):
+            if found is not None and found.is_file():
+                meanings |= read_meanings(found)
+        yield name, meanings
 
 
 def read_meanings(path: Path) -> dict[str, tuple[str, str]]:

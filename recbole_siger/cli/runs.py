@@ -16,10 +16,11 @@ USAGE = """\
                         memory that a run will need, before it trains
   resume RUN_DIR        continue an interrupted run
   evaluate RUN_DIR      test a run again, in a fresh process
-                        both take --data_path=FOLDER where the data have moved
+                        both take --data_path=FOLDER where the data have moved, and need the
+                        --model=package.module:Class of a run that was started with one
   config MODEL [--dataset=NAME]
                         every option of a model: default, range and meaning
-  models                every model name
+  models                every model name and its package
 """
 
 
@@ -58,11 +59,11 @@ def _resume(words: Sequence[str]) -> int:
 
 
 def _evaluate(words: Sequence[str]) -> int:
-    run_dir, data_path = one_run_folder(words, "evaluate")
+    run_dir, data_path, model = one_run_folder(words, "evaluate")
     from recbole_siger.quick_start import evaluate_run
     from recbole_siger.training.experiment import format_metrics
 
-    print(f"test   {format_metrics(evaluate_run(run_dir, data_path))}")
+    print(f"test   {format_metrics(evaluate_run(run_dir, data_path, model))}")
     return 0
 
 
@@ -80,10 +81,10 @@ def _config(words: Sequence[str]) -> int:
 def _models(words: Sequence[str]) -> int:
     if words:
         raise UserError("command line: write `recbole-siger models`")
-    from recbole_siger.registry import MODELS, model_names
+    from recbole_siger.registry import model_packages
 
-    for name in model_names():
-        print(f"{name:20} {'recbole_siger' if name in MODELS else 'recbole'}")
+    for name, package in model_packages().items():
+        print(f"{name:20} {package}")
     return 0
 
 

@@ -13,23 +13,28 @@ import difflib
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from recbole_siger.errors import UserError
-from recbole_siger.options.resources import find_resource
+from recbole_siger.options.resources import file_beside, find_resource
 from recbole_siger.options.yaml_values import read_yaml
 
-__all__ = ["ModelParams", "Option", "bounded", "build_params", "did_you_mean", "options"]
+__all__ = ["ModelParams", "Option", "bounded", "build_params", "declared_defaults", "did_you_mean", "options"]
 
 P = TypeVar("P")
 
 
-def bounded(interval: str) -> Any:
-    """Declare a number's range in RecBole's notation, such as ``"[1, inf)"`` or ``"(0, 1]"``."""
+def bounded(interval: str, default: Any = MISSING) -> Any:
+    """Declare a number's range in RecBole's notation, such as ``"[1, inf)"`` or ``"(0, 1]"``.
+
+    Args:
+        interval: The range.
+        default: The default of a model from outside that has no YAML. Models of this package have a YAML.
+    """
     _parse(interval)
-    return field(metadata={"interval": interval})
+    return field(metadata={"interval": interval}, default=default)
 
 
 def _parse(interval: str) -> tuple[float, float]:
@@ -109,7 +114,7 @@ def build_params(
     """Make the typed parameters ``cls`` from configuration values.
 
     Args:
-        cls: A frozen dataclass whose fields have no defaults.
+        cls: A frozen dataclass; ``values`` holds a value for each of its fields.
         values: Configuration; keys that ``cls`` does not declare are left alone.
         origin: Where each value came from, named in errors.
 
@@ -128,48 +133,72 @@ def build_params(
     return cls(**arguments)
 
 
+def declared_defaults(cls: type) -> dict[str, Any]:
+    """Return the defaults that the fields of the dataclass ``cls`` declare, as YAML would give them.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Params:
+    ...     k: int = bounded("[1, inf)", default=5)
+    ...     temperature: float = bounded("(0, inf)")
+    >>> declared_defaults(Params)
+    {'k': 5}
+    """
+    values = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
     """Base of the parameters of a model: a subclass ``<Model>Params`` declares types and ranges."""
 
     @classmethod
-    def defaults_file(cls) -> Path:
-        """Return the YAML of the defaults, ``properties/model/<Model>.yaml``.
+    def defaults_file(cls) -> Path | None:
+        """Return the YAML of the defaults, or None if there is none.
 
-        A subclass whose YAML is in another place overrides this method.
-
-        Raises:
-            UserError: If there is no such file.
+        It is ``<Model>.yaml`` beside the module of a model from outside, else
+        ``properties/model/<Model>.yaml``. A subclass whose YAML is in another place overrides this method.
         """
-        relative = f"properties/model/{cls.__name__.removesuffix('Params')}.yaml"
-        path = find_resource(relative)
-        if path is None:
-            raise UserError(
-                f"{cls.__name__}: there is no {relative}; add the file, or override defaults_file"
-            )
-        return path
+        name = f"{cls.__name__.removesuffix('Params')}.yaml"
+        return file_beside(cls, name) or find_resource(f"properties/model/{name}")
 
     @classmethod
     def defaults(cls, **changes: Any) -> Self:
-        """Make the parameters from the defaults of the YAML, with some of them changed.
+        """Make the parameters from the defaults, with some of them changed.
+
+        A default in the YAML is stronger than a default in the dataclass. A subclass inherits the YAML of its
+        base class.
 
         Args:
             changes: New values by name.
 
         Raises:
-            UserError: Naming key and value, if a name is unknown or a value has a wrong type or range.
+            UserError: Naming key and value, if a name is unknown, a default is missing, or a value has a
+                wrong type or range.
 
         Example:
             ``SIGERParams.defaults(embedding_size=32, noise_eps=0.1)``
         """
-        path, source = cls.defaults_file(), f"{cls.__name__}.defaults"
+        source = f"{cls.__name__}.defaults"
         known = [option.name for option in options(cls)]
         for key in changes:
             if key not in known:
                 hint = did_you_mean(key, known) or f"; the parameters are {', '.join(known)}"
                 raise UserError(f"{source}: unknown key `{key}`{hint}")
-        values = {**read_yaml(path), **changes}
-        return build_params(cls, values, {key: source if key in changes else str(path) for key in values})
+        values = declared_defaults(cls)
+        origin: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            path = base.defaults_file() if issubclass(base, ModelParams) else None
+            found = {} if path is None else read_yaml(path)
+            values |= found
+            origin |= dict.fromkeys(found, str(path))
+        values |= changes
+        missing = [key for key in known if key not in values]
+        if missing:
+            raise UserError(
+                f"{cls.__name__}: {missing[0]} has no default; add "
+                f"{cls.__name__.removesuffix('Params')}.yaml, or a default in the dataclass"
+            )
+        return build_params(cls, values, {**origin, **dict.fromkeys(changes, source)})
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

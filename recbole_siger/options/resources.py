@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["find_resource", "load_script"]
+__all__ = ["file_beside", "find_resource", "load_script"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,6 +23,15 @@ def find_resource(relative: str) -> Path | None:
         if path.exists():
             return path
     return None
+
+
+def file_beside(cls: type, name: str) -> Path | None:
+    """Return the path of a file beside the module of a class from another package, or None."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is None or cls.__module__.partition(".")[0] == _PACKAGE.name:
+        return None
+    path = Path(file).with_name(name)
+    return path if path.is_file() else None
 
 
 def load_script(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.options.params import options
-from recbole_siger.registry import get_model_class
+from recbole_siger.registry import short_name
 from recbole_siger.report.comparison import TableParams, check_sample_size, compare_entries
 from recbole_siger.report.tables import FORMATS, expand_names
 from recbole_siger.studies.compare import Study, finish_tables
@@ -54,8 +54,9 @@ def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
         UserError: If it has none.
     """
     config = Config(model, study.dataset, study.files, command_line=dict(study.options))
-    declared = get_model_class(model)
-    whole = {model: dict[str, Any]()}
+    declared = config.model_class
+    label = short_name(model)
+    whole = {label: dict[str, Any]()}
     tables = {}
     own = options(declared.params_class) if hasattr(declared, "params_class") else []
     for option in own:
@@ -64,12 +65,12 @@ def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
             if config["ablation"] != values[0]:
                 raise UserError(f"--ablation={config['ablation']}: leave it out; every value is run")
             rows = {f"ablation={value}": {"ablation": value} for value in values[1:]}
-            tables[f"Components of {model} on {study.dataset}"] = whole | rows
+            tables[f"Components of {label} on {study.dataset}"] = whole | rows
     if issubclass(declared, MultimodalRecommender):
         names = list(config["modalities"] or config["features"] or ())
         if len(names) > 1:
             rows = {f"{name} only": {"modalities": [name]} for name in names}
-            tables[f"Modalities of {model} on {study.dataset}"] = whole | rows
+            tables[f"Modalities of {label} on {study.dataset}"] = whole | rows
     if not tables:
         raise UserError(
             f"{model} on {study.dataset} has no variants: no option `ablation`, and no two modalities in use"

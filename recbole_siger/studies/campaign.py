@@ -24,6 +24,7 @@ from recbole_siger.common.digests import canonical_digest
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.keys import NO_EFFECT
+from recbole_siger.registry import short_name
 from recbole_siger.runs.folder import RunFolder
 
 __all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
@@ -47,7 +48,7 @@ class RunSpec:
     @property
     def name(self) -> str:
         """What progress lines call it."""
-        return f"{self.model} seed {self.seed}"
+        return f"{short_name(self.model)} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class _Plan:
         self.spec = spec
         self.config = _config(spec)
         self.hash = config_hash(self.config.effective())
-        name = f"{spec.model}-{self.hash[:8]}-seed{spec.seed}"
+        name = f"{short_name(spec.model)}-{self.hash[:8]}-seed{spec.seed}"
         self.folder = runs_dir / spec.dataset / name
         self.candidates: list[RunFolder] = []
 
@@ -218,7 +219,7 @@ class _Plan:
         unfinished = [run for run in self.candidates if not run.file("results.json").exists()]
         if unfinished:
             run = unfinished[0]
-            words = ["resume", str(run.path), f"--data_path={self._data_path()}"]
+            words = ["resume", str(run.path), *self._found()]
             report(f"{head}: continuing {run.path}")
         else:
             run = RunFolder(self._unused_folder())
@@ -247,8 +248,10 @@ class _Plan:
         files = [f"--config_files={' '.join(spec.files)}"] if spec.files else []
         return ["run", f"--model={spec.model}", f"--dataset={spec.dataset}", *files, *texts]
 
-    def _data_path(self) -> Path:
-        return Path(self.config["feature_path"]).parent
+    def _found(self) -> list[str]:
+        """Return the options with which a run folder is opened: where the data are, and the model."""
+        folder = Path(self.config["feature_path"]).parent
+        return [f"--data_path={folder}", f"--model={self.spec.model}"]
 
     def _is_current(self, run: RunFolder, processes: _Processes, report: Report) -> bool:
         """Say whether a finished run is of this version and of today's data."""
@@ -264,7 +267,7 @@ class _Plan:
         if all(file.stat().st_mtime <= made for file in data if file.suffix in (".inter", ".npy", ".ids")):
             return True
         report(f"{run.path}: data files are newer; comparing checksums")  # which evaluating does
-        words = ["evaluate", str(run.path), f"--data_path={self._data_path()}"]
+        words = ["evaluate", str(run.path), *self._found()]
         return processes.run(words, lambda line: None)[0] == 0
 
 

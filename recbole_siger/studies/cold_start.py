@@ -14,6 +14,7 @@ from typing import Any
 from recbole_siger.common.files import write_text
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.registry import short_names
 from recbole_siger.report.comparison import Entry, protocol_difference
 from recbole_siger.report.figures import check_matplotlib, draw_bars, metric_label, save_figure
 from recbole_siger.studies.compare import Study, options_of_models
@@ -55,10 +56,10 @@ def cold_start_report(
     if "run_dir" in study.options:
         raise UserError("command line: --run_dir: each run gets its own folder; use --runs_dir")
     study = _asking_for(kind, names[0], study)
-    own = options_of_models(names, model_options, None)
+    own, labels = options_of_models(names, model_options, None), short_names(names)
     asked = Config(names[0], study.dataset, study.files, command_line=dict(study.options)).cold_start
     assert asked is not None
-    entries = study.finish([(name, study.specs(name, own[name])) for name in names])
+    entries = study.finish([(labels[name], study.specs(name, own[name])) for name in names])
     folder = Path(out or Path(study.runs_dir) / study.dataset / f"cold-start-{asked.kind}")
     _write(folder, entries)
     return int(any(entry.failures for entry in entries))

@@ -14,6 +14,7 @@ from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.registry import short_name, short_names
 from recbole_siger.report.comparison import (
     Comparison,
     Entry,
@@ -124,28 +125,32 @@ def compare_models(
     if len(set(names)) != len(names) or not names:
         raise UserError(f"--models={models}: name each model once, separated by commas")
     paths = expand_names(out, list(FORMATS))
-    own = options_of_models(names, model_options, model_file)
-    wanted = [(name, study.specs(name, own[name])) for name in names]
+    own, labels = options_of_models(names, model_options, model_file), short_names(names)
+    wanted = [(labels[name], study.specs(name, own[name])) for name in names]
     if len(names) > 1 and params.over == "seeds":
         check_sample_size(max(len(specs) for _, specs in wanted), params)
     entries = study.finish(wanted)
-    title = f"{names[0]} and baselines on {study.dataset}" if len(names) > 1 else names[0]
+    title = labels[names[0]]
+    title = f"{title} and baselines on {study.dataset}" if len(names) > 1 else title
     return finish_tables([compare_entries(title, entries, params)], paths)
 
 
 def options_of_models(
     names: Sequence[str], pairs: Sequence[str], file: str | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the options of each model alone."""
+    """Return the options of each model alone; a file or a pair names a model in full or by its short name."""
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for model, values in (_read_options(names, Path(file)) if file else {}).items():
+    full = {short: name for name, short in short_names(list(names)).items()}
+    for named, values in (_read_options(names, Path(file)) if file else {}).items():
+        model = full.get(named, named)
         if model not in own or not isinstance(values, dict):
             hint = did_you_mean(model, names) if model not in own else "; write `key: value` lines below it"
             raise UserError(f"{file}: {model}: expected options of {', '.join(names)}{hint}")
         own[model] |= values
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        model, dot, option = key.partition(".")
+        named, dot, option = key.rpartition(".")
+        model = full.get(named, named)
         if not (equals and dot and option):
             raise UserError(f"--set {pair}: write --set MODEL.key=value")
         if model not in own:
@@ -157,7 +162,7 @@ def options_of_models(
 def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return read_yaml(path)
-    files = {name: path / f"{name}.yaml" for name in names}
+    files = {name: path / f"{short_name(name)}.yaml" for name in names}
     for file in files.values():
         if not file.is_file():  # an untuned model beside tuned ones is a choice, not an oversight
             raise UserError(
@@ -210,7 +215,8 @@ def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
     keys = sorted({name for other in others for name in other} - {"seed", "dataset", *NO_EFFECT})
     differing = [name for name in keys if any(other.get(name) != values.get(name) for other in others)]
     told = ", ".join(f"{name}={values.get(name)}" for name in differing)
-    return f"{values['model']} ({told})" if told else str(values["model"])
+    name = short_names(list({str(other["model"]): None for other in configs.values()}))[str(values["model"])]
+    return f"{name} ({told})" if told else name
 
 
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import parse_value
+from recbole_siger.registry import short_name
 from recbole_siger.report.comparison import Comparison, TableParams, compare_entries
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_sweep, save_figure
 from recbole_siger.report.tables import FORMATS, expand_names
@@ -48,7 +49,7 @@ def sweep_option(
     if pictures:
         check_matplotlib()
     entries = study.finish([(f"{key}={value}", study.specs(model, {key: value})) for value in listed])
-    title = f"{model} on {study.dataset}: {key}"
+    title = f"{short_name(model)} on {study.dataset}: {key}"
     table = compare_entries(title, entries, replace(params, stat=None), improvement=False)
     if pictures:
         _draw(table, key, listed, pictures)

@@ -24,6 +24,7 @@ from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import protocol_id
 from recbole_siger.model.acceleration import accelerate
+from recbole_siger.registry import check_stored_name, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
 from recbole_siger.training.memory import check_fits
@@ -46,23 +47,44 @@ _log = logging.getLogger(__name__)
 _VERSIONS = ("recbole-siger", "recbole", "torch", "numpy", "scipy", "pandas")
 
 
-def load_experiment(run_dir: str | Path, data_path: str | Path | None = None) -> Experiment:
+def load_experiment(
+    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+) -> Experiment:
     """Rebuild a run with its best epoch in the model; nothing is written.
 
     Raises:
         UserError: As :func:`evaluate_run`.
     """
     run = RunFolder.open(run_dir)
-    experiment = build_experiment(config_of_run(run, data_path, prepare=None), run)
+    experiment = build_experiment(config_of_run(run, data_path, model, prepare=None), run)
     experiment.check_data()
     experiment.trainer.load_model(run)
     return experiment
 
 
-def config_of_run(run: RunFolder, data_path: str | Path | None, **changes: Any) -> Config:
-    """Return the configuration that a run folder keeps."""
+def config_of_run(
+    run: RunFolder, data_path: str | Path | None, model: str | type[Any] | None = None, **changes: Any
+) -> Config:
+    """Return the configuration that a run folder keeps.
+
+    Args:
+        run: The run folder.
+        data_path: Where the datasets are, if not where they were in training.
+        model: The model that the folder names. It is needed if the folder names an import path, because a
+            file must not import code.
+        changes: Keys that replace those of the folder.
+
+    Raises:
+        UserError: If ``model`` is not the model of the folder, or is needed and missing.
+    """
+    values, file = run.read_config(), run.file("config.yaml")
+    stored = str(values["model"])
+    if model is None:
+        check_stored_name(stored, str(file))
+    elif stored != (given := model if isinstance(model, str) else model_name(model)):
+        raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}
-    return Config(config_dict={**run.read_config(), **moved, **changes})
+    return Config(stored, config_dict={**values, **moved, **changes})
 
 
 @dataclass
@@ -111,7 +133,7 @@ class Experiment:
         test = self.test()
         facts = protocol_facts(config, self.split_digests())
         results = {
-            "model": config["model"],
+            "model": short_name(config["model"]),
             "dataset": config["dataset"],
             "protocol": config.run.protocol,
             "protocol_id": protocol_id(facts),

@@ -112,7 +112,7 @@ def _work(plan: dict[str, Any]) -> None:
             shutil.copytree(run.path, own.path) if plan["resume"] else own.path.mkdir()
             run = own
         torch.distributed.barrier()
-        config = Config(config_dict=plan["values"])
+        config = Config(plan["values"]["model"], config_dict=plan["values"])
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
             if not isinstance(experiment.train_data, TrainLoader):

@@ -88,7 +88,7 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
     with atomic_path(run.path) as temporary:
         shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(TRIAL_FILE))
         RunFolder(temporary).write_config(values)
-    return resume_run(run.path)
+    return resume_run(run.path, model=config["model"])
 
 
 def _write_options(config: Config, ledger: Ledger, trial: Trial, score: float) -> None:

@@ -21,6 +21,7 @@ from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import bounded
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.parallel.ray import connected, interruptible, rooms
+from recbole_siger.registry import short_name
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
 from recbole_siger.tuning.ledger import Ledger, Trial
@@ -81,12 +82,13 @@ def tune_model(
     with the best mean over seeds of its best validation score, among those that were trained to their end.
 
     Args:
-        model: Model name, a general recommender.
+        model: Registered name or import path ``package.module:Class`` of a general recommender.
         dataset: Dataset name.
         files: Configuration files of every trial.
         options: Configuration of every trial, values or text as typed.
         space_file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``; by default
-            ``properties/search/<Model>.yaml``.
+            ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a model from
+            outside.
         space: ``key=value,value``, instead of the default space or stronger than ``space_file``.
         seeds: Each point is trained with each: how many, counted up from the key ``seed``, or a list.
         out: Folder of the search; by default ``runs/<dataset>/tune-<Model>``.
@@ -150,7 +152,7 @@ class _Search:
             raise UserError(
                 "--seeds: --search=bayes takes one seed; `compare` repeats its winner with others"
             )
-        self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{wanted.model}")
+        self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{short_name(wanted.model)}")
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
 

@@ -16,8 +16,8 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
-from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import parse_value, read_yaml
+from recbole_siger.registry import is_shipped, search_file
 
 __all__ = ["Point", "Range", "Space", "draw_points", "n_points", "point_id", "read_space"]
 
@@ -81,7 +81,8 @@ def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[s
     Args:
         config: The configuration that all trials share.
         file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``. By default, and without
-            ``pairs``, ``properties/search/<Model>.yaml``.
+            ``pairs``, ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a
+            model from outside.
         pairs: ``key=value,value``, stronger than the file.
 
     Raises:
@@ -93,13 +94,15 @@ def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[s
     if file is not None and not Path(file).is_file():
         raise UserError(f"--space={file}: no such file")
     if file is not None or not pairs:
-        path = Path(file) if file is not None else find_resource(f"properties/search/{model}.yaml")
+        default = f"properties/search/{model}.yaml"
+        if not is_shipped(config.model_class):
+            default = f"{config.model_class.__name__}.search.yaml beside its module"
+        path = Path(file) if file is not None else search_file(config.model_class, model)
         if path is None:
             raise UserError(
-                f"{model} has no properties/search/{model}.yaml; "
-                "give a space with --space=FILE or --set key=value,value"
+                f"{model} has no {default}; give a space with --space=FILE or --set key=value,value"
             )
-        source = str(file or f"properties/search/{model}.yaml")
+        source = str(file or default)
         space = {key: _values(source, key, value) for key, value in read_yaml(path).items()}
     origin = dict.fromkeys(space, source)
     for pair in pairs:
@@ -140,7 +143,7 @@ def _check(config: Config, key: str, tried: list[Any] | Range, source: str) -> N
         raise UserError(f"{source}: unknown key `{key}`{did_you_mean(key, config.known_keys())}")
     for value in [tried.low, tried.high] if isinstance(tried, Range) else tried:
         try:
-            Config(config_dict={**config.effective(), key: value})
+            Config(config["model"], config_dict={**config.effective(), key: value})
         except UserError as error:
             raise UserError(str(error).replace("config_dict:", f"{source}:", 1)) from None
 

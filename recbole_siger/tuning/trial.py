@@ -64,7 +64,8 @@ def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> 
         shared: The loaded dataset, from Ray's object store.
     """
     point, seed = plan.of(sampled)
-    config = Config(config_dict={**plan.values, **point, "seed": seed, **_device()})
+    values = {**plan.values, **point, "seed": seed, **_device()}
+    config = Config(plan.values["model"], config_dict=values)
     with tempfile.TemporaryDirectory(prefix="recbole-siger-") as scratch:
         run = RunFolder(Path(scratch) / "run")
         reporter = _Reporter(plan.metric, run)

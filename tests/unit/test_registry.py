@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from recbole.model.general_recommender import BPR
@@ -11,7 +13,47 @@ from recbole.model.general_recommender import BPR
 from recbole_siger import registry
 from recbole_siger.errors import UserError
 from recbole_siger.model.general_recommender.siger import SIGER
-from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
+from recbole_siger.registry import (
+    MODELS,
+    check_stored_name,
+    get_model_class,
+    model_name,
+    model_names,
+    model_packages,
+    option_files,
+    recbole_root,
+    search_file,
+    short_names,
+)
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Return a function that writes a package into a folder of ``sys.path``, as pip would install it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(package: str, source: str, entry_points: str = "") -> Path:
+        folder, info = tmp_path / package, tmp_path / f"{package}-1.0.dist-info"
+        for made in (folder, info):
+            made.mkdir()
+        (folder / "__init__.py").write_text("")
+        (folder / "models.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{entry_points}")
+        monkeypatch.delitem(sys.modules, package, raising=False)
+        monkeypatch.delitem(sys.modules, f"{package}.models", raising=False)
+        return folder
+
+    return write
+
+
+OWN = """
+from recbole.model.general_recommender import BPR
+class Own(BPR): pass
+class NoModel: pass
+"""
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -62,3 +104,123 @@ def test_an_absent_recbole_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="RecBole is not installed"):
         recbole_root()
+
+
+def test_an_import_path_names_a_class(install: Install) -> None:
+    install("outside_a", OWN)
+    own = get_model_class("outside_a.models:Own")
+    assert issubclass(own, BPR)
+    assert model_name(own) == "outside_a.models:Own"
+    assert (model_name(SIGER), model_name(BPR)) == ("SIGER", "BPR")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "outside_b.modles:Own",
+            "no module named 'outside_b.modles'; install its package, or add its folder",
+        ),
+        ("absent_package.models:Own", "no module named 'absent_package'; install its package"),
+        ("outside_b.models:Onw", "module outside_b.models has no class 'Onw'; did you mean `Own`?"),
+        (
+            "outside_b.models:NoModel",
+            "not a model; derive the class from MultimodalRecommender or from RecBole",
+        ),
+        ("outside_b.models:__name__", "not a model; derive the class"),
+        ("outside_b.needy:Own", "outside_b.needy imports 'not_there', which is not installed"),
+        ("outside_b.partial:Partial", "the class does not implement build, forward, loss_terms"),
+        (
+            "outside_b/models.py:Own",
+            "'outside_b/models.py:Own' is no import path; write package.module:Class",
+        ),
+        ("..models:Own", "'..models:Own' is no import path"),
+        (":Own", "':Own' is no import path"),
+    ],
+)
+def test_a_bad_import_path_is_one_line(install: Install, name: str, message: str) -> None:
+    folder = install("outside_b", OWN)
+    (folder / "needy.py").write_text("import not_there.deeper")
+    base = "recbole_siger.model.abstract_recommender"
+    (folder / "partial.py").write_text(
+        f"from {base} import MultimodalRecommender\nclass Partial(MultimodalRecommender): pass\n"
+    )
+    with pytest.raises(UserError) as caught:
+        get_model_class(name)
+    assert str(caught.value).startswith(f"model {name!r}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_installed_entry_point_is_found_without_an_import(install: Install) -> None:
+    install("outside_c", "raise RuntimeError('imported')", "Own = outside_c.models:Own\n")
+    assert "Own" in model_names()
+    packages = model_packages()
+    assert packages["Own"] == "outside_c"
+    assert (packages["SIGER"], packages["BPR"]) == ("recbole_siger", "recbole")
+    assert list(packages) == model_names()
+    with pytest.raises(UserError, match="did you mean `Own`"):
+        get_model_class("Onw")
+    with pytest.raises(RuntimeError, match="imported"):
+        get_model_class("Own")
+
+
+def test_an_entry_point_may_have_another_name_than_its_class(install: Install) -> None:
+    install("outside_d", OWN, "Short = outside_d.models : Own\n")
+    assert get_model_class("Short").__name__ == "Own"
+    assert model_name(get_model_class("Short")) == "Short"
+
+
+@pytest.mark.parametrize(("name", "other"), [("SIGER", "recbole_siger"), ("BPR", "recbole")])
+def test_a_clash_of_names_names_both_packages(install: Install, name: str, other: str) -> None:
+    install("outside_e", OWN, f"{name} = outside_e.models:Own\n")
+    text = (
+        f"model {name!r} is defined by {other} and by outside_e; rename the entry point of outside_e, "
+        "or use --model=outside_e.models:Own"
+    )
+    for call in (lambda: get_model_class(name), model_packages):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert str(caught.value) == text
+    assert model_names().count(name) == 1
+    assert get_model_class("outside_e.models:Own").__name__ == "Own"
+    assert get_model_class("VBPR").__name__ == "VBPR"
+
+
+def test_two_packages_with_one_name_clash(install: Install) -> None:
+    for package in ("outside_f", "outside_g"):
+        install(package, OWN, f"Own = {package}.models:Own\n")
+    with pytest.raises(UserError, match=r"^model 'Own' is defined by outside_[fg] and by outside_[fg];"):
+        get_model_class("Own")
+
+
+def test_a_file_names_registered_models_only(install: Install) -> None:
+    for name in ("SIGER", "BPR", "Unknown"):
+        check_stored_name(name, "config.yaml")
+    with pytest.raises(UserError) as caught:
+        check_stored_name("os:system", "runs/a/config.yaml")
+    assert str(caught.value) == (
+        "runs/a/config.yaml: model='os:system': a file cannot import code; if you trust this model, add "
+        "--model=os:system to the command (Python: model='os:system')"
+    )
+    install("outside_h", OWN, "Own = outside_h.models:Own\n")
+    check_stored_name("outside_h.models:Own", "config.yaml")
+
+
+def test_short_names_are_unique() -> None:
+    assert short_names(["a:M", "b.c:N"]) == {"a:M": "M", "b.c:N": "N"}
+    assert short_names(["a:SIGER", "SIGER"]) == {"a:SIGER": "a:SIGER", "SIGER": "SIGER"}
+
+
+def test_files_of_options_lie_beside_the_module(install: Install) -> None:
+    source = "from recbole_siger.model.general_recommender.siger import SIGER\nclass Mine(SIGER): pass\n"
+    folder = install("outside_i", OWN + source)
+    own, mine = (get_model_class(f"outside_i.models:{name}") for name in ("Own", "Mine"))
+    assert [label for label, _ in option_files(own)] == ["recbole/properties/model/BPR.yaml"]
+    assert [label for label, _ in option_files(mine)] == ["properties/model/SIGER.yaml"]
+    assert search_file(mine, "outside_i.models:Mine") is None
+    (folder / "Mine.yaml").write_text("")
+    (folder / "Mine.search.yaml").write_text("")
+    assert [path.name for _, path in option_files(mine)] == ["SIGER.yaml", "Mine.yaml"]
+    assert search_file(mine, "outside_i.models:Mine") == folder / "Mine.search.yaml"
+    assert search_file(SIGER, "SIGER").name == "SIGER.yaml"

@@ -157,8 +157,18 @@ def test_defaults_may_be_in_another_file(tmp_path: Path) -> None:
     class AbsentParams(ModelParams):
         width: int = bounded("[1, inf)")
 
-    with pytest.raises(UserError, match=r"^AbsentParams: there is no properties/model/Absent\.yaml; add"):
+    with pytest.raises(
+        UserError, match=r"^AbsentParams: width has no default; add Absent\.yaml, or a default in"
+    ):
         AbsentParams.defaults()
+
+    @dataclass(frozen=True, kw_only=True)
+    class WiderParams(VBPRParams):
+        width: int = bounded("[1, inf)", default=7)
+        sizes: tuple[int, ...] = (3, 5)
+
+    assert WiderParams.defaults(reg_weight=2) == WiderParams(embedding_size=64, reg_weight=2.0)
+    assert WiderParams.defaults().sizes == (3, 5)
 
 
 @given(
