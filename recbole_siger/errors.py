@@ -1,12 +1,33 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+import shlex
+from pathlib import Path
+
+__all__ = ["RunInterrupted", "UserError"]
 
 
 class UserError(Exception):
-    """Bad input, told in one line that names the file, the key, the value and the mend.
+    """Bad input, described in one line that names the file, the key, the value and the fix.
 
-    The command line prints it without a traceback and exits with 2.
+    The command line prints the line without a traceback and exits with 2.
     """
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """An interrupt of a run that can be continued.
+
+    Attributes:
+        run_dir: The run folder.
+        command: The command that continues the run.
+
+    >>> RunInterrupted(Path("runs/my run"), data_path=None, model="package.module:Class").command
+    "recbole-siger resume 'runs/my run' --model=package.module:Class"
+    """
+
+    def __init__(self, run_dir: Path, **options: object) -> None:
+        words = [f"--{key}={value}" for key, value in options.items() if value is not None]
+        self.run_dir = run_dir
+        self.command = shlex.join(["recbole-siger", "resume", str(run_dir), *words])
+        super().__init__(f"continue with: {self.command}")

@@ -5,6 +5,7 @@ RecBole's own ``recbole.quick_start`` is not used: it imports Ray and pickles wh
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
-from recbole_siger.errors import UserError
+from recbole_siger.errors import RunInterrupted, UserError
 from recbole_siger.registry import short_name
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment, config_of_run, load_experiment
 from recbole_siger.training.processes import n_processes, train_in_processes
 
 __all__ = ["evaluate_run", "resume_run", "run_experiment"]
+
+_log = logging.getLogger(__name__)
 
 
 def run_experiment(
@@ -28,7 +31,7 @@ def run_experiment(
     config_dict: Mapping[str, Any] | None = None,
     command_line: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Train a model, test its best validation epoch, and leave a run folder.
+    """Train a model, test its best validation epoch, and write a run folder.
 
     Args:
         model: Registered name, import path ``package.module:Class``, or model class.
@@ -42,6 +45,7 @@ def run_experiment(
 
     Raises:
         UserError: For bad input.
+        RunInterrupted: At an interrupt of a run that :func:`resume_run` can continue.
     """
     config = Config(model, dataset, config_file_list, config_dict, command_line)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -49,16 +53,8 @@ def run_experiment(
         Path("runs") / config["dataset"] / f"{short_name(config['model'])}-{stamp}-seed{config.run.seed}"
     )
     run = RunFolder.create(config.run.run_dir or default)
-    if n_processes(config) > 1:
-        try:
-            return train_in_processes(config, run, resume=False)
-        finally:
-            run.discard_unstarted()
     try:
-        with logging_to(run.file("run.log")):
-            experiment = build_experiment(config, run)
-            experiment.begin()
-            return experiment.train()
+        return _train(config, run, resume=False)
     finally:
         run.discard_unstarted()
 
@@ -66,7 +62,7 @@ def run_experiment(
 def resume_run(
     run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
 ) -> dict[str, Any]:
-    """Continue an interrupted run from its last checkpoint; the result is that of an uninterrupted one.
+    """Continue an interrupted run from its last checkpoint; the result is the result of an uninterrupted run.
 
     Args:
         run_dir: The run folder.
@@ -74,20 +70,45 @@ def resume_run(
         model: The model of the run; needed if the run folder names an import path.
 
     Raises:
-        UserError: If the folder is no run, is finished, or has no checkpoint.
+        UserError: If the folder is no run or the run is finished.
+        RunInterrupted: At another interrupt.
     """
     run = RunFolder.open(run_dir)
     if run.file("results.json").exists():
         raise UserError(
             f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
         )
-    config = config_of_run(run, data_path, model)
-    if n_processes(config) > 1:
-        return train_in_processes(config, run, resume=True)
-    with logging_to(run.file("run.log")):
-        experiment = build_experiment(config, run)
-        experiment.take_up()
-        return experiment.train()
+    return _train(config_of_run(run, data_path, model), run, resume=True, data_path=data_path)
+
+
+def _train(
+    config: Config, run: RunFolder, *, resume: bool, data_path: str | Path | None = None
+) -> dict[str, Any]:
+    """Train in this process, or in ``nproc`` processes; begin with the name of the run folder.
+
+    Args:
+        config: The configuration.
+        run: The run folder.
+        resume: Whether to continue from the checkpoint.
+        data_path: What another ``resume`` needs as ``--data_path``.
+
+    Raises:
+        RunInterrupted: At an interrupt, if the run can be continued.
+    """
+    several = n_processes(config) > 1
+    try:
+        with logging_to(None if several else run.file("run.log")):
+            _log.info("run folder: %s", run.path)
+            if several:
+                return train_in_processes(config, run, resume=resume)
+            experiment = build_experiment(config, run)
+            experiment.resume() if resume else experiment.begin()
+            return experiment.train()
+    except KeyboardInterrupt:
+        if run.file("config.yaml").exists():
+            model = config["model"] if ":" in config["model"] else None
+            raise RunInterrupted(run.path, data_path=data_path, model=model) from None
+        raise
 
 
 def evaluate_run(
@@ -101,7 +122,7 @@ def evaluate_run(
         model: The model of the run; needed if the run folder names an import path.
 
     Raises:
-        UserError: If a file is missing, damaged or foreign, or the dataset is another one now.
+        UserError: If a file is missing, damaged or of another model, or the dataset has changed.
     """
     with logging_to(None):
         experiment = load_experiment(run_dir, data_path, model)

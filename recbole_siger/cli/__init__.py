@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from recbole_siger.cli import data, runs, studies
-from recbole_siger.errors import UserError
+from recbole_siger.errors import RunInterrupted, UserError
 
 __all__ = ["main"]
 
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except RunInterrupted as stop:
+        print(f"interrupted; {stop}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print(
             "interrupted; `recbole-siger resume RUN_DIR` continues a run, --resume a search, "

@@ -1,9 +1,10 @@
-"""Where log lines go: the terminal, a run's file, and from another process's file to this terminal."""
+"""Where log lines go: to the terminal, to a run's file, and from another process's file to the terminal."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,17 +15,22 @@ from recbole_siger.errors import UserError
 
 __all__ = ["following", "logging_to"]
 
+_DEBUG = re.compile(r"\S+ \S+ DEBUG ")  # as the format of a log file begins
+
 
 @contextmanager
 def logging_to(file: Path | None) -> Iterator[None]:
-    """Send this package's log to the terminal, and with RecBole's to ``file``.
+    """Send this package's log to the terminal, and this package's and RecBole's log to ``file``.
+
+    The terminal gets level INFO and above, the file also this package's level DEBUG.
 
     Raises:
-        UserError: If another process is logging to ``file``: it is at the same run.
+        UserError: If another process logs to ``file``, because that process works on the same run.
     """
     ours, root = logging.getLogger("recbole_siger"), logging.getLogger()
     screen = logging.StreamHandler(sys.stdout)
     screen.setFormatter(logging.Formatter("%(message)s"))
+    screen.setLevel(logging.INFO)
     handlers: list[tuple[logging.Logger, logging.Handler]] = [(ours, screen)]
     if file is not None:
         kept = logging.FileHandler(file, encoding="utf-8")
@@ -39,7 +45,7 @@ def logging_to(file: Path | None) -> Iterator[None]:
         kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append((root, kept))
     level = ours.level
-    ours.setLevel(logging.INFO)
+    ours.setLevel(logging.INFO if file is None else logging.DEBUG)
     for logger, handler in handlers:
         logger.addHandler(handler)
     try:
@@ -53,7 +59,7 @@ def logging_to(file: Path | None) -> Iterator[None]:
 
 @contextmanager
 def following(log: Path) -> Iterator[None]:
-    """Print the lines that another process adds to a log, without their dates."""
+    """Print the lines that another process adds to a log, without dates and without lines of level DEBUG."""
     seen, over = log.stat().st_size if log.exists() else 0, threading.Event()
 
     def show() -> None:
@@ -64,7 +70,8 @@ def following(log: Path) -> Iterator[None]:
                 whole = stream.read().rpartition("\n")[0]
             seen += len(whole.encode()) + bool(whole)
             for line in whole.splitlines():
-                print(line.split(" INFO ", 1)[-1], flush=True)
+                if not _DEBUG.match(line):
+                    print(line.split(" INFO ", 1)[-1], flush=True)
 
     def follow() -> None:
         while not over.wait(0.5):

@@ -111,7 +111,7 @@ class Experiment:
         self.run.check_ids(*_tokens(self.dataset))
         self.run.check_digests(self.digests())
 
-    def take_up(self) -> None:
+    def resume(self) -> None:
         """Go back to the run folder's last checkpoint, or to the start where there is none."""
         self.check_data()
         if self.run.file(CHECKPOINT).exists():

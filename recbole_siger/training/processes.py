@@ -117,5 +117,5 @@ def _work(plan: dict[str, Any]) -> None:
             experiment = build_experiment(config, run)
             if not isinstance(experiment.train_data, TrainLoader):
                 raise UserError(f"nproc: {config['model']} has batches of its own kind; leave nproc out")
-            experiment.take_up() if plan["resume"] else experiment.begin()
+            experiment.resume() if plan["resume"] else experiment.begin()
             experiment.train()

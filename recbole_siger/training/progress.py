@@ -1,4 +1,4 @@
-"""One line an epoch: live on a terminal, plain in log files and where there is no terminal."""
+"""One line an epoch, at most 100 columns wide; while an epoch runs, its batches are shown on a terminal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-__all__ = ["EpochRecord", "Progress", "peak_memory_mib"]
+__all__ = ["WIDTH", "EpochRecord", "Progress", "Schedule", "Standing", "peak_memory_mib"]
 
 _log = logging.getLogger(__name__)
 
 _STATUS = Path("/proc/self/status")
+
+
+WIDTH = 100
+"""Columns that the line of an epoch needs at most, for scores in [-1, 10) and epochs below 10,000."""
+
+_NAME = 10  # characters of the validation metric's name
+_UNITS = (("s", 1), ("min", 60), ("h", 3600), ("d", 86400))
 
 
 @dataclass
@@ -38,19 +45,124 @@ class EpochRecord:
     seconds_valid: float = 0.0
     peak_memory_mib: float = math.nan
 
-    def line(self, metric: str, best_score: float | None) -> str:
-        """Tell the epoch in one line."""
-        parts = [f"epoch {self.epoch:4d}", *(f"{name} {value:.4g}" for name, value in self.loss.items())]
-        if self.valid is not None:
-            parts.append(f"valid {metric} {self.valid[metric]:.4f}")
-        if self.best_epoch is not None and best_score is not None:
-            parts.append(f"best {best_score:.4f} at {self.best_epoch}")
-        seconds = self.seconds_train + self.seconds_valid
-        return "  ".join([*parts, f"{seconds:.2f} s", f"{self.peak_memory_mib:.0f} MiB"])
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation."""
+        return self.seconds_train + self.seconds_valid
+
+    def details(self) -> str:
+        """Return the loss terms and the memory in one line, for the log file."""
+        terms = (f"{name} {value:.4g}" for name, value in self.loss.items())
+        return "  ".join([f"epoch {self.epoch:4d}", *terms, f"{self.peak_memory_mib:.0f} MiB"])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When training ends.
+
+    Attributes:
+        epochs: The most epochs to train.
+        eval_step: Epochs from one validation to the next, >= 1.
+        stopping_step: Validations without an improvement that do not stop training yet.
+        min_epochs: Epochs whose validations do not count.
+    """
+
+    epochs: int
+    eval_step: int
+    stopping_step: int
+    min_epochs: int
+
+    def epochs_left(self, epoch: int, used: int) -> tuple[int, int]:
+        """Return the fewest and the most epochs that follow ``epoch``.
+
+        The fewest follow if no later validation is an improvement, the most if training never stops early.
+
+        Args:
+            epoch: The last finished epoch.
+            used: Validations without an improvement up to then.
+
+        >>> Schedule(epochs=100, eval_step=1, stopping_step=20, min_epochs=0).epochs_left(30, 7)
+        (14, 69)
+        """
+        most, wanted = self.epochs - (epoch + 1), self.stopping_step + 1 - used
+        if wanted <= 0:
+            return 0, 0
+        start = max(epoch + 1, self.min_epochs)
+        stop = (start // self.eval_step + wanted) * self.eval_step
+        return min(stop - (epoch + 1), most), most
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a training stands after an epoch.
+
+    Attributes:
+        metric: Name of the validation metric.
+        change: Its difference to the previous validation; None without either.
+        best_score: The best validation score; None before the first.
+        patience: Validations without an improvement, and how many are allowed; None without validation.
+        seconds_left: The least and the most seconds until training ends, the test not included: the epochs
+            of :meth:`Schedule.epochs_left` times the mean seconds of an epoch.
+    """
+
+    metric: str
+    change: float | None = None
+    best_score: float | None = None
+    patience: tuple[int, int] | None = None
+    seconds_left: tuple[float, float] = (0.0, 0.0)
+
+    def line(self, record: EpochRecord) -> str:
+        """Return the line of an epoch, at most :data:`WIDTH` columns wide.
+
+        ``left 12 min-34 h`` means: 12 minutes if no later validation is an improvement, 34 hours if training
+        never stops early.
+        """
+        parts = [f"epoch {record.epoch:4d}"]
+        if record.valid is not None:
+            score = f"{_short_name(self.metric)} {_number(record.valid[self.metric])}"
+            parts.append(score if self.change is None else f"{score} {_number(self.change, '+')}")
+        if record.best_epoch is not None and self.best_score is not None:
+            parts.append(f"best {_number(self.best_score)} at {record.best_epoch}")
+        if self.patience is not None:
+            parts.append("patience {}/{}".format(*self.patience))
+        parts.append(f"{_three_digits(record.seconds)} s")
+        if self.seconds_left[1] > 0:
+            parts.append(f"left {_span(*self.seconds_left)}")
+        return "  ".join(parts)
+
+
+def _short_name(metric: str) -> str:
+    return metric if len(metric) <= _NAME else metric.partition("@")[0][:_NAME]
+
+
+def _number(value: float, sign: str = "-") -> str:
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
+
+
+def _three_digits(seconds: float) -> str:
+    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f}"
+
+
+def _span(least: float, most: float) -> str:
+    """Write two durations in whole units, rounded up.
+
+    >>> _span(700.0, 3000.0), _span(40.0, 7201.0), _span(60.0, 60.0)
+    ('12-50 min', '40 s-3 h', '60 s')
+    """
+    (few, unit), (many, large) = (_duration(seconds) for seconds in (least, most))
+    if (few, unit) == (many, large):
+        return f"{few} {unit}"
+    return f"{few}-{many} {unit}" if unit == large else f"{few} {unit}-{many} {large}"
+
+
+def _duration(seconds: float) -> tuple[int, str]:
+    """Round a duration up to whole seconds below 90, else minutes below 90, hours below 90, or days."""
+    unit, size = next((one for one in _UNITS[:-1] if seconds < 90 * one[1]), _UNITS[-1])
+    return math.ceil(seconds / size), unit
 
 
 def peak_memory_mib(device: torch.device | None = None) -> float:
-    """Return the most memory held so far: of the device if it is a GPU, else of this process, in MiB."""
+    """Return the peak of memory so far, in MiB: of the device if it is a GPU, else of this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     # On Linux ru_maxrss begins at the peak of the process that started this one.
@@ -88,6 +200,7 @@ class Progress:
         with Live(Text(f"epoch {epoch:4d}"), console=self._console, transient=True) as live:
             yield update
 
-    def finished(self, record: EpochRecord, metric: str, best_score: float | None) -> None:
-        """Log a finished epoch."""
-        _log.info("%s", record.line(metric, best_score))
+    def finished(self, record: EpochRecord, standing: Standing) -> None:
+        """Log a finished epoch: its line, and its loss terms at level DEBUG, which only files keep."""
+        _log.info("%s", standing.line(record))
+        _log.debug("%s", record.details())

@@ -26,7 +26,7 @@ from recbole_siger.parallel.shares import (
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.evaluator import RankingCollector, RankingEvaluator, count_hits
 from recbole_siger.training.loss_watch import LossWatch
-from recbole_siger.training.progress import EpochRecord, Progress, peak_memory_mib
+from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit
 
@@ -78,6 +78,7 @@ class RunTrainer(Trainer):
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
+        self._previous: float | None = None
         self._validates = self._is_watched = False
 
     @property
@@ -188,8 +189,23 @@ class RunTrainer(Trainer):
             self.run.append_metrics(vars(record))
             if self.checkpoints.due:
                 self.save_run_checkpoint()
+        self.progress.finished(record, self._standing(record))
+
+    def _standing(self, record: EpochRecord) -> Standing:
+        options, seconds = self.config.run, sum(self.seconds) / len(self.seconds)
+        if not self._validates:
+            left = seconds * (self.epochs - self.n_epochs)
+            return Standing(self.valid_metric, seconds_left=(left, left))
+        schedule = Schedule(self.epochs, self.eval_step, self.stopping_step, options.min_epochs)
+        few, most = schedule.epochs_left(record.epoch, self.cur_step)
+        change = None
+        if record.valid is not None:
+            score = record.valid[self.valid_metric]
+            change = None if self._previous is None else score - self._previous
+            self._previous = score
         best = None if self.best_epoch is None else float(self.best_valid_score)
-        self.progress.finished(record, self.valid_metric, best)
+        patience = (max(self.cur_step, 0), self.stopping_step)
+        return Standing(self.valid_metric, change, best, patience, (few * seconds, most * seconds))
 
     # ---- the best epoch, and resuming
 
@@ -248,6 +264,8 @@ class RunTrainer(Trainer):
         self.n_epochs = self.start_epoch
         self._write_model()  # the file may be of an epoch that is trained again
         self.run.truncate_metrics(self.start_epoch)
+        valid = [row["valid"][self.valid_metric] for row in self.run.read_metrics() if row["valid"]]
+        self._previous = valid[-1] if valid else None
         return self.start_epoch
 
     def _parts(self) -> Parts:

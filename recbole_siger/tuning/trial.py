@@ -20,7 +20,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.experiment import build_experiment
-from recbole_siger.training.progress import EpochRecord, Progress
+from recbole_siger.training.progress import EpochRecord, Progress, Standing
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Point, point_id
 
@@ -75,7 +75,7 @@ def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> 
         run.path.mkdir(exist_ok=True)
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run, shared.with_config(config), reporter)
-            experiment.take_up() if taken else experiment.begin()
+            experiment.resume() if taken else experiment.begin()
             experiment.fit()
             experiment.trainer.save_run_checkpoint()
         write_text(run.file(TRIAL_FILE), json.dumps({"values": point, "seed": seed}) + "\n")
@@ -123,9 +123,9 @@ class _Reporter(Progress):
         self._facts: dict[str, Any] = {}
         self._sent: float | None = None
 
-    def finished(self, record: EpochRecord, metric: str, best_score: float | None) -> None:
+    def finished(self, record: EpochRecord, standing: Standing) -> None:
         """Log a finished epoch, and report it if it was validated."""
-        super().finished(record, metric, best_score)
+        super().finished(record, standing)
         if self.hear(record):
             file = self.run.file(CHECKPOINT)
             written = file.stat().st_mtime if file.exists() else None

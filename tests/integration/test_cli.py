@@ -85,7 +85,12 @@ def test_a_run_leaves_its_folder_and_the_features_and_nothing_else(
         "users.csv",
     ]
     assert done.stderr == ""
-    assert "epoch    0  bpr " in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run folder: {run_dir(folder).relative_to(folder)}"
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert epochs[0].startswith("epoch    0  recall@20 0.")
+    assert max(map(len, epochs)) <= 100
+    assert "DEBUG epoch    0  bpr " in (run_dir(folder) / "run.log").read_text()
     results = json.loads((run_dir(folder) / "results.json").read_text())
     assert results["test"]["recall@20"] > 0.05  # by chance some 20 / 1682
 

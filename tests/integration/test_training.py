@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from recbole.trainer import Trainer
 
 from recbole_siger.config import Config
-from recbole_siger.errors import UserError
+from recbole_siger.errors import RunInterrupted, UserError
 from recbole_siger.quick_start import evaluate_run, resume_run, run_experiment
 from recbole_siger.registry import get_model_class
 from recbole_siger.runs.folder import RunFolder
@@ -468,6 +469,46 @@ def test_a_resumed_run_ends_as_one_in_one_go(
     resume_run("broken")
     assert_same_run("whole", "broken")
     assert not Path("broken/checkpoint.safetensors").exists()
+
+
+def changes_printed(text: str, epoch: int) -> list[str]:
+    """Return the line of an epoch up to its seconds, which are measured."""
+    return [
+        line.partition("  patience")[0] for line in text.splitlines() if line.startswith(f"epoch {epoch:4d}")
+    ]
+
+
+def test_the_folder_is_named_first_and_by_an_interrupt(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = settings(epochs=4, checkpoint_interval=0)
+    run(values, "BPR", "whole")
+    whole = capsys.readouterr().out
+    interrupt = Interrupt(monkeypatch, "BPR", 2, after_batch=False)
+    with pytest.raises(RunInterrupted) as caught:
+        run(values, "BPR", "broken")
+    assert caught.value.run_dir == Path("broken")
+    assert capsys.readouterr().out.startswith("run folder: broken\n")
+    interrupt.armed = False
+    resume_run("broken")
+    resumed = capsys.readouterr().out
+    assert resumed.startswith("run folder: broken\n")
+    changed = changes_printed(whole, 2)
+    assert re.fullmatch(r"epoch    2  recall@5 0\.\d{4} [+-]0\.\d{4}  best 0\.\d{4} at [012]", changed[0])
+    assert changes_printed(resumed, 2) == changed  # the change is to the epoch before the interrupt
+
+
+def test_an_interrupt_before_the_folder_is_written_names_no_folder(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, workdir: Path
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_siger.quick_start.build_experiment", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(settings(epochs=1))
+    assert not isinstance(caught.value, RunInterrupted)
+    assert list(workdir.iterdir()) == []
 
 
 def test_epochs_after_the_last_checkpoint_are_repeated(

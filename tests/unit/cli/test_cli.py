@@ -10,7 +10,7 @@ import pytest
 from recbole_siger import cli
 from recbole_siger.cli import main
 from recbole_siger.cli.arguments import read_options, single_values
-from recbole_siger.errors import UserError
+from recbole_siger.errors import RunInterrupted, UserError
 
 
 @pytest.fixture
@@ -179,6 +179,18 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("recbole_siger.quick_start.run_experiment", interrupted)
     assert main(["run"]) == 130
     assert capsys.readouterr().err.startswith("interrupted; `recbole-siger resume RUN_DIR` continues a run")
+
+
+def test_an_interrupted_run_names_the_command_that_continues_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise RunInterrupted(Path("runs/my run"))
+
+    monkeypatch.setattr("recbole_siger.quick_start.run_experiment", interrupted)
+    assert main(["run"]) == 130
+    expected = "interrupted; continue with: recbole-siger resume 'runs/my run'\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_evaluate_prints_every_digit(

@@ -12,9 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from recbole_siger.common.log import logging_to
+from recbole_siger.common.log import following, logging_to
 from recbole_siger.training import progress as module
-from recbole_siger.training.progress import EpochRecord, Progress, peak_memory_mib
+from recbole_siger.training.progress import WIDTH, EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 
 
 def record(**changes: object) -> EpochRecord:
@@ -30,29 +30,87 @@ def record(**changes: object) -> EpochRecord:
     return EpochRecord(**{**values, **changes})  # type: ignore[arg-type]  # a test's shorthand
 
 
+STANDING = Standing("recall@20", -0.00655, 0.13, (7, 20), (700.0, 122000.0))
+
+
 def test_the_line_of_an_epoch() -> None:
-    line = record().line("recall@20", 0.13)
-    assert line == (
-        "epoch    3  bpr 0.6931  reg 1.5e-07  valid recall@20 0.1235  best 0.1300 at 2  1.75 s  813 MiB"
+    assert STANDING.line(record()) == (
+        "epoch    3  recall@20 0.1235 -0.0066  best 0.1300 at 2  patience 7/20  1.75 s  left 12 min-34 h"
     )
+
+
+def test_the_line_of_the_first_validation_and_of_the_last_epoch() -> None:
+    first = Standing("recall@20", None, 0.1235, (0, 20), (14.0, 14.0))
+    assert first.line(record(epoch=0, best_epoch=0)) == (
+        "epoch    0  recall@20 0.1235  best 0.1235 at 0  patience 0/20  1.75 s  left 14 s"
+    )
+    assert "left" not in Standing("recall@20").line(record())
 
 
 def test_an_epoch_without_validation_has_no_score() -> None:
-    assert record(valid=None, best_epoch=None).line("recall@20", None) == (
-        "epoch    3  bpr 0.6931  reg 1.5e-07  1.75 s  813 MiB"
+    between = Standing("recall@20", None, 0.13, (7, 20), (14.0, 21.0))
+    assert between.line(record(valid=None)) == (
+        "epoch    3  best 0.1300 at 2  patience 7/20  1.75 s  left 14-21 s"
     )
-    assert "best" not in record().line("recall@20", None)
+    never = Standing("recall@20", seconds_left=(14.0, 14.0))
+    assert never.line(record(valid=None, best_epoch=None)) == "epoch    3  1.75 s  left 14 s"
 
 
-def test_without_a_terminal_nothing_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("metric", ["recall@20", "precision@20", "averagepopularity@100"])
+@pytest.mark.parametrize("seconds", [0.0, 9.999, 99.99, 9999.4])
+def test_a_line_fits_in_100_columns(metric: str, seconds: float) -> None:
+    widest = Standing(metric, -0.99999, 9.99994, (20, 20), (5399.0, 86400.0 * 99))
+    line = widest.line(
+        record(epoch=9999, best_epoch=9998, valid={metric: 9.99994}, seconds_train=seconds, seconds_valid=0)
+    )
+    assert 90 <= len(line) <= WIDTH == 100
+
+
+def test_loss_terms_and_memory_go_to_the_file_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logging_to(tmp_path / "run.log"):
+        Progress(Console(file=io.StringIO(), force_terminal=False)).finished(record(), STANDING)
+    assert capsys.readouterr().out == f"{STANDING.line(record())}\n"
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        f"INFO {STANDING.line(record())}",
+        "DEBUG epoch    3  bpr 0.6931  reg 1.5e-07  813 MiB",
+    ]
+
+
+def test_what_another_process_logs_is_printed_without_its_loss_terms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.log"
+    file.write_text("2020-01-01 00:00:00,000 INFO before\n")
+    with following(file), file.open("a") as log:
+        log.write("2020-01-01 00:00:01,000 DEBUG epoch    3  bpr 0.6931\n")
+        log.write("2020-01-01 00:00:01,000 INFO epoch    3  DEBUG is a word\n")
+    assert capsys.readouterr().out == "epoch    3  DEBUG is a word\n"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epoch", "used", "expected"),
+    [
+        (Schedule(100, 1, 20, 0), 30, 7, (14, 69)),
+        (Schedule(100, 1, 20, 0), 95, 7, (4, 4)),
+        (Schedule(100, 1, 20, 0), 30, 21, (0, 0)),  # training stops here
+        (Schedule(100, 1, 20, 0), 99, 3, (0, 0)),
+        (Schedule(100, 1, 2, 5), 1, 0, (6, 98)),  # epochs 5, 6 and 7 count
+        (Schedule(100, 2, 1, 0), 3, 0, (4, 96)),  # validations in epochs 5 and 7
+        (Schedule(100, 2, 1, 0), 4, 0, (3, 95)),
+    ],
+)
+def test_epochs_that_are_left(schedule: Schedule, epoch: int, used: int, expected: tuple[int, int]) -> None:
+    assert schedule.epochs_left(epoch, used) == expected
+
+
+def test_without_a_terminal_nothing_is_drawn() -> None:
     out = io.StringIO()
-    progress = Progress(Console(file=out, force_terminal=False))
-    with progress.epoch(0, 2) as update:
+    with Progress(Console(file=out, force_terminal=False)).epoch(0, 2) as update:
         update({"bpr": 1.0})
-    with caplog.at_level(logging.INFO, logger="recbole_siger"):
-        progress.finished(record(), "recall@20", 0.13)
     assert out.getvalue() == ""
-    assert caplog.messages == [record().line("recall@20", 0.13)]
 
 
 def test_on_a_terminal_the_running_epoch_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
