@@ -1,11 +1,13 @@
-"""The commands as a user types them, each in a process of its own."""
+"""Commands as a user types them, in fresh processes; those that need no process of their own share one."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,28 @@ def call(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def siger(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return call(folder, "-m", "recbole_siger.cli", *arguments)
+# Run commands, each in its folder; print exit code, stdout and stderr of each as JSON.
+SEVERAL = """
+import contextlib, io, json, os, sys
+from recbole_siger.cli import main
+done = {}
+for name, (folder, words) in json.loads(sys.argv[1]).items():
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    done[name] = [words, code, out.getvalue(), err.getvalue()]
+print(json.dumps(done))
+"""
+
+Results = dict[str, subprocess.CompletedProcess[str]]
+
+
+def call_several(folder: Path, commands: dict[str, tuple[Path, list[str]]]) -> Results:
+    """Run commands ``{name: (working folder, words)}`` in one fresh process."""
+    words = json.dumps({name: (str(place), words) for name, (place, words) in commands.items()})
+    done = call(folder, "-c", SEVERAL, words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {name: subprocess.CompletedProcess(*one) for name, one in json.loads(done.stdout).items()}
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -95,37 +117,68 @@ def test_a_run_leaves_its_folder_and_the_features_and_nothing_else(
     assert results["test"]["recall@20"] > 0.05  # by chance some 20 / 1682
 
 
-def test_evaluate_prints_the_same_to_the_last_digit(
-    first_run: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def damaged_copy(run: Path, folder: Path) -> Path:
+    """Copy a run folder; the model file of the copy lacks its end."""
+    broken = shutil.copytree(run, folder / "broken")
+    model = broken / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-100])
+    return broken
+
+
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Later:
+    """What commands did after the first run."""
+
+    results: Results
+    unchanged: bool
+    broken: Path
+    empty: Path
+
+
+@pytest.fixture(scope="module")
+def later(
+    first_run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Later:
+    """Evaluate the first run in a fresh process, then run other commands there, in an empty folder."""
     folder, _ = first_run
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    done = siger(folder, "evaluate", run_dir(folder).relative_to(folder))
+    empty = tmp_path_factory.mktemp("empty")
+    broken = damaged_copy(run_dir(folder), tmp_path_factory.mktemp("damaged"))
+    before = bytes_of(folder)
+    dry_run = ["run", "--model", "SIGER", "--dataset=ml-100k"]
+    commands = {
+        "evaluate": (folder, ["evaluate", str(run_dir(folder).relative_to(folder))]),
+        "damaged": (folder, ["evaluate", str(broken)]),
+        "dry run": (empty, [*dry_run, "--co_weight=0.125", "--dry_run"]),
+        "config": (empty, ["config", "SIGER"]),
+        "models": (empty, ["models"]),
+        "doctor": (empty, ["doctor"]),
+    }
+    results = call_several(empty, commands)
+    return Later(results, bytes_of(folder) == before, broken, empty)
+
+
+def test_evaluate_prints_the_same_to_the_last_digit(
+    first_run: tuple[Path, subprocess.CompletedProcess[str]], later: Later
+) -> None:
+    done = later.results["evaluate"]
     assert done.returncode == 0, done.stderr
-    test = json.loads((run_dir(folder) / "results.json").read_text())["test"]
+    test = json.loads((run_dir(first_run[0]) / "results.json").read_text())["test"]
     assert done.stdout.splitlines()[-1] == "test   " + "  ".join(
         f"{key} {value!r}" for key, value in test.items()
     )
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert later.unchanged
 
 
-def test_a_damaged_model_is_one_line(
-    first_run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    folder, _ = first_run
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in run_dir(folder).iterdir():
-        if path.is_file():
-            (broken / path.name).write_bytes(path.read_bytes())
-    (broken / "ids").mkdir()
-    for path in (run_dir(folder) / "ids").iterdir():
-        (broken / "ids" / path.name).write_bytes(path.read_bytes())
-    model = broken / "model.safetensors"
-    model.write_bytes(model.read_bytes()[:-100])
-    done = siger(folder, "evaluate", broken)
+def test_a_damaged_model_is_one_line(later: Later) -> None:
+    done = later.results["damaged"]
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {model}: damaged or not a safetensors file")
+    assert done.stderr.startswith(
+        f"error: {later.broken / 'model.safetensors'}: damaged or not a safetensors file"
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -135,38 +188,27 @@ def test_an_unknown_key_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_shows_sources_and_writes_nothing(tmp_path: Path) -> None:
-    done = siger(tmp_path, "run", "--model", "SIGER", "--dataset=ml-100k", "--co_weight=0.125", "--dry_run")
+def test_a_dry_run_shows_sources_and_writes_nothing(later: Later) -> None:
+    done = later.results["dry run"]
     assert (done.returncode, done.stderr) == (0, "")
-    for key, value, source in (
-        ("co_weight", "0.125", "command line"),
-        ("noise_eps", "0.05", "properties/model/SIGER.yaml"),
-        ("checkpoint_interval", "60.0", "properties/overall.yaml"),
-        ("train_batch_size", "2048", "recbole/properties/overall.yaml"),
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    for row in (
+        ["co_weight", "0.125", "0.3", "command line"],  # a changed key, with its default
+        ["noise_eps", "0.05", "properties/model/SIGER.yaml"],
+        ["checkpoint_interval", "60.0", "properties/overall.yaml"],
+        ["train_batch_size", "2048", "recbole/properties/overall.yaml"],
     ):
-        (line,) = [
-            line
-            for line in done.stdout.splitlines()
-            if line.split("│")[1:2] and line.split("│")[1].strip() == key
-        ]
-        assert [cell.strip() for cell in line.split("│")[2:4]] == [value, source]
-    assert list(tmp_path.iterdir()) == []
+        assert [found for found in rows if found[:1] == row[:1]] == [row]
+    assert list(later.empty.iterdir()) == []
 
 
-def test_config_models_and_doctor_write_nothing(tmp_path: Path) -> None:
-    code = (
-        "from recbole_siger.cli import main; import sys\n"
-        "codes = []\n"
-        "for words in (['config', 'SIGER'], ['models'], ['doctor']):\n"
-        "    print('==', words[0]); codes.append(main(words))\n"
-        "sys.exit(codes != [0, 0, 0])"
-    )
-    done = call(tmp_path, "-c", code)
-    assert (done.returncode, done.stderr) == (0, "")
-    _, config, models, doctor = done.stdout.split("== ")
+def test_config_models_and_doctor_write_nothing(later: Later) -> None:
+    config, models, doctor = (later.results[name] for name in ("config", "models", "doctor"))
+    for done in (config, models, doctor):
+        assert (done.returncode, done.stderr) == (0, "")
     for line in (ROOT / "properties" / "model" / "SIGER.yaml").read_text().splitlines():
         if line and not line.startswith("#"):
-            assert f" {line.split(':')[0]} " in config
-    assert [line.split()[0] for line in models.splitlines()[1:]] == model_names()
-    assert "recbole-siger" in doctor
-    assert list(tmp_path.iterdir()) == []
+            assert f" {line.split(':')[0]} " in config.stdout
+    assert [line.split()[0] for line in models.stdout.splitlines()] == model_names()
+    assert "recbole-siger" in doctor.stdout
+    assert list(later.empty.iterdir()) == []
