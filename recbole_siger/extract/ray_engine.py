@@ -1,16 +1,15 @@
 """Encode shards on Ray Data: a pool of actors, each with the encoder loaded once.
 
-Only the numbers of shards enter Ray; an actor reads its slice of the table itself, so every node needs the
-same paths. Finished shards stream back and are written here. Ray Data holds back the actors when finished
-shards wait for this process, so neither inputs nor rows pile up.
+Only the numbers of shards enter Ray. An actor reads its slice of the table itself, so every node needs the
+same paths. Finished shards stream back and are written here. Ray Data pauses the actors when finished shards
+wait for this process, so neither inputs nor rows accumulate.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder
 from recbole_siger.extract.job import Job, encode_shard, load_encoder
 from recbole_siger.extract.shards import Shard
+from recbole_siger.parallel.ray import check_room, connected, failure_line
 
 __all__ = ["encode_on_ray"]
 
@@ -33,35 +33,47 @@ def encode_on_ray(
 
     Args:
         job: What to encode.
-        encoder: Sent to the actors if it was fitted; any other they load themselves.
+        encoder: A fitted encoder is sent to the actors; the actors load any other encoder themselves.
         todo: Numbers of shards, at least one.
         workers: Actors, each with ``job.threads`` (or 1) CPUs, and a GPU if the job is on one.
 
     Raises:
-        UserError: If the cluster has too few CPUs or GPUs, or a worker fails.
+        UserError: If Ray cannot be reached or has too few CPUs or GPUs, or a worker fails.
     """
-    import ray.data
-    from ray.exceptions import RayError
+    # Without an address Ray would join a cluster that another user has started on this machine.
+    address = os.environ.get("RAY_ADDRESS") or None
+    with connected(address, "extract", option="RAY_ADDRESS", library="data"):
+        from ray.exceptions import RayError
 
-    with _cluster():
-        needs = {"CPU": job.threads or 1} | ({"GPU": 1} if job.spec.device == "cuda" else {})
         workers = min(workers, len(todo))
-        _check_fits(needs, workers)
-        numbers = ray.data.from_items([{"number": number} for number in todo], override_num_blocks=len(todo))
-        encoded = numbers.map_batches(
-            _Worker,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=IN_FLIGHT),
-            fn_constructor_args=(job, encoder if encoder.fitted else None),
-            num_cpus=needs["CPU"],
-            num_gpus=needs.get("GPU"),
-        )
+        needs = {"CPU": job.threads or 1} | ({"GPU": 1} if job.spec.device == "cuda" else {})
+        check_room(workers, needs, f"--workers={workers}", "lower --workers or --threads")
         try:
-            for row in encoded.iter_rows():
+            for row in _rows(job, encoder, todo, workers, needs):
                 yield Shard.from_bytes(row["shard"])
         except RayError as error:  # its text is the worker's traceback
-            last = str(error).strip().splitlines()[-1]
-            raise UserError(f"engine=ray: a worker failed: {last}; finished shards are kept.") from error
+            reason = failure_line(str(error))
+            raise UserError(f"--engine=ray: a worker failed: {reason}; finished shards are kept") from error
+
+
+def _rows(
+    job: Job, encoder: Encoder, todo: Sequence[int], workers: int, needs: Mapping[str, int]
+) -> Iterable[dict[str, Any]]:
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `extract` reports its progress
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    numbers = ray.data.from_items([{"number": number} for number in todo], override_num_blocks=len(todo))
+    encoded = numbers.map_batches(
+        _Worker,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=IN_FLIGHT),
+        fn_constructor_args=(job, encoder if encoder.fitted else None),
+        num_cpus=needs["CPU"],
+        num_gpus=needs.get("GPU"),
+    )
+    rows: Iterable[dict[str, Any]] = encoded.iter_rows()
+    return rows
 
 
 class _Worker:
@@ -74,35 +86,3 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         shards = [encode_shard(self.job, self.encoder, int(number)).to_bytes() for number in batch["number"]]
         return {"shard": np.array(shards, dtype=object)}
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Use the cluster that this process or RAY_ADDRESS names, else start a local one for the while."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    # Without an address Ray would join a cluster that somebody else has started on this machine.
-    local = {"address": "local", "include_dashboard": False}
-    options: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else local
-    ray.init(logging_level=logging.WARNING, log_to_driver=False, **options)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `extract` tells how far it is
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_fits(needs: dict[str, int], workers: int) -> None:
-    import ray
-
-    there = ray.cluster_resources()
-    for kind, amount in needs.items():
-        if amount * workers > there.get(kind, 0):
-            raise UserError(
-                f"workers={workers}: {workers} x {amount} {kind} are needed and {there.get(kind, 0):g} are "
-                "there; lower --workers or --threads."
-            )

@@ -1,7 +1,8 @@
-"""The connection to Ray for the time of a search."""
+"""The connection to Ray: start or join, check for room, report failures in one line."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
@@ -14,114 +15,172 @@ from typing import Any
 
 from recbole_siger.errors import UserError
 
-__all__ = ["connected", "failure_line", "interruptible", "rooms"]
+__all__ = ["check_room", "connected", "failure_line", "interruptible", "rooms"]
 
 # Ray's own handler of interrupts finishes a step first; its new output prints whatever `verbose` says.
 _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-_PATIENCE = 10.0
-# The line of a traceback, or of Ray's own words, that names the exception.
+_SECONDS_TO_CONNECT = 10.0
+_LOCAL = (None, "", "local")
+# The line of a traceback, or of a message of Ray, that names the exception.
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 # gRPC may kill the process that a head forks for a client (grpc/grpc#43055, grpcio 1.81 and later).
 _NO_SERVER = "Starting Ray client server failed"
 
 
 @contextmanager
-def connected(address: str | None, command: str) -> Iterator[tuple[bool, str]]:
-    """Hold a connection to Ray: one that is there already, a cluster's, or one started here for the while.
+def connected(
+    address: str | None, command: str, *, option: str = "--address", library: str = "tune"
+) -> Iterator[tuple[bool, str]]:
+    """Connect to Ray for the duration of the block.
+
+    A connection that this process has already is used and stays open. Otherwise the block joins the cluster
+    at ``address``, or starts Ray on this machine; such a Ray listens on the loopback interface only.
 
     Args:
-        address: ``auto``, ``host:port`` or ``ray://host:port``; None for this machine.
-        command: Who asks, for errors.
+        address: ``auto``, ``host:port`` or ``ray://host:port``; None or ``local`` starts Ray on this machine.
+        command: The command that needs Ray, for errors.
+        option: Where the address was given, for errors.
+        library: Ray's library that the block uses: ``tune``, ``train`` or ``data``.
 
     Yields:
-        Whether this is a remote client of the cluster, and a line about what Ray has.
+        Whether this process is a remote client of the cluster, and a line about Ray's nodes.
 
     Raises:
-        UserError: If there is no Ray, no cluster, or what is done on one fails.
+        UserError: If Ray is not installed or not reachable, or if Ray fails within the block.
     """
     try:
         import ray
-        from ray import tune  # noqa: F401  # it has requirements of its own
+
+        importlib.import_module(f"ray.{library}")  # a library has requirements of its own
     except ImportError as error:
         raise UserError(f"{command} needs Ray ({error}): pip install 'ray[tune]>=2.40'") from None
     own = not ray.is_initialized()
     if own:
-        _start(address)
+        _start(address, option)
     try:
-        there = ray.cluster_resources()
-        n_nodes = sum(node["Alive"] for node in ray.nodes())
-        cpus, gpus = (there.get(name, 0.0) for name in ("CPU", "GPU"))
-        about = f"Ray: {n_nodes} node{'s'[: n_nodes > 1]}, {cpus:g} CPU, {gpus:g} GPU"
-        yield ray.util.client.ray.is_connected(), about
-    except ray.exceptions.RayError as error:  # a lost cluster, or what was raised on its head
+        yield ray.util.client.ray.is_connected(), _nodes_line()
+    except ray.exceptions.RayError as error:  # the cluster is lost, or a task on its head failed
         raise UserError(f"Ray: {failure_line(str(error))}") from None
     except ConnectionError as error:
-        if type(error) is not ConnectionError:  # a closed pipe of ours
+        if type(error) is not ConnectionError:  # a closed pipe of this process
             raise
         why = _line(error).rstrip(".")
-        raise UserError(f"Ray: the cluster is lost ({why}); what is done can be resumed") from None
+        raise UserError(f"Ray: the cluster is lost ({why}); finished work is stored, resume it") from None
     finally:
         if own:
             ray.shutdown()
 
 
-def _start(address: str | None) -> None:
+def _start(address: str | None, option: str) -> None:
     import ray
 
-    if address not in (None, "", "auto", "local"):
-        _knock(str(address))
-    here: dict[str, Any] = {} if address else {"include_dashboard": False}
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-    except ImportError as error:
-        raise UserError(f"--address={address}: {_line(error)}; pip install 'ray[client]'") from None
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        if not address:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    given = f"{option}={address}"
+    errors = (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError)
+    if address in _LOCAL:
+        try:
+            with _on_loopback():
+                ray.init("local", include_dashboard=False, **quiet)
+        except errors as error:
             raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
-        raise _unreached(address, error) from None
+        return
+    if address != "auto":
+        _check_reachable(str(address), given)
+    try:
+        ray.init(address, **quiet)
+    except ImportError as error:
+        raise UserError(f"{given}: {_line(error)}; pip install 'ray[client]'") from None
+    except errors as error:
+        raise _unreached(given, error) from None
 
 
-def _knock(address: str) -> None:
-    """Refuse an address where nothing listens; Ray would try for many minutes, deaf to interrupts."""
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in the block listen on the loopback interface only.
+
+    Ray listens on all interfaces of a Linux machine. ``ray.init`` has no option for this: it replaces
+    127.0.0.1 by the machine's outer address. On macOS and Windows Ray uses the loopback by default; the flag
+    below makes that choice.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _check_reachable(address: str, given: str) -> None:
+    """Refuse an address where nothing listens; Ray would try for many minutes and ignore interrupts."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise UserError(f"--address={address}: write auto, HOST:PORT or ray://HOST:PORT")
+        raise UserError(f"{given}: write auto, HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
-        raise _unreached(address, error) from None
+        raise _unreached(given, error) from None
 
 
-def _unreached(address: str, error: Exception) -> UserError:
+def _unreached(given: str, error: Exception) -> UserError:
     if _NO_SERVER in str(error):
         return UserError(
-            f"--address={address}: {_NO_SERVER}: try again; GRPC_ENABLE_FORK_SUPPORT=0 in the shell of "
+            f"{given}: {_NO_SERVER}: try again; GRPC_ENABLE_FORK_SUPPORT=0 in the shell of "
             "`ray start --head` prevents it"
         )
-    return UserError(f"--address={address}: no Ray there: {_line(error)}; start it with `ray start --head`")
+    return UserError(f"{given}: no Ray there: {_line(error)}; start it with `ray start --head`")
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _nodes_line() -> str:
+    import ray
+
+    total, n_nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    cpus, gpus = (total.get(name, 0.0) for name in ("CPU", "GPU"))
+    return f"Ray: {n_nodes} node{'s'[: n_nodes > 1]}, {cpus:g} CPU, {gpus:g} GPU"
+
+
+def check_room(n: int, needed: Mapping[str, float], asked: str, fix: str) -> None:
+    """Refuse more processes than Ray's nodes hold; Ray would wait for another node.
+
+    Args:
+        n: Processes, >= 1.
+        needed: Resources of each process, as for :func:`rooms`.
+        asked: The options that ask for them, for the error.
+        fix: What the user can do, for the error.
+
+    Raises:
+        UserError: If fewer than ``n`` fit.
+    """
+    if n > (room := rooms(needed)):
+        each = " and ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
+        raise UserError(
+            f"{asked}: a process needs {each} on one node, and there is room for {room} of {n} "
+            f"({_nodes_line()}); {fix}"
+        )
+
+
 def rooms(needed: Mapping[str, float]) -> int:
     """Return how many processes Ray's nodes hold at a time, each with all that it needs on one node.
 
     Args:
-        needed: What a process takes of Ray's resources, such as ``{"CPU": 1.0, "GPU": 0.25}``.
+        needed: Ray's resources that a process takes, such as ``{"CPU": 1.0, "GPU": 0.25}``.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = [(name, amount) for name, amount in needed.items() if amount > 0]
-    # A hair more, so that ten tenths are one.
+    # 1e-9 makes up for rounding: ten tenths are one.
     return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted) for node in nodes)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let an interrupt, or a SIGTERM, end the search at once, and keep Ray from printing beside us."""
+    """Let an interrupt or a SIGTERM end the search at once, and switch Ray's own output off."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -131,7 +190,7 @@ def interruptible() -> Iterator[None]:
 
     talk = logging.getLogger("ray.tune")
     level = talk.level
-    talk.setLevel(logging.CRITICAL)  # a failed trial is a row; its traceback lies in Ray's folder
+    talk.setLevel(logging.CRITICAL)  # a failed trial is a row of the table; Ray's folder has its traceback
     before = signal.signal(signal.SIGTERM, interrupt)
     kept = {name: os.environ.get(name) for name in _SWITCHES}
     os.environ.update(_SWITCHES)
@@ -145,12 +204,12 @@ def interruptible() -> Iterator[None]:
 
 
 def failure_line(trace: str) -> str:
-    r"""Tell in one line what Ray's account of a failed trial ends with.
+    r"""Return the last exception of a text by Ray, such as a traceback of a failed trial, in one line.
 
     >>> failure_line("Failure # 1\nTraceback:\n  File x\nrecbole_siger.errors.UserError: too\n big\n")
     'too big'
     """
     lines = [line for line in trace.splitlines() if line.strip() and not line.startswith("Failure #")]
     starts = [i for i, line in enumerate(lines) if _RAISED.match(line)]
-    told = " ".join(" ".join(lines[starts[-1] if starts else 0 :]).split())
-    return told.removeprefix("recbole_siger.errors.UserError: ") or "failed without a message"
+    reason = " ".join(" ".join(lines[starts[-1] if starts else 0 :]).split())
+    return reason.removeprefix("recbole_siger.errors.UserError: ") or "failed without a message"

@@ -18,13 +18,11 @@ from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config
 from recbole_siger.data.loaders import TrainLoader
 from recbole_siger.errors import UserError
-from recbole_siger.parallel.ray import connected, failure_line, rooms
+from recbole_siger.parallel.ray import check_room, connected, failure_line
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment
 
 __all__ = ["n_processes", "train_in_processes"]
-
-_UNIT = {False: "core", True: "core and a GPU"}
 
 
 def n_processes(config: Config) -> int:
@@ -60,9 +58,8 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
     """
     n, on_gpu = n_processes(config), config["device"].type == "cuda"
     plan = {"values": config.portable(), "run": str(run.path.resolve()), "resume": resume}
-    with connected(None, "nproc"), following(run.file("run.log")):
-        if n > (room := rooms({"CPU": 1.0, "GPU": float(on_gpu)})):
-            raise UserError(f"nproc={n}: Ray has room for {room}, each on a {_UNIT[on_gpu]}; ask for less")
+    with connected(None, "nproc", library="train"), following(run.file("run.log")):
+        check_room(n, {"CPU": 1.0, "GPU": float(on_gpu)}, f"nproc={n}", "lower nproc")
         _fit(plan, n, on_gpu)
     return {**run.read_results(), "run_dir": str(run.path)}
 

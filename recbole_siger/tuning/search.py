@@ -20,7 +20,7 @@ from recbole_siger.options.command import command_params
 from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import bounded
 from recbole_siger.options.seeds import seed_list
-from recbole_siger.parallel.ray import connected, interruptible, rooms
+from recbole_siger.parallel.ray import check_room, connected, interruptible
 from recbole_siger.registry import short_name
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
@@ -217,7 +217,9 @@ class _Search:
             return
         dataset = self._dataset()
         with connected(self.params.address, "tune") as (is_client, about):
-            self._check_room(about)
+            cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
+            asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
+            check_room(1, {"CPU": cpus, "GPU": gpus}, asked, "lower them")
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
             self.ledger.write()
@@ -226,13 +228,6 @@ class _Search:
                 self._fit_on_head(told)
             else:
                 self.fit_here(dataset, told)
-
-    def _check_room(self, about: str) -> None:
-        """Refuse a trial that no node can hold; Ray would wait for one."""
-        cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
-        if not rooms({"CPU": cpus, "GPU": gpus}):
-            asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
-            raise UserError(f"{asked}: no node holds such a trial ({about}); ask for less")
 
     def _total(self) -> int:
         """Return how many trials there will be; a searcher has yet to draw its own."""

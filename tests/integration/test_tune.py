@@ -156,7 +156,7 @@ def test_bad_input_leaves_nothing(
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_trial_that_no_node_holds_is_refused(workdir: Path, settings: Settings) -> None:
-    complaint = "--cpus_per_trial=3 --gpus_per_trial=0: no node holds such a trial"
+    complaint = "--cpus_per_trial=3 --gpus_per_trial=0: a process needs 3 CPU on one node"
     with pytest.raises(UserError, match=complaint):
         tune_model("SIGER", "toy", options=settings(), space=["co_weight=0.1"], out="out", cpus_per_trial=3)
     assert not Path("out").exists()
@@ -377,5 +377,5 @@ def test_two_nodes_share_a_search(
         text=True,
     )
     assert vast.returncode == 2
-    assert "no node holds such a trial (Ray: 2 nodes, 2 CPU, 0 GPU)" in vast.stderr
+    assert "there is room for 0 of 1 (Ray: 2 nodes, 2 CPU, 0 GPU)" in vast.stderr
     assert not Path("vast").exists()

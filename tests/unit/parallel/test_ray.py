@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import subprocess
 import sys
 from typing import Any
 
 import pytest
 
 from recbole_siger.errors import UserError
-from recbole_siger.parallel.ray import connected, rooms
+from recbole_siger.parallel.ray import check_room, connected, rooms
 
 
 def deaf_port() -> int:
@@ -75,7 +77,7 @@ def test_a_cluster_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(UserError, match=r"^Ray: System error: the node is gone$"):
         lose(ray.exceptions.RaySystemError("the node\nis gone"))
-    complaint = r"^Ray: the cluster is lost \(Client is shutting down\); what is done can be resumed$"
+    complaint = r"^Ray: the cluster is lost \(Client is shutting down\); finished work is stored, resume it$"
     with pytest.raises(UserError, match=complaint):
         lose(ConnectionError("Client is shutting down."))
     with pytest.raises(BrokenPipeError):
@@ -94,3 +96,45 @@ def test_a_process_needs_its_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -
     assert rooms({"CPU": 2.0, "GPU": 0.0}) == 0
     assert rooms({"CPU": 0.1}) == 20
     assert rooms({"CPU": 0.1, "GPU": 0.25}) == 4
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    check_room(2, {"CPU": 1.0, "GPU": 0.0}, "--workers=2", "lower --workers")
+    complaint = (
+        r"^nproc=2: a process needs 1 CPU and 1 GPU on one node, and there is room for 1 of 2 "
+        r"\(Ray: 2 nodes, 2 CPU, 1 GPU\); lower nproc$"
+    )
+    with pytest.raises(UserError, match=complaint):
+        check_room(2, {"CPU": 1.0, "GPU": 1.0}, "nproc=2", "lower nproc")
+
+
+def test_an_address_of_the_environment_is_named_by_its_variable() -> None:
+    pytest.importorskip("ray")
+    with (
+        pytest.raises(UserError, match=r"^RAY_ADDRESS=nonsense: write auto, HOST:PORT or ray://HOST:PORT$"),
+        connected("nonsense", "extract", option="RAY_ADDRESS", library="data"),
+    ):
+        pass
+
+
+LISTENERS = """
+import ray
+from recbole_siger.parallel.ray import connected
+with connected(None, "tune"):
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+    import psutil  # Ray brings it
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        for one in process.net_connections("inet"):
+            if one.status == psutil.CONN_LISTEN:
+                print("listens", one.laddr.ip)
+"""
+
+
+def test_a_ray_started_here_listens_on_the_loopback_only() -> None:
+    """In a process of its own, because this one may hold a Ray that its test has started."""
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS], capture_output=True, text=True, check=True, timeout=300
+    )
+    places = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")]
+    assert len(places) > 3
+    assert all(ipaddress.ip_address(place.removeprefix("::ffff:")).is_loopback for place in places), places
