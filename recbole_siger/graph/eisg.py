@@ -1,13 +1,63 @@
-"""The enhanced item-item semantic graph, Eqs. 5 and 7 of SIGER (arXiv 2508.06154)."""
+"""The item-item graphs of SIGER (arXiv 2508.06154), Eqs. 3-7: co-occurrence, semantic, and their mixture."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recbole_siger.graph.cache import GraphCache
+from recbole_siger.graph.co_occurrence import co_occurrence_graph
+from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, sparse_matrix
 
-__all__ = ["build_eisg"]
+__all__ = ["ItemGraphs", "build_eisg", "item_graphs"]
+
+
+class ItemGraphs(NamedTuple):
+    """The graphs of one modality, sparse COO, shape ``(I, I)`` each.
+
+    Attributes:
+        co_graph: Top-K co-occurrence graph, Eq. 4; the same for every modality.
+        semantic: Top-K similarity graph of the features, Eq. 6.
+        eisg: Their normalised mixture, Eq. 7.
+    """
+
+    co_graph: Tensor
+    semantic: Tensor
+    eisg: Tensor
+
+
+def item_graphs(
+    train_edges: Tensor,
+    features: Mapping[str, Tensor],
+    cache: GraphCache,
+    *,
+    co_occurrence: Mapping[str, int | str],
+    semantic: Mapping[str, int | str],
+    co_weight: float,
+) -> dict[str, ItemGraphs]:
+    """Build the item-item graphs of every modality, or read them from the cache.
+
+    Args:
+        train_edges: Training interactions, users then items, shape ``(2, E)``.
+        features: ``{modality: (I, F_m)}``.
+        cache: Where graphs are stored.
+        co_occurrence: Arguments of :func:`co_occurrence_graph` besides the edges.
+        semantic: Arguments of :func:`semantic_graph` besides the features.
+        co_weight: Share β of the co-occurrence graph, in [0, 1].
+
+    Returns:
+        ``{modality: graphs}``, in the order of ``features``.
+    """
+    co_graph = cache.cached("co_occurrence", co_occurrence_graph, {"edges": train_edges}, co_occurrence)
+    graphs = {}
+    for name, x in features.items():
+        similar = cache.cached("semantic", semantic_graph, {"features": x}, semantic)
+        graphs[name] = ItemGraphs(co_graph, similar, build_eisg(co_graph, similar, co_weight))
+    return graphs
 
 
 def build_eisg(co_graph: Tensor, semantic_graph: Tensor, co_weight: float) -> Tensor:

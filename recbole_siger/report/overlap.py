@@ -12,9 +12,8 @@ from torch import Tensor
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loading import split_and_load
-from recbole_siger.graph.co_occurrence import co_occurrence_graph
-from recbole_siger.graph.eisg import build_eisg
-from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.cache import GraphCache
+from recbole_siger.graph.eisg import item_graphs
 from recbole_siger.model.general_recommender.siger import SIGERParams
 from recbole_siger.options.params import build_params
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_histograms, save_figure
@@ -63,20 +62,13 @@ def overlap_of_dataset(config: Config) -> dict[str, list[Tensor]]:
     init_seed(config.run.seed, config["reproducibility"])
     dataset = MultimodalDataset(config)
     train = split_and_load(config, dataset)[0]._dataset
-    co_graph = co_occurrence_graph(
-        train.train_edges,
-        dataset.user_num,
-        dataset.item_num,
-        p.n_co_neighbors,
-        min_count=p.min_co_occurrence,
-        tie_break=p.co_tie_break,
-    )
-    panels = {}
-    for name, features in dataset.item_features().items():
-        semantic = semantic_graph(features, p.n_semantic_neighbors)
-        eisg = build_eisg(co_graph, semantic, p.co_weight)
-        panels[name] = [count_overlap(co_graph, graph) for graph in (semantic, eisg)]
-    return panels
+    arguments = p.item_graph_arguments(dataset.user_num, dataset.item_num)
+    cache = GraphCache(config.run.cache_dir)
+    graphs = item_graphs(train.train_edges, dataset.item_features(), cache, **arguments)
+    return {
+        name: [count_overlap(one.co_graph, graph) for graph in (one.semantic, one.eisg)]
+        for name, one in graphs.items()
+    }
 
 
 def count_overlap(co_graph: Tensor, graph: Tensor) -> Tensor:

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from recbole_siger.graph.co_occurrence import co_occurrence_graph
-from recbole_siger.graph.eisg import build_eisg
-from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.eisg import item_graphs
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
@@ -64,6 +62,20 @@ class SIGERParams(ModelParams):
     train_features: bool
     feature_dtype: Literal["float32", "bfloat16"]
     ablation: Literal["none", "eisg", "mp", "da", "mp_weight", "anchor"]
+
+    def item_graph_arguments(self, n_users: int, n_items: int) -> dict[str, Any]:
+        """Return the keyword arguments of :func:`item_graphs`."""
+        count = {"k": self.n_co_neighbors, "min_count": self.min_co_occurrence}
+        return {
+            "co_occurrence": {
+                "n_users": n_users,
+                "n_items": n_items,
+                "tie_break": self.co_tie_break,
+                **count,
+            },
+            "semantic": {"k": self.n_semantic_neighbors, "method": self.knn_method},
+            "co_weight": 0.0 if self.ablation == "eisg" else self.co_weight,
+        }
 
 
 class SIGER(MultimodalRecommender):
@@ -114,21 +126,9 @@ class SIGER(MultimodalRecommender):
 
     def build_item_graphs(self) -> dict[str, Tensor]:
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
-        p, cached = self.params, self.graph_cache.cached
-        arguments = {
-            "n_users": self.n_users,
-            "n_items": self.n_items,
-            "k": p.n_co_neighbors,
-            "min_count": p.min_co_occurrence,
-            "tie_break": p.co_tie_break,
-        }
-        co_graph = cached("co_occurrence", co_occurrence_graph, {"edges": self.train_edges}, arguments)
-        co_weight = 0.0 if p.ablation == "eisg" else p.co_weight
-        knn = {"k": p.n_semantic_neighbors, "method": p.knn_method}
-        return {
-            m: build_eisg(co_graph, cached("semantic", semantic_graph, {"features": x}, knn), co_weight)
-            for m, x in self.raw_features.items()
-        }
+        arguments = self.params.item_graph_arguments(self.n_users, self.n_items)
+        graphs = item_graphs(self.train_edges, self.raw_features, self.graph_cache, **arguments)
+        return {m: graphs[m].eisg for m in graphs}
 
     # ---- representations
 

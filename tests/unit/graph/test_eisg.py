@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from recbole_siger.graph.eisg import build_eisg
+from recbole_siger.graph.cache import GraphCache
+from recbole_siger.graph.co_occurrence import co_occurrence_graph
+from recbole_siger.graph.eisg import build_eisg, item_graphs
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency
 
@@ -34,3 +38,28 @@ def test_refuses_bad_input():
         build_eisg(CO, SEMANTIC, float("nan"))
     with pytest.raises(ValueError, match=r"same shape, got \(3, 3\) and \(2, 2\)"):
         build_eisg(CO, torch.eye(2).to_sparse(), 0.5)
+
+
+@pytest.mark.parametrize("cache_dir", ["none", "kept"])
+def test_item_graphs_are_those_of_the_builders(tmp_path: Path, cache_dir: str) -> None:
+    draw = torch.Generator().manual_seed(3)
+    edges = torch.stack(
+        (torch.randint(1, 13, (89,), generator=draw), torch.randint(1, 17, (89,), generator=draw))
+    )
+    edges = torch.unique(edges, dim=1)
+    features = {name: torch.randn(17, width, generator=draw) for name, width in (("text", 5), ("image", 7))}
+    for x in features.values():
+        x[0] = 0
+    cache = GraphCache("none" if cache_dir == "none" else tmp_path)
+    count: dict[str, int | str] = {"n_users": 13, "n_items": 17, "k": 3, "min_count": 2, "tie_break": "id"}
+    for _ in range(2):  # the second time from the cache
+        built = item_graphs(
+            edges, features, cache, co_occurrence=count, semantic={"k": 2, "method": "exact"}, co_weight=0.3
+        )
+        assert list(built) == ["text", "image"]
+        co = co_occurrence_graph(edges, 13, 17, 3, min_count=2, tie_break="id")
+        for name, graphs in built.items():
+            similar = semantic_graph(features[name], 2)
+            expected = (co, similar, build_eisg(co, similar, 0.3))
+            for one, other in zip(graphs, expected, strict=True):
+                assert torch.equal(one.to_dense(), other.to_dense())
