@@ -468,3 +468,18 @@ def test_the_search_from_python_runs(tmp_path: Path) -> None:
         [sys.executable, script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1].startswith("{'learning_rate': ")
+
+
+def test_the_loop_from_python_runs(tmp_path: Path) -> None:
+    (block,) = blocks("docs/models.md", "python")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert re.fullmatch(r"tensor\(\[ *\d+(, +\d+){4}\]\)", done.stdout.strip())
+    assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from recbole_siger.graph.normalize import normalize_adjacency
 from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.model.inputs import Batch, FieldNames, ModelInputs, seeded
 from recbole_siger.model.layers import Projection, UserItem
+from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.options.params import ModelParams, build_params
 from recbole_siger.parallel.shares import current_share
@@ -39,8 +40,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         2. :meth:`build` makes tables, layers and graphs. There is no ``__init__``: the base class has two
            constructors, ``Model(config, dataset)``, which RecBole calls, and :meth:`from_tensors`.
         3. :meth:`forward` returns the embeddings that rank; :meth:`loss_terms` the weighted losses by name.
-        4. Where the default is wrong: the class attributes below, and two hooks, :meth:`on_epoch_start` and
-           :meth:`learning_rate_factor`.
+        4. Where the default is wrong: the class attributes below, :meth:`memory_terms` and two hooks,
+           :meth:`on_epoch_start` and :meth:`learning_rate_factor`.
     The base class does prediction, the cache of final embeddings, the padding row and all modalities.
 
     Attributes:
@@ -191,6 +192,21 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
         """Return what the learning rate is multiplied by in an epoch."""
         return 1.0
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Estimate the bytes of a training step and of a forward pass.
+
+        This default is a guess: LightGCN's tables of nodes, six tables of items and eight rows of the batch
+        for each modality. A model with other shapes overrides it with a formula of its own.
+
+        Args:
+            batch_size: Rows of a training batch.
+        """
+        width = FLOAT * int(getattr(self.params, "embedding_size", 64))
+        nodes = 4 * (self.n_users + self.n_items) * width
+        items, rows = self.n_items * width, batch_size * width
+        step = nodes + len(self.modalities) * (6 * items + 8 * rows) + 8 * rows
+        return MemoryTerms(step, nodes + len(self.modalities) * 3 * items)
 
     def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
         """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says.

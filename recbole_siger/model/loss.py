@@ -24,6 +24,8 @@ __all__ = [
 
 # Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
 LOWEST_UNSHIFTED = 1 / 64
+# Queries whose logits exist at a time.
+CHUNK_SIZE = 128
 
 
 def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
@@ -55,7 +57,12 @@ def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
 
 
 def info_nce(
-    query: Tensor, key: Tensor, temperature: float, *, target: Tensor | None = None, chunk_size: int = 128
+    query: Tensor,
+    key: Tensor,
+    temperature: float,
+    *,
+    target: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     r"""Pull each query to its own key, away from all other keys.
 
@@ -96,7 +103,7 @@ def anchor_info_nce(
     temperature: float,
     *,
     target: Tensor | None = None,
-    chunk_size: int = 128,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     r"""Pull both views of an entity to its anchor, away from the other entities' views.
 

@@ -1,15 +1,14 @@
-"""What a run will need in memory: counted from the built model, its options and its batches, before training.
+"""The memory that a run needs, counted before training from the built model, its options and its batches.
 
-Parameters, optimizer, graphs and tables are counted exactly. The activations of a step and of an evaluation
-are formulas: from the shapes of its equations for SIGER, coarse for other models (near for BPR and
-LightGCN, too low for those with more to keep), unless a model brings ``memory_terms()``, the bytes of both.
+Parameters, optimizer, graphs and tables are counted exactly. A formula gives the temporary tensors of a step
+and of an evaluation: the ``memory_terms`` of our models, and for RecBole's models one default. The default is
+near for BPR and LightGCN and too low for a model that keeps more tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ MIB = 1 << 20
 _FLOAT = 4
 # Tensors of a parameter's size that an optimizer keeps.
 _OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sparse_adam": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
-_CHUNK = 4 * MIB  # logits of a contrastive loss that are alive at a time
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Term:
         name: What it is for.
         n_bytes: Its size.
         option: What to change if it is too large.
-        when: ``built`` if it is there before training; ``kept`` through the run; else ``step`` or
-            ``evaluation``, which are never there together.
+        when: ``built`` if it exists before training, ``kept`` if it exists from then on, or ``step`` or
+            ``evaluation``, which never exist at the same time.
     """
 
     name: str
@@ -59,12 +57,12 @@ class Estimate:
 
     @property
     def to_come(self) -> int:
-        """Bytes that training will add to what the built model holds."""
+        """Bytes that training adds to what the built model holds."""
         return self.total("kept") + max(self.total("step"), self.total("evaluation"))
 
     @property
     def peak(self) -> int:
-        """Bytes at the highest point of the run, the interpreter and its libraries left out."""
+        """Bytes at the peak of the run, without the interpreter and its libraries."""
         return self.total("built") + self.to_come
 
     @property
@@ -74,7 +72,7 @@ class Estimate:
 
 
 def estimate(experiment: Any) -> Estimate:
-    """Count what a built experiment holds, and what its training will need.
+    """Count what a built experiment holds and what its training needs.
 
     Args:
         experiment: What :func:`recbole_siger.quick_start.build_experiment` returns.
@@ -108,7 +106,7 @@ def estimate(experiment: Any) -> Estimate:
 
 
 def _n_bytes(value: Any, seen: set[int]) -> int:
-    """Count the tensors and arrays in a value, each memory once."""
+    """Count the tensors and arrays in a value, each storage once."""
     fresh = {pointer: size for pointer, size in _arrays(value) if pointer not in seen}
     seen.update(fresh)
     return sum(fresh.values())
@@ -147,42 +145,22 @@ def _activations(experiment: Any) -> tuple[int, int]:
     # Scores, the mark of each item to find, and what users leave for the metrics.
     ranking = users * n_items * (_FLOAT + 1) + experiment.dataset.user_num * max(config["topk"]) * 12
     if hasattr(model, "memory_terms"):
-        step, forward = model.memory_terms()
+        step, forward = model.memory_terms(batch)
     else:
-        count = _BY_MODEL.get(config["model"], _any_model)
-        step, forward = count(model, batch, experiment.dataset.user_num, n_items)
+        step, forward = _recbole_model(model, batch, experiment.dataset.user_num, n_items)
     return step, forward + ranking
 
 
-def _any_model(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
-    """Guess: LightGCN's tables for a model with layers, else BPR's; a model with more to keep needs more."""
+def _recbole_model(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
+    """Guess: LightGCN's tables for a model with layers, otherwise BPR's rows of the batch."""
     width = _FLOAT * int(getattr(model, "embedding_size", None) or getattr(model, "latent_dim", None) or 64)
     layers = getattr(model, "n_layers", None)
     tables = (layers + 3) * (n_users + n_items) * width if isinstance(layers, int) else 0
     return tables + 4 * batch * width, tables
 
 
-def _siger(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
-    """Count the tables of nodes that SIGER's backward pass needs, and the rows of its contrasts."""
-    p, n_modalities = model.params, len(model.modalities)
-    width, views = _FLOAT * p.embedding_size, 0 if p.ablation == "mp" else 2
-    nodes = (n_users + n_items) * width
-    # Of each modality: the gate, then for each layer the clean table and two for each view.
-    items = n_modalities * n_items * width * (4 + p.n_semantic_layers * (1 + 2 * views))
-    perturbed = n_modalities if views else 0
-    aligned = comb(n_modalities, 2) + 1 if p.ablation != "da" else 0  # of users, and as many of items
-    rows, keys = batch * width, 0
-    if p.contrast_negatives == "full":  # all users or items are keys, and get gradients
-        keys = (perturbed * n_items * width + aligned * nodes) * 3 // 2
-    contrasts = 3 * (perturbed + 2 * aligned) * rows + keys + min(_CHUNK, _FLOAT * batch**2)
-    return 4 * nodes + items + n_modalities * n_users * width + contrasts, 3 * nodes
-
-
-_BY_MODEL = {"SIGER": _siger}
-
-
 def available(device: torch.device) -> int | None:
-    """Return the bytes that a device can still give, or None where the system does not tell."""
+    """Return the free bytes of a device, or None if the system does not report them."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -196,17 +174,17 @@ def available(device: torch.device) -> int | None:
             int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
         )
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        left = limit - used + int(stat["file"])  # cached files make room when it is asked for
+        left = limit - used + int(stat["file"])  # the system drops cached files when it needs the room
     except (OSError, ValueError, KeyError):
         return free
     return left if free is None else min(free, left)
 
 
 def check_fits(experiment: Any) -> None:
-    """Refuse to start a training that cannot end.
+    """Refuse to start a training that does not fit into memory.
 
     Raises:
-        UserError: If the device has less memory than training will add, by the estimate.
+        UserError: If the device has less free memory than the estimate says that training adds.
     """
     device = torch.device(experiment.config["device"])
     free, found = available(device), estimate(experiment)

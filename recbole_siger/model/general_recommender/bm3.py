@@ -23,6 +23,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import propagate_user_item
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -85,6 +86,14 @@ class BM3(MultimodalRecommender):
         nn.init.xavier_normal_(self.predictor.weight)
 
         self.norm_adj = self.build_norm_adj(self.train_edges)
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count the tables of nodes, the batch's rows in each cosine, and the features of its items."""
+        width, n_modalities = FLOAT * self.params.embedding_size, len(self.modalities)
+        nodes, n_distinct = (self.n_users + self.n_items) * width, min(batch_size, self.n_items)
+        features = n_distinct * FLOAT * sum(x.shape[1] for x in self.raw_features.values())
+        step = 3 * nodes + (8 + 6 * n_modalities) * batch_size * width + features
+        return MemoryTerms(step, 2 * nodes + self.n_items * width)
 
     # ---- representations
 

@@ -27,6 +27,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -108,6 +109,14 @@ class FREEDOM(MultimodalRecommender):
         if "image" not in names or len(names) == 1:
             return [1 / len(names)] * len(names)
         return [p.image_weight if m == "image" else (1 - p.image_weight) / (len(names) - 1) for m in names]
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count the tables of nodes, the batch's rows, and the features of its distinct items."""
+        width, n_modalities = FLOAT * self.params.embedding_size, len(self.modalities)
+        nodes, n_distinct = (self.n_users + self.n_items) * width, min(2 * batch_size, self.n_items)
+        features = n_distinct * FLOAT * sum(x.shape[1] for x in self.raw_features.values())
+        step = 2 * nodes + (5 + 4 * n_modalities) * batch_size * width + features
+        return MemoryTerms(step, 3 * nodes)
 
     # ---- graphs
 

@@ -29,6 +29,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import bpr_loss, l2_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item, sparse_product
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -107,6 +108,16 @@ class LATTICE(MultimodalRecommender):
     def learning_rate_factor(self, epoch: int) -> float:
         """Let the learning rate fall by ``lr_decay`` every ``lr_decay_epochs``."""
         return self.params.lr_decay ** (epoch / self.params.lr_decay_epochs)
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count an epoch's first batch: the rows at both ends of each edge of the learned graphs dominate."""
+        p, n_modalities = self.params, len(self.modalities)
+        width, n_edges = FLOAT * p.embedding_size, p.n_semantic_neighbors * self.n_items
+        nodes, ends = (self.n_users + self.n_items) * width, n_edges * width
+        numbers = n_modalities * n_edges * 8  # one int64 an edge; sorting and summing the graphs needs many
+        # Each modality keeps the rows of both ends of its edges; the backward pass needs two tables more.
+        step = (2 * n_modalities + 2) * ends + 32 * numbers + 2 * nodes + 8 * batch_size * width
+        return MemoryTerms(step, max(3 * ends + 5 * numbers, 24 * numbers, 3 * nodes))
 
     # ---- graphs
 

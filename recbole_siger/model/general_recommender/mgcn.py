@@ -26,6 +26,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss, info_nce, l2_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -107,6 +108,14 @@ class MGCN(MultimodalRecommender):
     def learning_rate_factor(self, epoch: int) -> float:
         """Let the learning rate fall by ``lr_decay`` every ``lr_decay_epochs``."""
         return self.params.lr_decay ** (epoch / self.params.lr_decay_epochs)
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count the tables of nodes, most of them in :meth:`fuse`, and the rows of the two contrasts."""
+        width, n_modalities = FLOAT * self.params.embedding_size, len(self.modalities)
+        nodes, rows = (self.n_users + self.n_items) * width, batch_size * width
+        fused = max(self.n_users, self.n_items) * width * (4 * n_modalities + 1)
+        step = (6 * n_modalities + 3) * nodes + 13 * rows + 2 * contrast_chunk(batch_size)
+        return MemoryTerms(step, (n_modalities + 1) * nodes + fused)
 
     # ---- representations
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from recbole_siger.model.batch import BatchRows, batch_rows
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables, perturb
 from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -70,8 +72,8 @@ class SIGERParams(ModelParams):
             "co_occurrence": {
                 "n_users": n_users,
                 "n_items": n_items,
-                "tie_break": self.co_tie_break,
                 **count,
+                "tie_break": self.co_tie_break,
             },
             "semantic": {"k": self.n_semantic_neighbors, "method": self.knn_method},
             "co_weight": 0.0 if self.ablation == "eisg" else self.co_weight,
@@ -108,9 +110,8 @@ class SIGER(MultimodalRecommender):
     def build(self) -> None:
         """Make the tables, the layers and the graphs."""
         p, width = self.params, self.params.embedding_size
-        self.user_embedding, self.item_embedding = embedding_tables(
-            (self.n_users, width), (self.n_items, width)
-        )
+        shapes = (self.n_users, width), (self.n_items, width)
+        self.user_embedding, self.item_embedding = embedding_tables(*shapes)
         self.features = self.feature_tables(trained=p.train_features, dtype=p.feature_dtype)
         self.gates = nn.ModuleDict({m: FeatureGate(x.shape[1], width) for m, x in self.raw_features.items()})
 
@@ -129,6 +130,20 @@ class SIGER(MultimodalRecommender):
         arguments = self.params.item_graph_arguments(self.n_users, self.n_items)
         graphs = item_graphs(self.train_edges, self.raw_features, self.graph_cache, **arguments)
         return {m: graphs[m].eisg for m in graphs}
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count the tables of nodes that the backward pass needs, and the rows of the contrasts."""
+        p, n_modalities, n_users, n_items = self.params, len(self.modalities), self.n_users, self.n_items
+        views, aligned = 2 * (p.ablation != "mp"), (comb(n_modalities, 2) + 1) * (p.ablation != "da")
+        # Of each modality: the gate, then for each layer the clean table and two for each view.
+        items = n_modalities * n_items * (3 + p.n_semantic_layers * (1 + 2 * views))
+        whole, sizes = p.contrast_negatives == "full", (n_users, n_items)
+        user_keys, item_keys = (n if whole else min(batch_size, n) for n in sizes)
+        contrasts = aligned * (user_keys + item_keys) + n_modalities * views // 2 * item_keys
+        width, nodes, rows = FLOAT * p.embedding_size, n_users + n_items, (n_modalities + 6) * batch_size
+        step = (4 * nodes + items + n_modalities * n_users + rows + 3 * contrasts) * width
+        step += contrast_chunk(max(user_keys, item_keys))
+        return MemoryTerms(step, (n_modalities + 3) * nodes * width)
 
     # ---- representations
 
@@ -165,8 +180,7 @@ class SIGER(MultimodalRecommender):
 
     def fuse(self, semantics: Semantics) -> UserItem:
         """Average the modalities, Eq. 15: ``(U, d)`` and ``(I, d)``."""
-        n_modalities = len(semantics)
-        return UserItem(*(sum(tables) / n_modalities for tables in zip(*semantics.values(), strict=True)))
+        return UserItem(*(sum(tables) / len(semantics) for tables in zip(*semantics.values(), strict=True)))
 
     def forward(self) -> UserItem:
         """Add behaviour and fused semantics, Eq. 17."""
@@ -205,9 +219,8 @@ class SIGER(MultimodalRecommender):
             terms["perturbation"] = p.cl_weight * self.perturbation_loss(views, items)
         if p.ablation != "da":
             if len(self.modalities) > 1:
-                terms["modality_alignment"] = p.align_weight * self.modality_loss(
-                    behavior, semantics, users, items
-                )
+                aligned = self.modality_loss(behavior, semantics, users, items)
+                terms["modality_alignment"] = p.align_weight * aligned
             terms["behavior_alignment"] = p.align_weight * self.behavior_loss(behavior, fused, users, items)
         return {**terms, "regularization": own * p.reg_weight * l2_loss(u, i, j)}
 
@@ -228,8 +241,7 @@ class SIGER(MultimodalRecommender):
                     total.append(both / 2)
                 else:
                     total.append(rows.contrast(anchor_info_nce, x, y, anchor, tau))
-        n_pairs = len(semantics) * (len(semantics) - 1) / 2
-        return torch.stack(total).sum() / n_pairs
+        return torch.stack(total).sum() / comb(len(semantics), 2)
 
     def behavior_loss(
         self, behavior: UserItem, fused: UserItem, users: BatchRows, items: BatchRows

@@ -23,6 +23,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, project
 from recbole_siger.model.loss import bpr_loss, norm_loss
+from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["VBPR", "VBPRParams"]
@@ -77,6 +78,12 @@ class VBPR(MultimodalRecommender):
         self.projection = nn.Linear(sum(self.widths), width)
         nn.init.xavier_normal_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
+
+    def memory_terms(self, batch_size: int) -> MemoryTerms:
+        """Count the batch's rows with their gradients, and the features of its distinct items."""
+        width, n_distinct = FLOAT * self.params.embedding_size, min(2 * batch_size, self.n_items)
+        step = 8 * batch_size * 2 * width + n_distinct * (3 * width + FLOAT * sum(self.widths))
+        return MemoryTerms(step, 4 * self.n_items * width)
 
     # ---- representations
 
