@@ -14,6 +14,7 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -104,8 +105,13 @@ def _convert(value: Any, annotation: Any) -> Any:
 
 def options(cls: type) -> list[Option]:
     """List the parameters that the dataclass ``cls`` declares, in order."""
+    return list(_options(cls))
+
+
+@cache
+def _options(cls: type) -> tuple[Option, ...]:
     hints = get_type_hints(cls)
-    return [Option(f.name, hints[f.name], f.metadata.get("interval", "")) for f in fields(cls)]
+    return tuple(Option(f.name, hints[f.name], f.metadata.get("interval", "")) for f in fields(cls))
 
 
 def build_params(

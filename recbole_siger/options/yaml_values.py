@@ -13,7 +13,11 @@ from recbole_siger.errors import UserError
 __all__ = ["Loader", "parse_value", "read_yaml"]
 
 
-class Loader(yaml.SafeLoader):
+# libyaml, if PyYAML has it, is about ten times as fast as the Python parser and reads the same values.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(_SafeLoader):
     """YAML without tags that run code, reading ``1e-3`` as a number as RecBole does."""
 
 
