@@ -67,14 +67,10 @@ class SIGERParams(ModelParams):
 
     def item_graph_arguments(self, n_users: int, n_items: int) -> dict[str, Any]:
         """Return the keyword arguments of :func:`item_graphs`."""
+        sizes = {"n_users": n_users, "n_items": n_items}
         count = {"k": self.n_co_neighbors, "min_count": self.min_co_occurrence}
         return {
-            "co_occurrence": {
-                "n_users": n_users,
-                "n_items": n_items,
-                **count,
-                "tie_break": self.co_tie_break,
-            },
+            "co_occurrence": {**sizes, **count, "tie_break": self.co_tie_break},
             "semantic": {"k": self.n_semantic_neighbors, "method": self.knn_method},
             "co_weight": 0.0 if self.ablation == "eisg" else self.co_weight,
         }
