@@ -201,7 +201,7 @@ def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
         assert process.stdout is not None
         assert any("epoch    1" in line for line in process.stdout)
         process.terminate()
-        complaint = process.communicate(timeout=180)[1]
+        complaint = process.communicate(timeout=600)[1]
     assert "KeyboardInterrupt" in complaint
     (folder,) = Path("runs/toy").iterdir()
     with (folder / "run.log").open("a") as log:
