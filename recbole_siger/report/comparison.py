@@ -102,7 +102,9 @@ class Row:
         runs: Run folders.
         failure: Why there are no numbers; else empty.
         mixed: Whether its protocol is another one than the first row's.
-        tests: For each metric, the first row against this one.
+        tests: For each metric, the first row against this row.
+        facts: Cells of the columns that ``Comparison.facts`` names.
+        reference: Whether the row is a value to compare with, such as chance: not ranked, not tested.
     """
 
     label: str
@@ -118,6 +120,8 @@ class Row:
     failure: str = ""
     mixed: bool = False
     tests: Mapping[str, RowTest] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
 
 
 def bigger_is_better(column: str) -> bool:
@@ -141,7 +145,9 @@ class Comparison:
         selection: The metric that chose the epochs, if all rows agree; tests on it are printed.
         params: How it was made.
         protocol: Name, id and facts of the first row's protocol.
-        improvement: Whether the other rows are baselines, so that the first is measured by the best of them.
+        improvement: Whether the other rows are baselines, so that the first row is compared with the best.
+        facts: Names of columns of text, shown after the seeds.
+        remarks: Notes that come before the others.
     """
 
     title: str
@@ -152,10 +158,12 @@ class Comparison:
     params: TableParams
     protocol: Mapping[str, Any]
     improvement: bool = True
+    facts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def ranked(self, column: str) -> list[Row]:
         """Return the rows that have numbers under the first row's protocol, best first."""
-        rows = [row for row in self.rows if not row.failure and not row.mixed]
+        rows = [row for row in self.rows if not (row.failure or row.mixed or row.reference)]
         sign = -1 if bigger_is_better(column) else 1
         return sorted(rows, key=lambda row: sign * row.mean[column])
 

@@ -23,7 +23,7 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
+from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed
 from recbole_siger.studies.reuse import config_hash
@@ -218,5 +218,5 @@ def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:
     """Print tables, write them, and return 1 if a row failed, else 0."""
     write_tables(tables, paths)
-    print(markdown(tables), end="")
+    print_tables(tables)
     return int(any(row.failure for table in tables for row in table.rows))
