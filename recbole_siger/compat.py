@@ -7,6 +7,7 @@ holds a test that fails without it. Nothing here touches ``torch.load``: our tra
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.machinery
 import importlib.util
@@ -15,6 +16,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_siger.errors import UserError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["WORKAROUNDS", "apply"]
+__all__ = ["WORKAROUNDS", "apply", "argument_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,20 @@ DEPRECATIONS = (
     (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(args\.\.\.\)` is deprecated", FutureWarning),
     (r"torch\.sparse\.SparseTensor\(.*\) is deprecated", UserWarning),
 )
+
+
+@functools.cache
+def argument_names(root: Path) -> frozenset[str]:
+    """Return the keys that RecBole lists in ``recbole/utils/argument_list.py``, without importing RecBole.
+
+    Importing RecBole imports torch and pandas and takes seconds. A misspelt key is reported without them.
+
+    Args:
+        root: RecBole's package folder.
+    """
+    tree = ast.parse((root / "utils" / "argument_list.py").read_text(encoding="utf-8"))
+    lists = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    return frozenset(name for names in lists for name in ast.literal_eval(names))
 
 
 class _SilentWriter:

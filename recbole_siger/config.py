@@ -6,20 +6,21 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 
 from recbole_siger import compat
+from recbole_siger.defaults import check_keys, known_keys
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import build_cold_start
+from recbole_siger.options.flags import parse_flag
 from recbole_siger.options.keys import KINDS, keys_of
 from recbole_siger.options.params import (
     Option,
     bounded,
     build_params,
     declared_defaults,
-    did_you_mean,
     options,
 )
 from recbole_siger.options.resources import find_resource
@@ -36,7 +37,6 @@ from recbole_siger.registry import (
 compat.apply()
 
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
-from recbole.utils import argument_list  # noqa: E402
 
 __all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 
@@ -74,8 +74,6 @@ class RunParams:
     metric_decimal_place: int = bounded("[1, 16]")
 
 
-# Keys that RecBole reads without giving them a default in any YAML.
-_KEYS_WITHOUT_DEFAULT = ("encoding", "model", "dataset", "benchmark_filename", "numerical_features", "nproc")
 # RecBole takes these in more types than their default has.
 _FREE_TYPE = {"features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
@@ -193,9 +191,26 @@ class Config(RecBoleConfig):
             self._check(str(facts), layer := read_yaml(facts))
             self._push(str(facts), layer)
         self._add_layer(f"dataset/{dataset}.yaml", checked=True)
+        self._retype_command_line()
         for source, given in self._external:
             self._check(source, given)
             self.origin.update(dict.fromkeys(given, source))
+
+    def _retype_command_line(self) -> None:
+        """Keep text such as ``--run_dir=2024`` where the option is text; read yes, no, 1, 0 where a flag."""
+        values = self._external[-1][1]
+        types = {"data_path": str, **{option.name: option.type for option in self.options()}}
+        for key, text in self._command_line.items():
+            kind = types.get(key, type(self.internal_config_dict.get(key)))
+            kinds = {kind, *get_args(kind)}
+            if key in _FREE_TYPE or not isinstance(text, str):
+                continue
+            if bool in kinds:
+                flag = parse_flag(text)
+                values[key] = flag if isinstance(flag, bool) else values[key]
+            elif key in types and str in kinds and not isinstance(values[key], str | list | dict | None):
+                values[key] = text
+            self.external_config_dict[key] = values[key]
 
     def _push(self, name: str, values: dict[str, Any]) -> None:
         self.internal_config_dict.update(values)
@@ -234,21 +249,13 @@ class Config(RecBoleConfig):
 
     def known_keys(self) -> set[str]:
         """Return every key that this model and dataset understand."""
-        categories = (
-            argument_list.general_arguments,
-            argument_list.training_arguments,
-            argument_list.evaluation_arguments,
-            argument_list.dataset_arguments,
-        )
-        return set(self.internal_config_dict).union(*categories, _KEYS_WITHOUT_DEFAULT) - {"MODEL_TYPE"}
+        return known_keys(self.internal_config_dict)
 
     def _check(self, source: str, values: Mapping[str, Any]) -> None:
         """Hold what a dataset's YAML or a user says against the keys and types known below it."""
         known = self.known_keys()
         for key, value in values.items():
-            if key not in known:
-                hint = did_you_mean(key, known) or f"; `recbole-siger config {self.model}` lists the options"
-                raise UserError(f"{source}: unknown key `{key}`{hint}")
+            check_keys(source, [key], known, self.model)
             if KINDS.get(key) == "pickle" and value:
                 raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
             self._check_type(source, key, value)

@@ -27,6 +27,7 @@ __all__ = [
     "MODELS",
     "ModelSpec",
     "check_model_class",
+    "check_model_name",
     "check_stored_name",
     "get_model_class",
     "is_shipped",
@@ -105,6 +106,18 @@ def model_names() -> list[str]:
     return [*MODELS, *sorted({spec.name for spec in _installed()} - set(MODELS)), *_names_in_recbole()]
 
 
+def check_model_name(name: str) -> None:
+    """Check that a model is registered, or that its name is an import path; nothing is imported.
+
+    Raises:
+        UserError: With the closest name.
+    """
+    if ":" not in name and name not in model_names():
+        raise UserError(
+            f"Unknown model {name!r}{did_you_mean(name, model_names())} (all: `recbole-siger models`)"
+        )
+
+
 def model_packages() -> dict[str, str]:
     """Return ``{model name: package}`` in the order of :func:`model_names`; no model is imported.
 
@@ -179,10 +192,7 @@ def get_model_class(name: str) -> type[Any]:
     for spec in _installed():
         if spec.name == name:
             return spec.load()
-    if name not in _names_in_recbole():
-        raise UserError(
-            f"Unknown model {name!r}{did_you_mean(name, model_names())} (all: `recbole-siger models`)"
-        )
+    check_model_name(name)
     compat.apply()
     from recbole.utils import get_model
 

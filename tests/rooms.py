@@ -22,6 +22,7 @@ ROOMS = (
     "parallel",
     "evaluation",
     "registry",
+    "defaults",
     "config",
     "runs",
     "graph",
@@ -39,6 +40,7 @@ ROOMS = (
     "audit",
     "testing",
     "cli",
+    "__main__",
 )
 
 Arrows = dict[str, set[str]]

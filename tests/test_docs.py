@@ -15,7 +15,6 @@ import sys
 import textwrap
 import tomllib
 import zipfile
-from dataclasses import fields
 from functools import cache
 from hashlib import sha256
 from itertools import pairwise
@@ -27,15 +26,13 @@ from PIL import Image
 
 from benchmarks.raw import Shape, write_amazon, write_csv, write_microlens, write_movielens
 from recbole_siger import cli
-from recbole_siger.cli.arguments import read_options
+from recbole_siger.cli import app
 from recbole_siger.config import Config
 from recbole_siger.extract import job
 from recbole_siger.extract.run import ExtractParams
 from recbole_siger.options.command import command_params
-from recbole_siger.prepare.run import COMMON, KINDS
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
-from recbole_siger.tuning.search import SearchParams
 from tests.unit.extract.test_run import MeanColour
 
 ROOT = Path(__file__).parents[1]
@@ -81,15 +78,11 @@ NEEDS_MORE = {
     "--provider=transformers": "tests/unit/profiles/test_providers.py",
 }
 # Options of the command line itself; all others are keys of the configuration.
-CLI_OPTIONS = {"config_files", "dry_run", "name", "feature", "overwrite", "json"} | {
-    *("models", "seeds", "set", "model_config", "stat", "correct", "over", "columns", "out", "allow_mixed"),
-    *("runs", "runs_dir", "jobs", "key", "values", "vectors"),
+CLI_OPTIONS = {"help", "version", "debug"} | {
+    name for command in app.COMMANDS for name in app.make_command(command).opts
 }
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {"check", "generate", "head", "port", "strict"}
-CLI_OPTIONS |= {"kind", "models", "out", "run", "space", "resume", *SearchParams.__dataclass_fields__}
-CLI_OPTIONS |= {option for kind in KINDS.values() for option in (*COMMON, *kind.options)}
-CLI_OPTIONS |= {field.name for command in (ExtractParams, ProfilesParams) for field in fields(command)}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -193,7 +186,9 @@ def extract_images(words: list[str], values: dict[str, str]) -> int:
 def check_options(words: list[str]) -> None:
     """Read the options of a command that is not run here."""
     command = {"extract": ExtractParams, "profiles": ProfilesParams}[words[0]]
-    command_params(command, words[0], dict(read_options(words[1:], flags=("overwrite", "dry_run"))[1]))
+    with app.make_command(words[0]).make_context(words[0], words[1:]) as context:
+        typed = {key: str(value) for key, value in context.params.items() if value is not None}
+    command_params(command, words[0], typed)
 
 
 def run_command(command: str) -> None:

@@ -2,123 +2,236 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from recbole_siger.cli.arguments import read_keys, read_options, single_values
+import click
+
+from recbole_siger.cli.command import Command, Opt, option, options_of
+from recbole_siger.cli.common import dataset, given
+from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
 from recbole_siger.errors import UserError
+from recbole_siger.options.params import did_you_mean
 
-__all__ = ["COMMANDS", "USAGE"]
+__all__ = ["COMMANDS"]
 
-USAGE = """\
-  prepare amazon --category=Baby --source=DIR --name=baby [--edition=2014|2018|2023]
-  prepare microlens|movielens --source=DIR --name=NAME [--edition=100k|ml-1m|...]
-  prepare csv --inter=my.csv --items=items.csv --name=NAME [--sep=tab]
-                        turn raw data into a dataset: [--k_core=5] [--split=random|leave_one_out|temporal]
-                        [--ratios=8:1:1] [--seed=2020] [--data_path=dataset] [--overwrite]
-                        csv: [--user_col=user_id] [--item_col=item_id] [--rating_col=...] [--time_col=...]
-                        public data: [--download] [--mirror=URL] fetches what DIR lacks
-  import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...] [--data_path=dataset] [--overwrite]
-                        turn a folder in MMRec's layout into a dataset
-  extract --items=items.tsv --dataset=NAME --text-model=NAME|FOLDER|tfidf --text-cols=title,brand
-                        make text features of a table; or image features of a folder, by
-                        --image-dir=posters/ --image-model=efficientnet-lite0|timm:NAME|FOLDER
-                        --modality, --batch_size, --max_tokens, --normalize, --engine=ray, --workers,
-                        --data_path, --overwrite: properties/extract.yaml has them all
-  profiles --items=items.tsv --dataset=NAME --kind=item|user --base-url=URL --model=NAME [--dry-run]
-                        let a language model describe items, or users by their training rows;
-                        --provider=transformers --model=FOLDER runs one here
-  cache ls|clear [--cache_dir=FOLDER]
-                        list or delete the graphs that earlier runs have built
-  doctor [--json]       check this installation
-"""
+KINDS = ("amazon", "microlens", "movielens", "csv")
 
 
-def _prepare(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("overwrite", "download"))
-    values = single_values(found)
-    if len(positional) != 1:
-        raise UserError(
-            "command line: write `recbole-siger prepare amazon|microlens|movielens|csv --name=NAME`"
-        )
+def _from_files(command: str, module: str, cls: str) -> list[Opt]:
+    """Return the options of a command: types from its dataclass, defaults and meanings from its YAML file."""
+    return options_of(option_rows(shipped_files(f"{command}.yaml"), read_dataclass(module, cls)))
+
+
+# ---- prepare
+
+
+def prepare_command() -> Command:
+    """Return the command ``prepare``."""
+    raw = "amazon, microlens, movielens: "
+    files = [f"prepare/{kind}.yaml" for kind in KINDS]
+    own = options_of([row for file in files for row in option_rows(shipped_files(file), {})])
+    return Command(
+        "prepare",
+        _prepare,
+        [
+            click.Argument(["kind"]),
+            option("name", "Name of the dataset to write. Needed.", metavar="NAME"),
+            *_from_files("prepare", "prepare.pipeline", "PrepareParams"),
+            option("overwrite", "Whether a dataset of that name is replaced.", kind="bool", default="False"),
+            option("source", f"{raw}folder of the raw files. Needed.", metavar="FOLDER"),
+            option("category", "amazon: category such as Baby. Needed.", metavar="NAME"),
+            *(opt for opt in own if opt.name == "edition"),
+            option("download", f"{raw}whether files that the folder lacks are fetched.", kind="bool"),
+            option("mirror", f"{raw}address to fetch the files from instead.", metavar="URL"),
+            option("inter", "csv: table of interactions. Needed.", metavar="FILE"),
+            option("items", "csv: table of items.", metavar="FILE"),
+            *(opt for opt in own if opt.name != "edition"),
+            option("rating_col", "csv: column of ratings; by default there is none.", metavar="NAME"),
+            option("time_col", "csv: column of times; by default there is none.", metavar="NAME"),
+            option(
+                "sep", "csv: separator, such as `,` or `tab`; by default read from the file.", metavar="TEXT"
+            ),
+        ],
+        usage=f"{'|'.join(KINDS)} --name=NAME [--key=value ...]",
+        summary="Turn raw data into a dataset: filtered, split, with the source's item features.",
+        example="recbole-siger prepare csv --inter=my.csv --items=items.csv --name=shop --k_core=5",
+    )
+
+
+def _prepare(kind: str, **values: Any) -> None:
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise UserError(f"command line: prepare {kind!r}: expected one of {', '.join(KINDS)}{hint}")
     from recbole_siger.prepare.run import prepare
 
-    prepare(positional[0], values, report=print)
-    return 0
+    prepare(kind, {key: str(value) for key, value in given(**values).items()}, report=print)
 
 
-def _import_mmrec(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("overwrite",))
-    features = {}
-    for _, pair in (entry for entry in found if entry[0] == "feature"):
+# ---- import-mmrec
+
+
+def import_mmrec_command() -> Command:
+    """Return the command ``import-mmrec``."""
+    return Command(
+        "import-mmrec",
+        _import_mmrec,
+        [
+            click.Argument(["folder"], metavar="DIR"),
+            option("name", "Name of the dataset to write.", metavar="NAME", required=True),
+            option(
+                "feature",
+                "Features in another file than MMRec's names for image and text; may be repeated.",
+                metavar="MODALITY=FILE",
+                repeated=True,
+            ),
+            option("data_path", "Folder of the datasets.", metavar="FOLDER", default="dataset"),
+            option("overwrite", "Whether a dataset of that name is replaced.", kind="bool", default="False"),
+        ],
+        usage="DIR --name=NAME [--feature MODALITY=FILE ...]",
+        summary="Turn a folder in MMRec's layout into a dataset.",
+        example="recbole-siger import-mmrec raw/baby --name=baby",
+    )
+
+
+def _import_mmrec(
+    folder: str, name: str, feature: tuple[str, ...], data_path: str | None, overwrite: bool | None
+) -> None:
+    features: dict[str, Path] = {}
+    for pair in feature:
         modality, equals, file = pair.partition("=")
         if not equals or not modality or not file:
             raise UserError(f"command line: --feature {pair!r}; write --feature MODALITY=FILE")
         if modality in features:
             raise UserError(f"command line: --feature {modality} is given twice; keep one")
         features[modality] = Path(file)
-    values = single_values([entry for entry in found if entry[0] != "feature"])
-    if len(positional) != 1 or "name" not in values or set(values) - {"name", "data_path", "overwrite"}:
-        raise UserError(
-            "command line: write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE]`"
-        )
     from recbole_siger.prepare.sources.mmrec import import_mmrec
 
     import_mmrec(
-        Path(positional[0]),
-        values["name"],
-        data_path=Path(values.get("data_path", "dataset")),
+        Path(folder),
+        name,
+        data_path=Path(data_path or "dataset"),
         features=features,
-        overwrite=values.get("overwrite", "False").lower() == "true",
+        overwrite=bool(overwrite),
         report=print,
     )
-    return 0
 
 
-def _extract(words: Sequence[str]) -> int:
-    found = read_keys(words, flags=("normalize", "overwrite"))
+# ---- extract, profiles
+
+
+def extract_command() -> Command:
+    """Return the command ``extract``."""
+    return Command(
+        "extract",
+        _extract,
+        [
+            dataset("Dataset that the features are written to.", required=True),
+            option("items", "Table of items.", metavar="FILE", required=True),
+            *_from_files("extract", "extract.run", "ExtractParams"),
+        ],
+        usage="--items=FILE --dataset=NAME [--key=value ...]",
+        summary="Compute features of items: of the texts of a table, and of the images of a folder.",
+        example=(
+            "recbole-siger extract --items=items.tsv --dataset=shop "
+            "--text-model=tfidf --text-cols=title,brand"
+        ),
+    )
+
+
+def _extract(**values: Any) -> None:
     from recbole_siger.extract.run import ExtractParams, extract
     from recbole_siger.options.command import command_params
 
-    extract(command_params(ExtractParams, "extract", single_values(found)), report=print)
-    return 0
+    extract(command_params(ExtractParams, "extract", _as_text(values)), report=print)
 
 
-def _profiles(words: Sequence[str]) -> int:
-    found = read_keys(words, flags=("dry_run", "overwrite"))
+def profiles_command() -> Command:
+    """Return the command ``profiles``."""
+    return Command(
+        "profiles",
+        _profiles,
+        [
+            dataset("Dataset that the profiles are written to.", required=True),
+            option("kind", "Who is described.", metavar="KIND", choices="item | user", required=True),
+            option("items", "Table of items.", metavar="FILE", required=True),
+            option("model", "Language model; for transformers its folder.", metavar="NAME", required=True),
+            *_from_files("profiles", "profiles.run", "ProfilesParams"),
+        ],
+        usage="--items=FILE --dataset=NAME --kind=item|user --model=NAME [--key=value ...]",
+        summary="Let a language model describe items, or users by their training rows.",
+        example=(
+            "recbole-siger profiles --items=items.tsv --dataset=shop --kind=item "
+            "--base-url=http://localhost:8000/v1 --model=NAME --dry-run"
+        ),
+    )
+
+
+def _profiles(**values: Any) -> None:
     from recbole_siger.options.command import command_params
     from recbole_siger.profiles.run import ProfilesParams, profiles
 
-    profiles(command_params(ProfilesParams, "profiles", single_values(found)), report=print)
-    return 0
+    profiles(command_params(ProfilesParams, "profiles", _as_text(values)), report=print)
 
 
-def _cache(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    values = single_values(found)
-    if positional not in (["ls"], ["clear"]) or set(values) - {"cache_dir"}:
-        raise UserError("command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`")
+def _as_text(values: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in given(**values).items()}
+
+
+# ---- cache, doctor
+
+
+def cache_command() -> Command:
+    """Return the command ``cache``."""
+    return Command(
+        "cache",
+        _cache,
+        [
+            click.Argument(["action"], type=click.Choice(["ls", "clear"]), metavar="ls|clear"),
+            option(
+                "cache_dir",
+                "Folder of the graphs; by default the user's cache folder.",
+                metavar="FOLDER",
+            ),
+        ],
+        usage="ls|clear [--cache_dir=FOLDER]",
+        summary="List or delete the graphs that earlier runs have stored.",
+        example="recbole-siger cache ls",
+    )
+
+
+def _cache(action: str, cache_dir: str | None) -> None:
     from recbole_siger.graph.cache import GraphCache
 
-    graphs = GraphCache(values.get("cache_dir"))
-    for line in graphs.report() if positional == ["ls"] else [graphs.clear()]:
+    graphs = GraphCache(cache_dir)
+    for line in graphs.report() if action == "ls" else [graphs.clear()]:
         print(line)
-    return 0
 
 
-def _doctor(words: Sequence[str]) -> int:
-    if set(words) - {"--json"}:
-        raise UserError("command line: write `recbole-siger doctor [--json]`")
+def doctor_command() -> Command:
+    """Return the command ``doctor``."""
+    return Command(
+        "doctor",
+        _doctor,
+        [option("json", "Whether JSON is printed instead of a table.", kind="bool", default="False")],
+        usage="[--json]",
+        summary="Check this installation; the exit code is 1 if something prevents every run.",
+        example="recbole-siger doctor",
+    )
+
+
+def _doctor(json: bool | None) -> int:
     from recbole_siger.cli import doctor
 
-    return doctor.main(as_json=bool(words))
+    return doctor.main(as_json=bool(json))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "prepare": _prepare,
-    "import-mmrec": _import_mmrec,
-    "extract": _extract,
-    "profiles": _profiles,
-    "cache": _cache,
-    "doctor": _doctor,
+COMMANDS: dict[str, Callable[[], Command]] = {
+    "prepare": prepare_command,
+    "import-mmrec": import_mmrec_command,
+    "extract": extract_command,
+    "profiles": profiles_command,
+    "cache": cache_command,
+    "doctor": doctor_command,
 }

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
+from recbole_siger.cli.declared import read_meanings, shipped_files
 from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.config import Config
 from recbole_siger.options.keys import keys_of
 from recbole_siger.options.params import options
-from recbole_siger.options.resources import find_resource
-from recbole_siger.registry import is_shipped, option_files, recbole_root
+from recbole_siger.registry import is_shipped, option_files
 
 __all__ = ["print_effective", "print_options"]
-
-_COMMENT = re.compile(r"^(\w+):.*?#\s*\(([^)]*)\)\s*(.*?)\s*$")
-
 
 # Origins of defaults.
 _SHIPPED = ("recbole/properties/", "properties/overall.yaml", "properties/model/")
@@ -88,21 +83,6 @@ def _sources(config: Config) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]
         yield config["model"], meanings
     for name in names:
         meanings = {}
-        for found in (recbole_root() / "properties" / name, find_resource(f"properties/{name}")):
-            if found is not None and found.is_file():
-                meanings |= read_meanings(found)
+        for path in shipped_files(name):
+            meanings |= read_meanings(path)
         yield name, meanings
-
-
-def read_meanings(path: Path) -> dict[str, tuple[str, str]]:
-    """Read ``key: value  # (type) meaning`` lines as ``{key: (type, meaning)}``.
-
-    A key without such a comment has two empty texts.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := _COMMENT.match(line):
-            found[match[1]] = (match[2], match[3])
-        elif key := re.match(r"^(\w+):", line):
-            found[key[1]] = ("", "")
-    return found

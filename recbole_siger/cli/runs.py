@@ -2,97 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
-from recbole_siger.cli.arguments import one_run_folder, read_keys, read_options, single_values
-from recbole_siger.errors import UserError
+import click
 
-__all__ = ["COMMANDS", "USAGE"]
+from recbole_siger.cli.check import check_run
+from recbole_siger.cli.command import Command, option
+from recbole_siger.cli.common import dataset, files_of, keys_of_run, model, run_options
+from recbole_siger.registry import check_model_name
 
-USAGE = """\
-  run --model=SIGER --dataset=ml-100k [--config_files "a.yaml b.yaml"] [--key=value ...] [--dry_run]
-                        train, select on validation, test, and leave a run folder
-  estimate --model=SIGER --dataset=ml-100k [any option of run]
-                        memory that a run will need, before it trains
-  resume RUN_DIR        continue an interrupted run
-  evaluate RUN_DIR      test a run again, in a fresh process
-                        both take --data_path=FOLDER where the data have moved, and need the
-                        --model=package.module:Class of a run that was started with one
-  config MODEL [--dataset=NAME]
-                        every option of a model: default, range and meaning
-  models                every model name and its package
-"""
+__all__ = ["COMMANDS"]
+
+ALL_KEYS = (
+    "Any key of the configuration is an option too. `recbole-siger config MODEL` lists every key of a model, "
+    "and `--model=MODEL --help` shows the model's own."
+)
+RUN_WORDS = "--model=NAME --dataset=NAME [--key=value ...]"
+FOLDER_WORDS = "RUN_DIR [--data_path=FOLDER] [--model=NAME]"
 
 
-def _run(words: Sequence[str]) -> int:
-    found = read_keys(words, flags=("dry_run",))
-    values = single_values(found)
-    dry_run = values.pop("dry_run", "False").lower() in ("true", "1", "yes")
-    files = values.pop("config_files", "").split()
-    model, dataset = values.pop("model", None), values.pop("dataset", None)
+def run_command() -> Command:
+    """Return the command ``run``."""
+    dry = "Print every effective value and its source; train and write nothing."
+    return Command(
+        "run",
+        _run,
+        [*run_options(), option("dry_run", dry, kind="bool", default="False")],
+        usage=RUN_WORDS,
+        summary="Train a model, choose the epoch on validation, test that epoch, and write a run folder.",
+        example="recbole-siger run --model=SIGER --dataset=ml-100k --co_weight=0.3",
+        keys=True,
+        sections=keys_of_run,
+        note=ALL_KEYS,
+    )
+
+
+def _run(
+    model: str | None,
+    dataset: str | None,
+    config_files: str | None,
+    dry_run: bool | None,
+    keys: dict[str, str],
+) -> None:
+    files = files_of(config_files)
+    check_run(model, dataset, files, keys)
     if dry_run:
         from recbole_siger.cli.describe import print_effective
 
-        print_effective(model, dataset, files, values)
-        return 0
+        print_effective(model, dataset, files, keys)
+        return
     from recbole_siger.quick_start import run_experiment
 
-    run_experiment(model, dataset, files, command_line=values)
-    return 0
+    run_experiment(model, dataset, files, command_line=keys)
 
 
-def _estimate(words: Sequence[str]) -> int:
-    found = read_keys(words)
-    values = single_values(found)
-    files = values.pop("config_files", "").split()
+def estimate_command() -> Command:
+    """Return the command ``estimate``."""
+    return Command(
+        "estimate",
+        _estimate,
+        run_options(),
+        usage=RUN_WORDS,
+        summary="Print the memory that a run will need. Nothing is trained.",
+        example="recbole-siger estimate --model=SIGER --dataset=ml-100k --train_batch_size=4096",
+        keys=True,
+        sections=keys_of_run,
+        note=ALL_KEYS,
+    )
+
+
+def _estimate(model: str | None, dataset: str | None, config_files: str | None, keys: dict[str, str]) -> None:
+    files = files_of(config_files)
+    check_run(model, dataset, files, keys)
     from recbole_siger.cli.estimate import print_estimate
 
-    print_estimate(values.pop("model", None), values.pop("dataset", None), files, values)
-    return 0
+    print_estimate(model, dataset, files, keys)
 
 
-def _resume(words: Sequence[str]) -> int:
+def _of_one_folder(name: str, callback: Callable[..., None], summary: str, example: str) -> Command:
+    moved = "Folder of the datasets, if the data have moved since the run."
+    return Command(
+        name,
+        callback,
+        [
+            click.Argument(["run_dir"]),
+            option("data_path", moved, metavar="FOLDER"),
+            model("Model of a run that was started with --model=package.module:Class, by the same path."),
+        ],
+        usage=FOLDER_WORDS,
+        summary=summary,
+        example=example,
+    )
+
+
+def resume_command() -> Command:
+    """Return the command ``resume``."""
+    example = "recbole-siger resume runs/ml-100k/SIGER-20260101-120000"
+    return _of_one_folder("resume", _resume, "Continue an interrupted run from its last checkpoint.", example)
+
+
+def _resume(run_dir: str, data_path: str | None, model: str | None) -> None:
     from recbole_siger.quick_start import resume_run
 
-    resume_run(*one_run_folder(words, "resume"))
-    return 0
+    resume_run(Path(run_dir), data_path, model)
 
 
-def _evaluate(words: Sequence[str]) -> int:
-    run_dir, data_path, model = one_run_folder(words, "evaluate")
+def evaluate_command() -> Command:
+    """Return the command ``evaluate``."""
+    example = "recbole-siger evaluate runs/ml-100k/SIGER-20260101-120000"
+    return _of_one_folder("evaluate", _evaluate, "Test the model of a finished run again.", example)
+
+
+def _evaluate(run_dir: str, data_path: str | None, model: str | None) -> None:
     from recbole_siger.quick_start import evaluate_run
     from recbole_siger.training.experiment import format_metrics
 
-    print(f"test   {format_metrics(evaluate_run(run_dir, data_path, model))}")
-    return 0
+    print(f"test   {format_metrics(evaluate_run(Path(run_dir), data_path, model))}")
 
 
-def _config(words: Sequence[str]) -> int:
-    positional, found = read_options(words)
-    values = single_values(found)
-    if len(positional) != 1 or set(values) - {"dataset"}:
-        raise UserError("command line: write `recbole-siger config MODEL [--dataset=NAME]`")
+def config_command() -> Command:
+    """Return the command ``config``."""
+    return Command(
+        "config",
+        _config,
+        [
+            click.Argument(["model"]),
+            dataset("Dataset whose own defaults are shown; by default those of any dataset."),
+        ],
+        usage="MODEL [--dataset=NAME]",
+        summary="Print every option of a model: default, type, range and meaning.",
+        example="recbole-siger config SIGER --dataset=ml-100k",
+    )
+
+
+def _config(model: str, dataset: str | None) -> None:
+    check_model_name(model)
     from recbole_siger.cli.describe import print_options
 
-    print_options(positional[0], values.get("dataset"))
-    return 0
+    print_options(model, dataset)
 
 
-def _models(words: Sequence[str]) -> int:
-    if words:
-        raise UserError("command line: write `recbole-siger models`")
+def models_command() -> Command:
+    """Return the command ``models``."""
+    return Command(
+        "models",
+        _models,
+        [],
+        usage="",
+        summary="Print every model name and the package that it comes from.",
+        example="recbole-siger models",
+    )
+
+
+def _models() -> None:
     from recbole_siger.registry import model_packages
 
     for name, package in model_packages().items():
         print(f"{name:20} {package}")
-    return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _run,
-    "estimate": _estimate,
-    "resume": _resume,
-    "evaluate": _evaluate,
-    "config": _config,
-    "models": _models,
+COMMANDS: dict[str, Callable[[], Command]] = {
+    "run": run_command,
+    "estimate": estimate_command,
+    "resume": resume_command,
+    "evaluate": evaluate_command,
+    "config": config_command,
+    "models": models_command,
 }

@@ -1,208 +1,316 @@
-"""Commands about several runs: tables, figures, checks."""
+"""Commands about several runs of one question: tables of models, variants and values, and searches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from recbole_siger.cli.arguments import read_keys, read_options, single_values
+from recbole_siger.cli.check import check_models, check_run
+from recbole_siger.cli.command import Command, Opt, option, options_of
+from recbole_siger.cli.common import dataset, files_of, given, keys_of_run, keys_of_search, model
+from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
 from recbole_siger.errors import UserError
 
-__all__ = ["COMMANDS", "USAGE"]
+__all__ = ["COMMANDS"]
 
-USAGE = """\
-  compare --models=SIGER,LightGCN,EASE --dataset=ml-100k [--seeds=5] [--key=value ...]
-                        table of models, the first tested against the others; starts missing runs
-                        --stat=wilcoxon|t-test --correct=holm|none --over=users|seeds --columns=recall@20
-                        --set=MODEL.key=value and --model_config=FILE for one model, --jobs, --runs_dir,
-                        --allow_mixed, --out table.md table.tex table.csv table.json
-  compare --runs RUN_DIR RUN_DIR ...
-                        the same of runs that exist
-  ablate --model=SIGER --dataset=ml-100k [--seeds=3] [as compare]
-                        tables of a model's component and modality variants
-  sweep --model=SIGER --dataset=ml-100k --key=n_co_neighbors --values=2,3,5 [--seeds=3] [as compare]
-                        one option over several values; --out takes pictures too (.png, .svg, .pdf)
-  tune --model=SIGER --dataset=ml-100k [--search=grid|random|bayes] [--num_samples=48] [--key=value ...]
-                        search hyper-parameters with Ray, choose on validation, test the winner once
-                        --set=key=value,value and --space=FILE instead of properties/search/<Model>.yaml,
-                        --seeds=2020,2021 --metric=recall@20 --scheduler=asha|none --grace_epochs,
-                        --reduction_factor, --cpus_per_trial, --gpus_per_trial, --max_concurrent,
-                        --address=auto, --out=DIR, --resume
-  report RUN_DIR ... [--out=report.html] [--vectors]
-                        one offline page of runs; `report curves RUN_DIR`, `report vectors RUN_DIR` and
-                        `report overlap --dataset=NAME` draw one picture, --out=NAME.pdf
-  cold-start --models=SIGER,LightGCN,BPR --dataset=NAME [--kind=item] [--out=DIR] [as compare]
-                        results for cold items or users: table and bar chart
-  audit --dataset=NAME [--run=DIR] [--json] [--key=value ...]
-                        hold a dataset, a model's graphs and a run against what an honest evaluation needs
-"""
+KEYS_NOTE = (
+    "Any key of the configuration is an option too and is set for every run; see `recbole-siger run --help`."
+)
+MODELS = "Models, separated by commas; the first is tested against the others."
+SET = "Option of one model, stronger than all others; may be repeated."
+FORMATS = "Files to write: .md, .tex, .csv, .json"
+
+# Types, choices and defaults are those of the dataclasses.
+_MEANINGS = {
+    "stat": "Paired test of the first row against each other row; None for no test.",
+    "correct": "Correction of the p-values over the rows.",
+    "over": "What is paired: users, each with the mean over seeds, or seeds.",
+    "allow_mixed": "Whether runs of different protocols may share the table, marked and untested.",
+    "columns": "Metrics, separated by commas; by default Recall and NDCG at every cut-off.",
+    "seeds": "How many seeds, counted up from the key `seed`, or a list such as 2020,2021.",
+    "runs_dir": "Folder in which finished runs are looked for and new runs are written.",
+    "jobs": "Runs at a time.",
+}
 
 
-def _table_options(
-    words: Sequence[str],
-) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
-    """Return options given once, lists, and what makes a ``TableParams``."""
-    found = read_keys(words, flags=("allow_mixed",), lists=("out", "runs"))
-    lists = {name: [value for key, value in found if key == name] for name in ("out", "runs", "set")}
-    values = single_values([entry for entry in found if entry[0] not in lists])
-    table: dict[str, Any] = {key: values.pop(key) for key in ("stat", "correct", "over") if key in values}
-    table["allow_mixed"] = values.pop("allow_mixed", "False").lower() in ("true", "1", "yes")
+def _described(module: str, cls: str, *names: str) -> list[Opt]:
+    typed = read_dataclass(module, cls)
+    return options_of([replace(typed[name], meaning=_MEANINGS[name]) for name in names])
+
+
+def _study_options() -> list[Opt]:
+    files = "YAML files of options of every run, separated by blanks."
+    return [
+        dataset(),
+        *_described("studies.compare", "Study", "seeds", "runs_dir", "jobs"),
+        option("config_files", files, metavar='"FILE FILE"'),
+    ]
+
+
+def _table_options(formats: str) -> list[Opt]:
+    names = ("stat", "correct", "over", "allow_mixed", "columns")
+    out = option("out", formats, metavar="FILE", repeated=True)
+    return [*_described("report.comparison", "TableParams", *names), out]
+
+
+def _table(given_values: dict[str, Any]) -> Any:
+    """Take what makes a ``TableParams`` out of the values of a command."""
+    from recbole_siger.report.comparison import table_params
+
+    names = ("stat", "correct", "over", "allow_mixed", "columns")
+    values = {name: given_values.pop(name) for name in names if name in given_values}
     if "columns" in values:
-        table["columns"] = values.pop("columns").split(",")
-    return values, lists, table
+        values["columns"] = values["columns"].split(",")
+    return table_params(values)
 
 
-def _study(values: dict[str, str]) -> Any:
-    """Take what all runs of a table have in common; what is left are options of every run."""
+def _study(values: dict[str, Any], keys: dict[str, str]) -> Any:
+    """Return what all runs of a table have in common."""
     from recbole_siger.studies.compare import Study
 
-    dataset = values.pop("dataset", None)
-    if not dataset:
-        raise UserError("command line: --dataset=NAME is missing")
-    named = {key: values.pop(key) for key in ("seeds", "runs_dir") if key in values}
-    files = tuple(values.pop("config_files", "").split())
-    jobs = values.pop("jobs", "1")
+    named = {key: values[key] for key in ("seeds", "runs_dir") if key in values}
+    jobs = values.get("jobs", "1")
     if not jobs.isdecimal() or int(jobs) < 1:
         raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
-    return Study(dataset, options=values, files=files, jobs=int(jobs), **named)
+    files = tuple(files_of(values.get("config_files")))
+    return Study(values["dataset"], options=keys, files=files, jobs=int(jobs), **named)
 
 
-def _needed(values: dict[str, str], command: str, *keys: str) -> list[str]:
-    missing = [key for key in keys if not values.get(key)]
-    if missing:
-        raise UserError(f"command line: {command} needs --{missing[0]}; see `recbole-siger --help`")
-    return [values.pop(key) for key in keys]
+def _needed(values: dict[str, Any], command: str, *names: str) -> list[str]:
+    """Take options that a command cannot do without out of its values."""
+    for name in names:
+        if not values.get(name):
+            raise UserError(f"command line: {command} needs --{name}; see `recbole-siger {command} --help`")
+    return [values.pop(name) for name in names]
 
 
-def _compare(words: Sequence[str]) -> int:
-    values, lists, table = _table_options(words)
-    from recbole_siger.report.comparison import table_params
-    from recbole_siger.studies.compare import compare_models, compare_runs
+def _check(models: str, values: dict[str, Any], keys: dict[str, str]) -> None:
+    if not values.get("dataset"):
+        raise UserError("command line: --dataset=NAME is missing")
+    check_models(models, values["dataset"], files_of(values.get("config_files")), keys)
 
-    params = table_params(table)
-    if lists["runs"]:
-        if values or lists["set"]:
-            raise UserError(
-                f"command line: --{next(iter(values), 'set')} starts runs, --runs does not; keep one"
-            )
-        return compare_runs(lists["runs"], params, out=lists["out"])
-    (models,) = _needed(values, "compare", "models")
-    file = values.pop("model_config", None)
-    study = _study(values)
-    return compare_models(
-        models, study, params, model_options=lists["set"], model_file=file, out=lists["out"]
+
+# ---- compare
+
+
+def compare_command() -> Command:
+    """Return the command ``compare``."""
+    return Command(
+        "compare",
+        _compare,
+        [
+            option("models", MODELS, metavar="NAME,NAME"),
+            *_study_options(),
+            option(
+                "runs", "Run folders to compare instead; nothing is trained.", metavar="DIR", repeated=True
+            ),
+            option("set", SET, metavar="MODEL.key=value", repeated=True),
+            option(
+                "model_config", "YAML file {model: {key: value}}, or folder of MODEL.yaml.", metavar="FILE"
+            ),
+            *_table_options(f"{FORMATS}; NAME.{{md,tex}} names several."),
+        ],
+        usage="--models=NAME,NAME --dataset=NAME [--key=value ...] | --runs RUN_DIR RUN_DIR ...",
+        summary="Print a table of models, the first tested against the others. Missing runs are started.",
+        example="recbole-siger compare --models=SIGER,LightGCN --dataset=ml-100k --seeds=5 --out=table.md",
+        keys=True,
+        sections=keys_of_run,
+        note=KEYS_NOTE,
     )
 
 
-def _ablate(words: Sequence[str]) -> int:
-    values, lists, table = _table_options(words)
-    _refuse(lists, "ablate", "runs", "set")
-    from recbole_siger.report.comparison import table_params
-    from recbole_siger.studies.ablate import ablate_model
+def _compare(
+    runs: tuple[str, ...],
+    set: tuple[str, ...],
+    out: tuple[str, ...],
+    model_config: str | None,
+    keys: dict[str, str],
+    **options: Any,
+) -> int:
+    values = given(**options)
+    if runs:
+        return _compare_runs(runs, set, out, {**values, **given(model_config=model_config), **keys})
+    (models,) = _needed(values, "compare", "models")
+    _check(models, values, keys)
+    from recbole_siger.studies.compare import compare_models
 
-    (model,) = _needed(values, "ablate", "model")
-    return ablate_model(model, _study(values), table_params(table), out=lists["out"])
+    params = _table(values)
+    study = _study(values, keys)
+    return compare_models(models, study, params, model_options=set, model_file=model_config, out=out)
 
 
-def _refuse(lists: dict[str, list[str]], command: str, *names: str) -> None:
-    for name in names:
-        if lists[name]:
+def _compare_runs(
+    runs: tuple[str, ...], pairs: tuple[str, ...], out: tuple[str, ...], values: dict[str, Any]
+) -> int:
+    from recbole_siger.studies.compare import compare_runs
+
+    params = _table(values)
+    if values or pairs:
+        raise UserError(f"command line: --{next(iter(values), 'set')} starts runs, --runs does not; keep one")
+    return compare_runs(runs, params, out=out)
+
+
+# ---- ablate, sweep
+
+
+def ablate_command() -> Command:
+    """Return the command ``ablate``."""
+    return Command(
+        "ablate",
+        _ablate,
+        [model(), *_study_options(), *_table_options(f"{FORMATS}.")],
+        usage="--model=NAME --dataset=NAME [--key=value ...]",
+        summary="Print one table of a model's component variants and one of its modalities.",
+        example="recbole-siger ablate --model=SIGER --dataset=ml-100k --seeds=3",
+        keys=True,
+        sections=keys_of_run,
+        note=KEYS_NOTE,
+    )
+
+
+def _refuse(keys: dict[str, str], command: str) -> None:
+    for name in ("runs", "set"):
+        if name in keys:
             raise UserError(f"command line: {command} takes no --{name}")
 
 
-def _sweep(words: Sequence[str]) -> int:
-    values, lists, table = _table_options(words)
-    _refuse(lists, "sweep", "runs", "set")
-    from recbole_siger.report.comparison import table_params
+def _ablate(out: tuple[str, ...], keys: dict[str, str], **options: Any) -> int:
+    values = given(**options)
+    _refuse(keys, "ablate")
+    (name,) = _needed(values, "ablate", "model")
+    _check(name, values, keys)
+    from recbole_siger.studies.ablate import ablate_model
+
+    params = _table(values)
+    return ablate_model(name, _study(values, keys), params, out=out)
+
+
+def sweep_command() -> Command:
+    """Return the command ``sweep``."""
+    return Command(
+        "sweep",
+        _sweep,
+        [
+            model(),
+            option("key", "Option that is varied.", metavar="KEY"),
+            option("values", "Values of the option, separated by commas.", metavar="VALUE,VALUE"),
+            *_study_options(),
+            *_table_options(f"{FORMATS}, and figures: .png, .svg, .pdf."),
+        ],
+        usage="--model=NAME --dataset=NAME --key=KEY --values=VALUE,VALUE [--key=value ...]",
+        summary="Print a table of one option over several values.",
+        example="recbole-siger sweep --model=SIGER --dataset=ml-100k --key=n_co_neighbors --values=2,3,5",
+        keys=True,
+        sections=keys_of_run,
+        note=KEYS_NOTE,
+    )
+
+
+def _sweep(out: tuple[str, ...], keys: dict[str, str], **options: Any) -> int:
+    values = given(**options)
+    _refuse(keys, "sweep")
+    name, key, listed = _needed(values, "sweep", "model", "key", "values")
+    _check(name, values, keys)
     from recbole_siger.studies.sweep import sweep_option
 
-    model, key, listed = _needed(values, "sweep", "model", "key", "values")
-    return sweep_option(model, key, listed, _study(values), table_params(table), out=lists["out"])
+    params = _table(values)
+    return sweep_option(name, key, listed, _study(values, keys), params, out=out)
 
 
-def _tune(words: Sequence[str]) -> int:
-    found = read_keys(words, flags=("resume",))
-    pairs = [value for key, value in found if key == "set"]
-    values = single_values([entry for entry in found if entry[0] != "set"])
-    model, dataset = _needed(values, "tune", "model", "dataset")
-    from recbole_siger.tuning.search import SearchParams, tune_model
+# ---- tune
 
-    resume = values.pop("resume", "False").lower() in ("true", "1", "yes")
-    search = {key: values.pop(key) for key in SearchParams.__dataclass_fields__ if key in values}
-    named = {key: values.pop(key, None) for key in ("out", "space")}
-    files, seeds = values.pop("config_files", "").split(), values.pop("seeds", "1")
-    tune_model(
-        model,
-        dataset,
-        files=files,
-        options=values,
-        space_file=named["space"],
-        space=pairs,
-        seeds=seeds,
-        out=named["out"],
-        resume=resume,
-        **search,
+
+def tune_command() -> Command:
+    """Return the command ``tune``."""
+    space = "YAML file {key: [values]}; by default properties/search/<Model>.yaml."
+    out = "Folder of the search; by default runs/<dataset>/tune-<Model>."
+    rows = option_rows(shipped_files("tune.yaml"), read_dataclass("tuning.search", "SearchParams"))
+    return Command(
+        "tune",
+        _tune,
+        [
+            model(),
+            dataset(),
+            *options_of(rows),
+            option("set", "Values of one key to search; may be repeated.", metavar="KEY=V,V", repeated=True),
+            option("space", space, metavar="FILE"),
+            option("seeds", _MEANINGS["seeds"], default="1"),
+            option("out", out, metavar="FOLDER"),
+            option("resume", "Whether the search in the folder is continued.", kind="bool", default="False"),
+            option("config_files", "YAML files of options, separated by blanks.", metavar='"FILE FILE"'),
+        ],
+        usage="--model=NAME --dataset=NAME [--key=value ...]",
+        summary="Search a model's hyper-parameters, choose on validation, and test the winner once.",
+        example="recbole-siger tune --model=SIGER --dataset=ml-100k --search=random --num_samples=48",
+        keys=True,
+        sections=keys_of_search,
+        note=KEYS_NOTE,
     )
-    return 0
 
 
-def _report(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("vectors",), lists=("out",))
-    out = [value for key, value in found if key == "out"]
-    values = single_values([entry for entry in found if entry[0] != "out"])
-    kind, rest = (positional[0], positional[1:]) if positional else ("", [])
-    usage = "`recbole-siger report RUN_DIR ... [--out=report.html]`; see `recbole-siger --help`"
-    from recbole_siger.report import overlap, page
+def _tune(set: tuple[str, ...], keys: dict[str, str], **options: Any) -> None:
+    values = given(**options)
+    name, data = _needed(values, "tune", "model", "dataset")
+    files = files_of(values.pop("config_files", None))
+    check_run(name, data, files, keys)
+    from recbole_siger.tuning.search import tune_model
 
-    if kind == "overlap" and not rest:
-        (dataset,) = _needed(values, "report overlap", "dataset")
-        files = values.pop("config_files", "").split()
-        overlap.report_overlap(dataset, values, files, out)
-    elif kind in ("curves", "vectors"):
-        if len(rest) != 1 or not out or set(values) - ({"data_path"} if kind == "vectors" else set()):
-            raise UserError(f"command line: write `recbole-siger report {kind} RUN_DIR --out=NAME.pdf`")
-        if kind == "curves":
-            page.report_curves(rest[0], out)
-        else:
-            page.report_vectors(rest[0], out, values.get("data_path"))
-    elif not positional or len(out) > 1 or set(values) - {"vectors", "data_path"}:
-        raise UserError(f"command line: write {usage}")
-    else:
-        vectors = values.get("vectors", "False").lower() == "true"
-        file = out[0] if out else "report.html"
-        page.report_page(positional, file, vectors=vectors, data_path=values.get("data_path"))
-    return 0
+    tune_model(
+        name,
+        data,
+        files=files,
+        options=keys,
+        space_file=values.pop("space", None),
+        space=set,
+        seeds=values.pop("seeds", "1"),
+        out=values.pop("out", None),
+        resume=values.pop("resume", False),
+        **values,
+    )
 
 
-def _cold_start(words: Sequence[str]) -> int:
-    found = read_keys(words)
-    pairs = [value for key, value in found if key == "set"]
-    values = single_values([entry for entry in found if entry[0] != "set"])
+# ---- cold-start
+
+
+def cold_start_command() -> Command:
+    """Return the command ``cold-start``."""
+    kind = "What is cold; by default item, or the protocol of the key `cold_start`."
+    out = "Folder of the results; by default runs/<dataset>/cold-start-<kind>."
+    return Command(
+        "cold-start",
+        _cold_start,
+        [
+            option("models", MODELS, metavar="NAME,NAME"),
+            *_study_options(),
+            option("kind", kind, metavar="KIND", choices="item | item_few_shot | user"),
+            option("set", SET, metavar="MODEL.key=value", repeated=True),
+            option("out", out, metavar="FOLDER"),
+        ],
+        usage="--models=NAME,NAME --dataset=NAME [--key=value ...]",
+        summary="Print results for cold items or users: a table and a bar chart. Missing runs are started.",
+        example="recbole-siger cold-start --models=SIGER,LightGCN --dataset=ml-100k --kind=item",
+        keys=True,
+        sections=keys_of_run,
+        note=KEYS_NOTE,
+    )
+
+
+def _cold_start(
+    kind: str | None, out: str | None, set: tuple[str, ...], keys: dict[str, str], **options: Any
+) -> int:
+    values = given(**options)
     (models,) = _needed(values, "cold-start", "models")
+    _check(models, values, {key: value for key, value in keys.items() if key != "run_dir"})
     from recbole_siger.studies.cold_start import cold_start_report
 
-    named = {key: values.pop(key, None) for key in ("kind", "out")}
-    return cold_start_report(models, _study(values), model_options=pairs, **named)
+    return cold_start_report(models, _study(values, keys), model_options=set, kind=kind, out=out)
 
 
-def _audit(words: Sequence[str]) -> int:
-    positional, found = read_options(words, flags=("json",))
-    values = single_values(found)
-    if positional:
-        raise UserError("command line: write `recbole-siger audit --dataset=NAME [--run=DIR] [--json]`")
-    as_json = values.pop("json", "False").lower() == "true"
-    dataset, run = values.pop("dataset", None), values.pop("run", None)
-    from recbole_siger.audit.checks import print_audit
-
-    return print_audit(dataset, run, values, as_json=as_json)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "compare": _compare,
-    "ablate": _ablate,
-    "sweep": _sweep,
-    "tune": _tune,
-    "report": _report,
-    "cold-start": _cold_start,
-    "audit": _audit,
+COMMANDS: dict[str, Callable[[], Command]] = {
+    "compare": compare_command,
+    "ablate": ablate_command,
+    "sweep": sweep_command,
+    "tune": tune_command,
+    "cold-start": cold_start_command,
 }

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from recbole_siger.errors import UserError
 
-__all__ = ["following", "logging_to"]
+__all__ = ["following", "log_file_of", "logging_to"]
+
+_LOG_FILE = "recbole_siger_log_file"
 
 _DEBUG = re.compile(r"\S+ \S+ DEBUG ")  # as the format of a log file begins
 
@@ -50,11 +52,20 @@ def logging_to(file: Path | None) -> Iterator[None]:
         logger.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        if file is not None:
+            vars(error).setdefault(_LOG_FILE, file)  # for whoever reports the error
+        raise
     finally:
         ours.setLevel(level)
         for logger, handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def log_file_of(error: Exception) -> Path | None:
+    """Return the file of the innermost :func:`logging_to` that an exception has passed; None for none."""
+    return vars(error).get(_LOG_FILE)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _kinds(params: ExtractParams) -> list[str]:
     kinds = [kind for kind in ("text", "image") if getattr(params, f"{kind}_model") is not None]
     if not kinds:
         raise UserError(
-            "command line: `extract` needs --text_model or --image_model; see `recbole-siger --help`"
+            "command line: `extract` needs --text_model or --image_model; see `recbole-siger extract --help`"
         )
     if len(kinds) == 2 and params.modality is not None:
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_siger.errors import UserError
+from recbole_siger.options.flags import read_flag
 from recbole_siger.options.params import build_params, did_you_mean
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import read_yaml
@@ -101,7 +102,7 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
             raise UserError(f"command line: prepare {kind} takes no --{key}{did_you_mean(key, known)}")
     for key in one.needed:
         if not values.get(key):
-            raise UserError(f"command line: prepare {kind} needs --{key}; see `recbole-siger --help`")
+            raise UserError(f"command line: prepare {kind} needs --{key}; see `recbole-siger prepare --help`")
     chosen = _with_defaults(kind, values)
     params = build_params(PrepareParams, chosen, dict.fromkeys(values, "command line"))
     params.shares()
@@ -114,10 +115,7 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
 
 
 def _on(values: Values, key: str) -> bool:
-    value = values.get(key, "False").lower()
-    if value not in ("true", "false"):
-        raise UserError(f"command line: --{key}={values[key]}: write --{key} alone, or =True or =False")
-    return value == "true"
+    return read_flag(key, values.get(key, "False"))
 
 
 def _with_defaults(kind: str, values: Values) -> dict[str, Any]:

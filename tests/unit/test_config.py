@@ -135,6 +135,30 @@ def test_nothing_is_read_from_sys_argv(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no_such_key" not in config
 
 
+@pytest.mark.parametrize("text", ["2024", "1e3", "2024-01-31", "1.5", "True", "none"])
+def test_text_stays_text_on_the_command_line(text: str) -> None:
+    config = build("SIGER", "NAME", command_line={"run_dir": text, "data_path": text, "cache_dir": text})
+    assert [config[key] for key in ("run_dir", "cache_dir")] == [text, text]
+    assert config.run.run_dir == text
+    assert config["data_path"] == f"{text}/NAME"
+
+
+def test_none_on_the_command_line_is_still_no_text() -> None:
+    assert build("SIGER", command_line={"run_dir": "None"}).run.run_dir is None
+    assert build("SIGER", command_line={"run_dir": "~"}).run.run_dir is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("yes", True), ("1", True), ("False", False), ("no", False), ("0", False)],
+)
+def test_one_rule_for_booleans_on_the_command_line(text: str, value: bool) -> None:
+    keys = ("saved", "train_features", "use_gpu")  # of a run, a model, RecBole
+    config = build("SIGER", command_line=dict.fromkeys(keys, text))
+    assert [config[key] for key in keys] == [value] * 3
+    assert config.origin["use_gpu"] == "command line"
+
+
 # ---- strictness
 
 

@@ -159,11 +159,19 @@ def test_list_and_clear(builds, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("0 graphs, 0.0 MiB, in ")
 
 
-@pytest.mark.parametrize("words", [[], ["rm"], ["ls", "clear"], ["ls", "--all=1"]])
-def test_misuse_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "ls|clear is missing"),
+        (["rm"], "'rm' is not one of 'ls', 'clear'"),
+        (["ls", "clear"], "Got unexpected extra argument (clear)"),
+        (["ls", "--all=1"], "cache has no option --all"),
+    ],
+)
+def test_misuse_is_one_line(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cache", *words]) == 2
     assert capsys.readouterr().err == (
-        "error: command line: write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`\n"
+        f"error: command line: {problem}; write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`\n"
     )
     assert cli.main(["cache", "clear", "--cache_dir=none"]) == 2
     assert "--cache_dir=none keeps no graphs" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_siger.cli.command import Opt, option
+from recbole_siger.cli.declared import (
+    Declared,
+    option_rows,
+    params_of_model,
+    read_dataclass,
+    shipped_files,
+)
+
+__all__ = ["dataset", "files_of", "given", "keys_of_run", "keys_of_search", "model", "run_options"]
+
+
+def model(meaning: str = "Model; `recbole-siger models` lists the names.", *, required: bool = False) -> Opt:
+    """Return the option ``--model``."""
+    return option("model", meaning, metavar="NAME", required=required)
+
+
+def dataset(meaning: str = "Dataset, the name of its folder.", *, required: bool = False) -> Opt:
+    """Return the option ``--dataset``."""
+    return option("dataset", meaning, metavar="NAME", required=required)
+
+
+def run_options() -> list[Opt]:
+    """Return the options that say what a run is."""
+    files = (
+        "YAML files of options, separated by blanks; a later file is stronger, the command line strongest."
+    )
+    return [model(), dataset(), option("config_files", files, metavar='"FILE FILE"')]
+
+
+def files_of(config_files: str | None) -> list[str]:
+    """Return the files that ``--config_files`` names."""
+    return (config_files or "").split()
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the options that were typed."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def keys_of_run(model: str | None) -> list[tuple[str, list[Declared]]]:
+    """Return the sections of a help: keys of every run, and those of a model if it is named."""
+    typed = read_dataclass("config", "RunParams")
+    rows = option_rows(shipped_files("overall.yaml"), typed, typed_only=True)
+    found = [("Keys of every run (properties/overall.yaml)", rows)]
+    return [*_keys_of_model(model), *found]
+
+
+def keys_of_search(model: str | None) -> list[tuple[str, list[Declared]]]:
+    """Return the section of a help with the keys of a model, if it is named."""
+    return _keys_of_model(model)
+
+
+def _keys_of_model(model: str | None) -> list[tuple[str, list[Declared]]]:
+    files: Sequence[Any] = shipped_files(f"model/{model}.yaml") if model else []
+    if not files:
+        return []
+    return [
+        (
+            f"Keys of {model} (properties/model/{model}.yaml)",
+            option_rows([*files], params_of_model(str(model))),
+        )
+    ]

@@ -1,0 +1,54 @@
+"""What a user reads when something fails that is no bad input, and how click's messages are worded."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from recbole_siger import __version__
+from recbole_siger.cli.command import Command, Opt
+from recbole_siger.common.log import log_file_of
+
+__all__ = ["click_message", "write_report"]
+
+
+def click_message(error: click.UsageError) -> str:
+    """Return click's message in one line: what is wrong, and what to write."""
+    context = error.ctx
+    command = context.command if context else None
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, Opt) and context:
+        name = context.info_name
+        return f"command line: {name} needs --{error.param.name}; see `recbole-siger {name} --help`"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        problem = f"{error.param.make_metavar(ctx=context) if context else error.param.name} is missing"
+    else:
+        problem = " ".join(error.message.split()).rstrip(".")
+    usage = f"; write `{command.usage}`" if isinstance(command, Command) else ""
+    return f"command line: {problem}{usage}"
+
+
+def write_report(error: Exception, words: Sequence[str]) -> str:
+    """Write an unexpected error's traceback to a log file, and return the one line for the user.
+
+    The file is the log of the run that failed, or a new file in the folder for temporary files.
+    """
+    file = log_file_of(error) or _new_file()
+    command = shlex.join(["recbole-siger", *words])
+    lines = [
+        f"recbole-siger {__version__}: unexpected error in: {command}\n",
+        *traceback.format_exception(error),
+    ]
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(lines)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unexpected {text[:300]}; details in {file}; --debug shows the traceback"
+
+
+def _new_file() -> Path:
+    with tempfile.NamedTemporaryFile(prefix="recbole-siger-", suffix=".log", delete=False) as stream:
+        return Path(stream.name)
