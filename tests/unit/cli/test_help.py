@@ -11,7 +11,7 @@ import pytest
 from recbole_siger.cli import main
 from recbole_siger.cli.app import COMMANDS, GROUPS, make_command
 from recbole_siger.cli.data import KINDS
-from recbole_siger.cli.declared import params_of_model, read_dataclass, shipped_files
+from recbole_siger.cli.declared import params_of_model, read_dataclass, read_meanings, shipped_files
 from recbole_siger.config import RunParams
 from recbole_siger.extract.run import ExtractParams
 from recbole_siger.options.yaml_values import read_yaml
@@ -108,11 +108,20 @@ def test_a_named_model_adds_its_keys(model: str, capsys: pytest.CaptureFixture[s
 
 def test_ranges_defaults_and_meanings_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "run", "-m", "SIGER")
-    assert "--epochs=INT The most epochs to train. [range: [1, inf); default: 1000]" in text
-    assert "[one of: zero | mean; default: zero]" in text
-    assert "--seed=INT Random seed. [range: [0, 4294967296); default: 2020]" in text
-    share = "--co_weight=FLOAT Share of the co-occurrence graph in the enhanced graph."
-    assert f"{share} [range: [0, 1]; default: 0.3]" in text
+    for file, key, head, notes in (
+        ("overall.yaml", "epochs", "--epochs=INT", "[range: [1, inf); default: 1000]"),
+        (
+            "overall.yaml",
+            "missing_modality",
+            "--missing_modality=TEXT",
+            "[one of: zero | mean; default: zero]",
+        ),
+        ("overall.yaml", "saved", "--saved[=BOOL]", "[default: True]"),
+        ("model/SIGER.yaml", "co_weight", "--co_weight=FLOAT", "[range: [0, 1]; default: 0.3]"),
+    ):
+        _, meaning = read_meanings(shipped_files(file)[-1])[key]
+        assert f" {head} {meaning} {notes} " in text
+    assert "--seed=INT Random seed. [range: [0, 4294967296); default: 2020]" in text  # RecBole's comment
     assert "--n_layers=INT" in help_of(capsys, "run", "--model=LightGCN")
 
 
