@@ -75,7 +75,7 @@ class RunParams:
 
 
 # RecBole takes these in more types than their default has.
-_FREE_TYPE = {"features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
+_FREE_TYPE = {"features", "user_features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
 
 class Config(RecBoleConfig):

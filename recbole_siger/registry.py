@@ -86,6 +86,7 @@ _SPECS = [
     ModelSpec("BM3", f"{_GENERAL}.bm3"),
     ModelSpec("FREEDOM", f"{_GENERAL}.freedom"),
     ModelSpec("MGCN", f"{_GENERAL}.mgcn"),
+    ModelSpec("SCALE", f"{_GENERAL}.scale"),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -131,12 +131,16 @@ def _without_training(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _features(experiment: Experiment) -> Iterator[Finding]:
-    tables: dict[str, Any] = getattr(experiment.model, "raw_features", {})
+    for noun, attribute in (("item", "raw_features"), ("user", "raw_user_features")):
+        yield from _features_of(getattr(experiment.model, attribute, {}), noun)
+
+
+def _features_of(tables: dict[str, Any], noun: str) -> Iterator[Finding]:
     for name, table in tables.items():
         rows = table[1:].cpu().numpy()
         rows = rows[(rows != 0).any(axis=1)]
         if not len(rows):
-            yield Finding("FAIL", "features", f"{name}: no item has any")
+            yield Finding("FAIL", "features", f"{name}: no {noun} has any")
             continue
         _, counts = np.unique(rows, axis=0, return_counts=True)
         if len(counts) == 1 and len(rows) > 1:
@@ -150,7 +154,7 @@ def _features(experiment: Experiment) -> Iterator[Finding]:
     if tables:
         has = {name: (table != 0).any(dim=1).cpu().numpy() for name, table in tables.items()}
         groups = {name: int(mask.sum()) for name, mask in by_coverage(has).items()}
-        text = f"{groups['complete']} items have all of {', '.join(has)}"
+        text = f"{groups['complete']} {noun}s have all of {', '.join(has)}"
         yield Finding("INFO", "features", f"{text}, {groups['partial']} some, {groups['none']} none")
 
 

@@ -85,6 +85,10 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
     item_graphs = [matrix for matrix in found.values() if matrix.shape == (n_items, n_items)]
     for name, matrix in found.items():
         n_found += 1
+        if name in getattr(model, "content_graphs", ()):
+            text = f"{what}.{name}: {matrix.nnz} edges by content; the model declares that they are no rows"
+            yield Finding("INFO", "graphs", text)
+            continue
         row, col = (part.astype(np.int64) for part in matrix.nonzero())
         if n_users == n_items == matrix.shape[0] == matrix.shape[1]:
             text = (

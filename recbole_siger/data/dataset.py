@@ -1,4 +1,4 @@
-"""RecBole's Dataset with item features, joined by raw item token."""
+"""RecBole's Dataset with features of items and users, joined by raw token."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class MultimodalDataset(Dataset):
                 "set --data_path, or make them with `recbole-siger prepare` or `recbole-siger import-mmrec`"
             )
         self._item_features: dict[str, Tensor] = {}
+        self._user_features: dict[str, Tensor] = {}
         super().__init__(config)
 
     @property
@@ -59,25 +60,41 @@ class MultimodalDataset(Dataset):
         return self.field2id_token[self.uid_field].tolist()
 
     def feature_files(self) -> dict[str, Path]:
-        """Map each modality that the dataset lists to its file.
+        """Map each modality that the dataset lists under ``features`` to its file.
 
         Raises:
-            UserError: If ``features`` is neither a list nor a mapping, or a name cannot be a file's part.
+            UserError: If the key is neither a list nor a mapping, or a name cannot be a file's part.
         """
-        listed: Any = self.config["features"] or []
+        return self._listed_files("features")
+
+    def user_feature_files(self) -> dict[str, Path]:
+        """Map each user feature that the dataset lists under ``user_features`` to its file.
+
+        Raises:
+            UserError: As :meth:`feature_files`; or if a name is also the name of an item feature.
+        """
+        files = self._listed_files("user_features")
+        for name in files:
+            if name in self.feature_files():
+                where = self.config.origin.get("user_features", "configuration")
+                raise UserError(f"{where}: user_features: {name!r} is also an item feature; rename one file")
+        return files
+
+    def _listed_files(self, key: str) -> dict[str, Path]:
+        listed: Any = self.config[key] or []
         folder = Path(self.config["feature_path"])
-        where = self.config.origin.get("features", "configuration")
+        where = self.config.origin.get(key, "configuration")
         if isinstance(listed, list):
             listed = dict.fromkeys(listed)
         if not isinstance(listed, dict):
             raise UserError(
-                f"{where}: features={listed!r}: write a list such as [image, text], or {{image: FILE}}"
+                f"{where}: {key}={listed!r}: write a list such as [image, text], or {{image: FILE}}"
             )
         files = {}
         for name, file in listed.items():
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise UserError(
-                    f"{where}: features: {name!r} is not a modality name; use letters, digits and _"
+                    f"{where}: {key}: {name!r} is not the name of a feature; use letters, digits and _"
                 )
             files[name] = folder / (file or f"{self.dataset_name}.{name}.npy")
         return files
@@ -117,6 +134,25 @@ class MultimodalDataset(Dataset):
                 )
                 _log.info(coverage_line(name, self._item_features[name]))
         return {name: self._item_features[name] for name in chosen}
+
+    def user_features(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Load ``{name: (n_users, F) float32}``, row 0 and rows of users without a feature zero.
+
+        Args:
+            names: Which of :meth:`user_feature_files`.
+        """
+        run, files = self.config.run, self.user_feature_files() if names else {}
+        for name in names:
+            if name not in self._user_features:
+                self._user_features[name] = load_features(
+                    files[name],
+                    self.user_tokens,
+                    strict_ids=run.strict_ids,
+                    assume_order=run.assume_order,
+                    noun="user",
+                )
+                _log.info(coverage_line(name, self._user_features[name], noun="user"))
+        return {name: self._user_features[name] for name in names}
 
     def _prepare(self, script: str) -> None:
         folder = Path(self.config["feature_path"])

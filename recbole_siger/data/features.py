@@ -1,8 +1,8 @@
-"""Item features from ``.npy`` files, joined to the dataset by item token.
+"""Features of items or users from ``.npy`` files, joined to the dataset by raw token.
 
 ``<name>.<modality>.npy`` holds a float matrix; ``<name>.<modality>.ids`` beside it names the item of each
 row, one raw item token a line. The order of the rows never matters: a row goes to the item that its id names,
-and an item without a row gets zeros.
+and an item without a row gets zeros. Users have the same files; ``noun`` names them in messages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ BLOCK_ELEMENTS = 2**21
 
 
 def load_features(
-    path: Path, tokens: Sequence[str], *, strict_ids: bool = False, assume_order: bool = False
+    path: Path,
+    tokens: Sequence[str],
+    *,
+    strict_ids: bool = False,
+    assume_order: bool = False,
+    noun: str = "item",
 ) -> Tensor:
     r"""Load a feature file and give each item of the dataset the row that its id names.
 
@@ -48,6 +53,7 @@ def load_features(
         tokens: Raw item tokens in the order of the dataset's internal ids, length I; the first is padding.
         strict_ids: Refuse a file with ids that are not items of the dataset.
         assume_order: Where there is no ``.ids`` file, let row i belong to the item with raw token ``str(i)``.
+        noun: What a row belongs to, for messages: ``item`` or ``user``.
 
     Returns:
         Features, shape ``(I, F)``, float32, finite, on the CPU; row 0 is zero.
@@ -66,8 +72,8 @@ def load_features(
     """
     path = Path(path)
     array = open_features(path)
-    ids = _row_ids(path, len(array), tokens, assume_order)
-    items = _join(path, ids, tokens, strict_ids)
+    ids = _row_ids(path, len(array), tokens, assume_order, noun)
+    items = _join(path, ids, tokens, strict_ids, noun)
     features = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
     for start, block in read_blocks(path, array, ids):
         item = items[start : start + len(block)]
@@ -151,16 +157,16 @@ def read_blocks(
         yield start, block
 
 
-def _row_ids(path: Path, n_rows: int, tokens: Sequence[str], assume_order: bool) -> list[str]:
-    """Return the raw item token of each row of ``path``, length ``n_rows``."""
+def _row_ids(path: Path, n_rows: int, tokens: Sequence[str], assume_order: bool, noun: str) -> list[str]:
+    """Return the raw token of each row of ``path``, length ``n_rows``."""
     ids_path = path.with_suffix(".ids")
     if not ids_path.is_file():
         if not assume_order:
             raise UserError(
-                f"{ids_path}: no such file; write the item of each row of {path.name} there, one raw item "
-                "token a line, or set assume_order if row i belongs to the item with token i."
+                f"{ids_path}: no such file; write the {noun} of each row of {path.name} there, one raw "
+                f"{noun} token a line, or set assume_order if row i belongs to the {noun} with token i."
             )
-        _check_order(path, n_rows, tokens)
+        _check_order(path, n_rows, tokens, noun)
         return [str(row) for row in range(n_rows)]
     try:
         lines = ids_path.read_bytes().decode("utf-8-sig").split("\n")
@@ -177,37 +183,44 @@ def _row_ids(path: Path, n_rows: int, tokens: Sequence[str], assume_order: bool)
     repeated = [token for token, count in Counter(ids).items() if count > 1]
     if repeated:
         raise UserError(
-            f"{ids_path}: repeated ids {_name_some(repeated)}; keep one row of {path.name} for each item."
+            f"{ids_path}: repeated ids {_name_some(repeated)}; keep one row of {path.name} for each {noun}."
         )
     return ids
 
 
-def _check_order(path: Path, n_rows: int, tokens: Sequence[str]) -> None:
+def _check_order(path: Path, n_rows: int, tokens: Sequence[str], noun: str) -> None:
     for token in islice(tokens, 1, None):
         if not (token.isascii() and token.isdigit() and str(int(token)) == token and int(token) < n_rows):
             raise UserError(
-                f"{path}: assume_order needs item tokens that are integers from 0 to {n_rows - 1}, "
-                f"but the dataset has item {str(token)!r}; write {path.with_suffix('.ids').name} instead."
+                f"{path}: assume_order needs {noun} tokens that are integers from 0 to {n_rows - 1}, "
+                f"but the dataset has {noun} {str(token)!r}; write {path.with_suffix('.ids').name} instead."
             )
 
 
-def _join(path: Path, ids: list[str], tokens: Sequence[str], strict_ids: bool) -> NDArray[np.int64]:
-    """Return the internal item id of each row, shape ``(R,)``; -1 where the dataset has no such item."""
+def _join(
+    path: Path, ids: list[str], tokens: Sequence[str], strict_ids: bool, noun: str
+) -> NDArray[np.int64]:
+    """Return the internal id of each row, shape ``(R,)``; -1 where the dataset has no such item or user."""
     internal = {token: item for item, token in enumerate(tokens) if item > 0}
     items = np.fromiter((internal.get(token, -1) for token in ids), dtype=np.int64, count=len(ids))
     foreign = np.flatnonzero(items < 0)
     ids_path = path.with_suffix(".ids")
     if len(foreign) == len(ids):
         raise UserError(
-            f"{ids_path}: none of its {len(ids):,} ids ({_name_some(ids)}) is an item of the dataset "
-            f"({_name_some(islice(tokens, 1, None))}); write the raw item tokens of the interaction file."
+            f"{ids_path}: none of its {len(ids):,} ids ({_name_some(ids)}) is {_article(noun)} of the "
+            f"dataset ({_name_some(islice(tokens, 1, None))}); write the raw {noun} tokens of the "
+            "interaction file."
         )
     if strict_ids and len(foreign):
         raise UserError(
-            f"{ids_path}: {len(foreign):,} ids are not items of the dataset: "
+            f"{ids_path}: {len(foreign):,} ids are not {noun}s of the dataset: "
             f"{_name_some(ids[row] for row in foreign)}; remove their rows, or turn strict_ids off."
         )
     return items
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
 
 
 def _name_some(values: Iterable[object], limit: int = 5) -> str:
@@ -231,12 +244,13 @@ def has_feature(features: Tensor) -> Tensor:
     return (features != 0).any(dim=1)
 
 
-def coverage_line(name: str, features: Tensor) -> str:
-    """Say how many items have a feature; the padding row is not an item.
+def coverage_line(name: str, features: Tensor, *, noun: str = "item") -> str:
+    """Say how many items or users have a feature; the padding row does not count.
 
     Args:
         name: The modality.
         features: Shape ``(I, F)``, row 0 padding.
+        noun: What a row belongs to.
 
     Returns:
         One line.
@@ -245,17 +259,19 @@ def coverage_line(name: str, features: Tensor) -> str:
         >>> coverage_line("image", torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]]))
         'image: 1 of 2 items (1 missing), 2-d'
     """
-    return coverage_text(name, int(has_feature(features[1:]).sum()), len(features) - 1, features.shape[1])
+    return coverage_text(
+        name, int(has_feature(features[1:]).sum()), len(features) - 1, features.shape[1], noun=noun
+    )
 
 
-def coverage_text(name: str, n_present: int, n_items: int, dim: int) -> str:
+def coverage_text(name: str, n_present: int, n_items: int, dim: int, *, noun: str = "item") -> str:
     """Word the coverage of a modality.
 
     Example:
         >>> coverage_text("image", 1663, 1682, 1280)
         'image: 1,663 of 1,682 items (19 missing), 1280-d'
     """
-    return f"{name}: {n_present:,} of {n_items:,} items ({n_items - n_present:,} missing), {dim}-d"
+    return f"{name}: {n_present:,} of {n_items:,} {noun}s ({n_items - n_present:,} missing), {dim}-d"
 
 
 def fill_missing(features: Tensor, policy: Literal["zero", "mean"]) -> Tensor:

@@ -1,9 +1,9 @@
-"""The base of every multimodal model: item features in, one table of users and one table of items out."""
+"""The base of every multimodal model: features in, one table of users and one of items out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,7 +19,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache
 from recbole_siger.graph.knn import knn_graph
 from recbole_siger.graph.normalize import normalize_adjacency
-from recbole_siger.graph.user_item import user_item_adjacency
+from recbole_siger.graph.user_item import draw_edges, user_item_adjacency
 from recbole_siger.model.inputs import Batch, FieldNames, ModelInputs, seeded
 from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.memory import FLOAT, MemoryTerms
@@ -51,12 +51,15 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             the loss contrasts rows with each other. Otherwise each process gets its own rows.
         share: This process's part of each batch: all rows, unless several processes train.
         samples_negatives: Whether a batch has a negative item for each positive item.
+        content_graphs: Attributes that hold graphs of users and items by content, whose edges are no training
+            rows; the audit names them.
         frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
         n_users: Number of users, the padding id 0 included.
         n_items: Number of items, the padding id 0 included.
         modalities: Names of the modalities, in the order of ``raw_features``.
         raw_features: ``{modality: (n_items, F_m)}``, zero where an item has no feature; graphs use these.
+        raw_user_features: ``{name: (n_users, F)}``, what :meth:`user_feature_names` asks for.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
         graph_cache: Stores graphs that depend on features and edges alone.
@@ -68,6 +71,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     scores_cold_items: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
     samples_negatives: ClassVar[bool] = True
+    content_graphs: ClassVar[tuple[str, ...]] = ()
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -78,8 +82,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     def __init__(self, config: Config, dataset: MultimodalDataset) -> None:
         """Read the inputs out of RecBole's objects; RecBole sets the seed and the device around this call."""
         user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+        params = params_from_config(self.params_class, config)
         inputs = ModelInputs(
-            params=params_from_config(self.params_class, config),
+            params=params,
             n_users=dataset.num(user),
             n_items=dataset.num(item),
             train_edges=dataset.train_edges,
@@ -89,6 +94,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             missing_modality=config.run.missing_modality,
             cache_dir=config.run.cache_dir,
             fields=FieldNames(user, item, config["NEG_PREFIX"] + item),
+            user_features=dataset.user_features(
+                self.user_feature_names(params, tuple(dataset.user_feature_files()))
+            ),
         )
         self._set_up(inputs)
 
@@ -105,6 +113,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         device: str | torch.device = "cpu",
         missing_modality: Literal["zero", "mean"] = "zero",
         cache_dir: str | Path | None = "none",
+        user_features: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """Build a model without RecBole's Config and Dataset.
 
@@ -124,6 +133,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             device: Device of the model.
             missing_modality: What replaces the row of an item without a feature.
             cache_dir: Folder of the graph cache; ``"none"`` stores nothing, ``None`` is the user's folder.
+            user_features: ``{name: (n_users, F)}``, as ``features``; for models that read some.
 
         Returns:
             The model in training mode.
@@ -147,6 +157,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             device=torch.device(device),
             missing_modality=missing_modality,
             cache_dir=cache_dir,
+            user_features=cls._chosen_user_features(params, user_features or {}),
         )
         inputs.check()
         model = cls.__new__(cls)
@@ -162,6 +173,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.params: Any = inputs.params
         self.modalities = tuple(inputs.features)
         self.raw_features = {m: x.to(self.device, torch.float32) for m, x in inputs.features.items()}
+        self.raw_user_features = {
+            name: x.to(self.device, torch.float32) for name, x in inputs.user_features.items()
+        }
         self.train_edges = inputs.train_edges.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(inputs.seed)
         self.graph_cache = GraphCache(inputs.cache_dir)
@@ -170,6 +184,23 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self._missing_modality = inputs.missing_modality
         self._final: UserItem | None = None
         self.build()
+
+    @classmethod
+    def user_feature_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:
+        """Return the user features that the model reads; most models read none.
+
+        Args:
+            params: The model's parameters.
+            listed: Names that the dataset lists under ``user_features``.
+
+        Raises:
+            UserError: If a parameter names a user feature that is not listed.
+        """
+        return ()
+
+    @classmethod
+    def _chosen_user_features(cls, params: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: given[name] for name in cls.user_feature_names(params, tuple(given))}
 
     @abstractmethod
     def build(self) -> None:
@@ -180,17 +211,17 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     @abstractmethod
     def forward(self) -> UserItem:
-        """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, with the padding rows."""
+        """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, padding rows included."""
 
     @abstractmethod
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, each ``()``; training minimises their sum."""
 
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
-        """Do the work of the start of an epoch, such as dropping edges."""
+        """Do what a model does once an epoch, such as dropping edges."""
 
     def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
-        """Return the factor on the learning rate in an epoch."""
+        """Return what the learning rate is multiplied by in an epoch."""
         return 1.0
 
     def memory_terms(self, batch_size: int) -> MemoryTerms:
@@ -209,14 +240,14 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return MemoryTerms(step, nodes + len(self.modalities) * 3 * items)
 
     def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
-        """Hold ``{modality: (n_items, F_m)}`` for projections; ``missing_modality`` fills missing rows.
+        """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says.
 
         Raises:
-            UserError: If trained features are to have another type than float32.
+            UserError: If trained features are asked for in less than float32.
         """
         if trained and dtype != "float32":
             raise UserError(
-                f"feature_dtype={dtype!r}: trained features are float32; remove this option or train_features"
+                f"feature_dtype={dtype!r}: trained features are float32; drop one of the two options"
             )
         tables = nn.Module()
         for name, raw in self.raw_features.items():
@@ -236,6 +267,17 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         adjacency = normalize_adjacency(user_item_adjacency(edges, self.n_users, self.n_items))
         return SparseMatrix(adjacency, symmetric=True)
 
+    def draw_norm_adj(self, edges: Tensor, weights: Tensor, dropout: float) -> SparseMatrix:
+        """Normalise the graph of a share of the interactions, drawn by weight and none twice: ``(N, N)``.
+
+        Args:
+            edges: Users then items, shape ``(2, E)``.
+            weights: One number an edge, > 0, shape ``(E,)``.
+            dropout: Share that is left out, in [0, 1).
+        """
+        n_kept = round((1 - dropout) * len(weights))
+        return self.build_norm_adj(edges[:, draw_edges(weights, n_kept, self.generator)])
+
     def knn_graphs(self, k: int, weight: str) -> dict[str, Tensor]:
         """Build each modality's normalised graph of nearest neighbours: sparse ``(I, I)``."""
         arguments: dict[str, int | str] = {"k": k, "weight": weight}
@@ -251,13 +293,13 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return tuple(terms.values())
 
     def final_embeddings(self) -> UserItem:
-        """Return :meth:`forward`; in evaluation mode the result is cached until :meth:`train`."""
+        """Return :meth:`forward`, computed once between two training steps."""
         if self.training:
             return self.forward()
         if self._final is None:
             with torch.no_grad():
                 user, item = self.forward()
-            # Ranking multiplies by the transpose. This is a third faster if the transpose is contiguous.
+            # Ranking multiplies by the transpose, a third faster if that is what lies in a row in memory.
             self._final = UserItem(user, item.T.contiguous().T)
         return self._final
 
@@ -272,11 +314,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return (user[interaction[self.USER_ID]] @ item.T).flatten()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the mode and drop the cached embeddings."""
+        """Switch mode; the cached embeddings are forgotten."""
         self._final = None
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load parameters and drop the cached embeddings."""
+        """Load parameters; the cached embeddings are forgotten."""
         self._final = None
         return super().load_state_dict(*args, **kwargs)

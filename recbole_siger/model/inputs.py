@@ -1,11 +1,11 @@
-"""What a model is built from: parameters, sizes, training edges and item features. No RecBole here."""
+"""What a model is built from: parameters, sizes, training edges, item and user features. No RecBole here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -49,6 +49,7 @@ class ModelInputs:
         missing_modality: Row of an item without a feature: zeros, or the mean of the other rows.
         cache_dir: Folder above the graph cache; ``None`` is the user's folder, ``"none"`` stores no graph.
         fields: The keys of a batch.
+        user_features: ``{name: (U, F)}``, as ``features``, of users; only what the model asks for.
     """
 
     params: Any
@@ -61,6 +62,7 @@ class ModelInputs:
     missing_modality: Literal["zero", "mean"]
     cache_dir: str | Path | None
     fields: FieldNames = FIELDS
+    user_features: dict[str, Tensor] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise a ValueError of one line if an input has a wrong type, shape, range or value."""
@@ -78,7 +80,9 @@ class ModelInputs:
         if not isinstance(self.features, dict) or not self.features:
             raise ValueError("features must be a dict with at least one modality, {name: (n_items, F)}")
         for name, table in self.features.items():
-            self._check_features(name, table)
+            _check_features("features", name, table, self.n_items, "item")
+        for name, table in self.user_features.items():
+            _check_features("user_features", name, table, self.n_users, "user")
 
     def _check_edges(self) -> None:
         edges = self.train_edges
@@ -97,25 +101,25 @@ class ModelInputs:
                     "because 0 is the padding id"
                 )
 
-    def _check_features(self, name: str, table: Tensor) -> None:
-        where = f"features[{name!r}]"
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise ValueError(f"{where}: the name of a modality must have only letters, digits and _")
-        if hasattr(nn.ModuleDict(), name):
-            raise ValueError(f"{where}: torch.nn uses this name itself; choose another name for the modality")
-        if not isinstance(table, Tensor):
-            raise ValueError(f"{where} is a {type(table).__name__}; it must be a tensor")
-        if not table.is_floating_point():
-            raise ValueError(f"{where} is {table.dtype}; it must have a floating-point type")
-        if table.dim() != 2 or len(table) != self.n_items or table.shape[1] < 1:
-            raise ValueError(
-                f"{where} has the shape {tuple(table.shape)}; it must have the shape ({self.n_items}, F) "
-                "with F >= 1"
-            )
-        if not all(value.isfinite() for value in table.float().aminmax()):  # NaN is the result where one is
-            raise ValueError(f"{where} has a value that is NaN or infinite as float32; replace this value")
-        if table[0].any():
-            raise ValueError(f"{where} has numbers in row 0; row 0 is the padding item and must be zero")
+
+def _check_features(argument: str, name: str, table: Tensor, n_rows: int, noun: str) -> None:
+    where = f"{argument}[{name!r}]"
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise ValueError(f"{where}: the name of a modality must have only letters, digits and _")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{where}: torch.nn uses this name itself; choose another name for the modality")
+    if not isinstance(table, Tensor):
+        raise ValueError(f"{where} is a {type(table).__name__}; it must be a tensor")
+    if not table.is_floating_point():
+        raise ValueError(f"{where} is {table.dtype}; it must have a floating-point type")
+    if table.dim() != 2 or len(table) != n_rows or table.shape[1] < 1:
+        raise ValueError(
+            f"{where} has the shape {tuple(table.shape)}; it must have the shape ({n_rows}, F) with F >= 1"
+        )
+    if not all(value.isfinite() for value in table.float().aminmax()):  # NaN is the result where one is
+        raise ValueError(f"{where} has a value that is NaN or infinite as float32; replace this value")
+    if table[0].any():
+        raise ValueError(f"{where} has numbers in row 0; row 0 is the padding {noun} and must be zero")
 
 
 @contextmanager

@@ -185,10 +185,11 @@ class Experiment:
 
     def digests(self) -> dict[str, str]:
         """Return those of the splits, and one of each feature matrix in use."""
-        features = getattr(self.model, "raw_features", {}).items()
-        return self.split_digests() | {
-            f"features of {name}": _sha256(x.cpu().numpy()) for name, x in features
-        }
+        found = self.split_digests()
+        for noun, attribute in (("features", "raw_features"), ("user features", "raw_user_features")):
+            for name, table in getattr(self.model, attribute, {}).items():
+                found[f"{noun} of {name}"] = _sha256(table.cpu().numpy())
+        return found
 
     def test(self) -> dict[str, float]:
         """Test the best epoch; a model that draws numbers when it scores draws the same each time."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from recbole_siger.common.files import write_text
 from recbole_siger.common.log import following, logging_to
-from recbole_siger.config import Config
+from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
@@ -312,8 +312,12 @@ class _Search:
     def _dataset(self) -> MultimodalDataset:
         """Load the dataset once; trials map its features from Ray's object store."""
         dataset = MultimodalDataset(self.config)
-        if issubclass(self.config.model_class, MultimodalRecommender):
+        model_class = self.config.model_class
+        if issubclass(model_class, MultimodalRecommender):
             dataset.item_features()
+            params = params_from_config(model_class.params_class, self.config)
+            listed = tuple(dataset.user_feature_files())
+            dataset.user_features(model_class.user_feature_names(params, listed))
         return dataset
 
     @property

@@ -23,15 +23,20 @@ class SharedDataset:
     """
 
     def __init__(self, dataset: MultimodalDataset) -> None:
-        left_out = ("config", "_item_features")
+        left_out = ("config", "_item_features", "_user_features")
         self._rest = {key: value for key, value in vars(dataset).items() if key not in left_out}
-        self._features = {name: table.numpy() for name, table in dataset._item_features.items()}
+        self._features = [
+            {name: table.numpy() for name, table in tables.items()}
+            for tables in (dataset._item_features, dataset._user_features)
+        ]
 
     def with_config(self, config: Config) -> MultimodalDataset:
         """Return the dataset for one run; splitting it leaves what is shared as it was."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            features = {name: torch.from_numpy(table) for name, table in self._features.items()}
+            items, users = (
+                {name: torch.from_numpy(table) for name, table in tables.items()} for tables in self._features
+            )
         dataset: Any = MultimodalDataset.__new__(MultimodalDataset)  # nothing is loaded again
-        dataset.__dict__.update(self._rest, config=config, _item_features=features)
+        dataset.__dict__.update(self._rest, config=config, _item_features=items, _user_features=users)
         return dataset

@@ -63,7 +63,17 @@ Space = dict[str, list[Any] | Range]
 
 # A search compares models on the same data by the same measure; these keys decide data and measure.
 _MEASURED = (
-    *("model", "dataset", "features", "protocol", "cold_start", "eval_args", "metrics", "topk"),
+    *(
+        "model",
+        "dataset",
+        "features",
+        "user_features",
+        "protocol",
+        "cold_start",
+        "eval_args",
+        "metrics",
+        "topk",
+    ),
     *("valid_metric", "repeatable", "benchmark_filename", "load_col", "rm_dup_inter", "threshold"),
     *("user_inter_num_interval", "item_inter_num_interval", "val_interval"),
 )

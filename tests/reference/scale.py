@@ -63,3 +63,34 @@ def relation(anchor: Array, positive: Array, negatives: Array, temperature: floa
         top = exp(cosine(a, b) / temperature)
         terms.append(-log(top / (top + sum(exp(cosine(a, v) / temperature) for v in others))))
     return sum(terms) / len(terms)
+
+
+def mean_of_items(features: Array, edges: Array, n_users: int) -> Array:
+    """What replaces the profile of a user, ``(U, F)``."""
+    result = np.zeros((n_users, features.shape[1]))
+    for user in range(n_users):
+        rows = [features[i] for i in sorted({int(i) for u, i in edges.T if u == user}) if features[i].any()]
+        if rows:
+            result[user] = sum(rows) / len(rows)
+    return result
+
+
+def combined(graphs: list[Array], how: str) -> Array:
+    """Edges that any graph has, or that all have."""
+    found = [graph != 0 for graph in graphs]
+    return np.array((np.any if how == "union" else np.all)(found, axis=0), dtype=float)
+
+
+def joined(uu: Array, ui: Array, ii: Array) -> Array:
+    """G of Eq. 6, ``(N, N)``."""
+    n_users, n_items = ui.shape
+    graph = np.zeros((n_users + n_items, n_users + n_items))
+    for a in range(n_users):
+        for b in range(n_users):
+            graph[a, b] = uu[a, b]
+        for i in range(n_items):
+            graph[a, n_users + i] = graph[n_users + i, a] = ui[a, i]
+    for i in range(n_items):
+        for j in range(n_items):
+            graph[n_users + i, n_users + j] = ii[i, j]
+    return graph

@@ -122,11 +122,7 @@ class FREEDOM(MultimodalRecommender):
 
     def on_epoch_start(self, epoch: int) -> None:
         r"""Keep a share 1 - ρ of the interactions, drawn by weight :math:`1 / \sqrt{d_u d_i}`, none twice."""
-        n_kept = round((1 - self.params.edge_dropout) * len(self.edge_weights))
-        # The first of exponential clocks with these rates: torch.multinomial's way, without its 2^24 limit.
-        clock = torch.empty_like(self.edge_weights).exponential_(generator=self.generator)
-        kept = (clock / self.edge_weights).topk(n_kept, largest=False).indices
-        self.pruned_adj = self.build_norm_adj(self.edges[:, kept])
+        self.pruned_adj = self.draw_norm_adj(self.edges, self.edge_weights, self.params.edge_dropout)
 
     # ---- representations
 

@@ -104,7 +104,9 @@ def test_features_of_another_form(data: Path, listed: Any) -> None:
 @pytest.mark.parametrize("name", ["../image", "a-b", "", 3, "a.b", "3d"])
 def test_a_modality_name_that_is_none(data: Path, name: Any) -> None:
     message = refusal(data, features=[name])
-    assert message == f"config_dict: features: {name!r} is not a modality name; use letters, digits and _"
+    assert message == (
+        f"config_dict: features: {name!r} is not the name of a feature; use letters, digits and _"
+    )
 
 
 def test_modalities_that_cannot_be_had(data: Path) -> None:
@@ -216,3 +218,45 @@ def test_an_unknown_script(tmp_path: Path) -> None:
     write_dataset(tmp_path, "toy", SPLITS)
     message = refusal(tmp_path, features=["image"], prepare="no_such")
     assert message == "config_dict: prepare='no_such': there is no dataset_scripts/no_such.py"
+
+
+def write_user_feature(data: Path, rows: dict[str, list[float]], name: str = "bio") -> None:
+    np.save(data / "toy" / f"toy.{name}.npy", np.array(list(rows.values())))
+    (data / "toy" / f"toy.{name}.ids").write_text("".join(f"{token}\n" for token in rows), encoding="utf-8")
+
+
+def test_user_features_are_joined_by_user_token(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_user_feature(data, {"bob": [5.0, 6.0, 7.0], "eve": [1.0, 1.0, 1.0]})
+    with caplog.at_level(logging.INFO, logger="recbole_siger"):
+        dataset = load(data, user_features=["bio"])
+        table = dataset.user_features(("bio",))["bio"]
+    assert "bio: 1 of 2 users (1 missing), 3-d" in caplog.text
+    by_token = dict(zip(dataset.user_tokens, table.tolist(), strict=True))
+    assert by_token == {"[PAD]": [0, 0, 0], "ann": [0, 0, 0], "bob": [5, 6, 7]}
+    assert dataset.user_features(()) == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "message"),
+    [
+        ({"bob": [1.0]}, {"user_features": "bio"}, "user_features='bio': write a list such as"),
+        ({"bob": [1.0]}, {"user_features": ["../bio"]}, "'../bio' is not the name of a feature; use letters"),
+        ({"bob": [1.0]}, {"user_features": ["image"]}, "'image' is also an item feature; rename one file"),
+        ({"zoe": [1.0]}, {"user_features": ["bio"]}, "none of its 1 ids ('zoe') is a user of the dataset"),
+        (
+            {"bob": [1.0], "zoe": [1.0]},
+            {"user_features": ["bio"], "strict_ids": True},
+            "are not users of the",
+        ),
+        ({"bob": [float("nan")]}, {"user_features": ["bio"]}, "NaN or infinite values (as float32)"),
+    ],
+)
+def test_bad_user_features_are_one_line(
+    data: Path, rows: dict[str, list[float]], values: dict[str, Any], message: str
+) -> None:
+    write_user_feature(data, rows)
+    dataset = load(data, **values)
+    with pytest.raises(UserError) as caught:
+        dataset.user_features(tuple(dataset.user_feature_files()))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -33,11 +33,14 @@ def build(model: str, shape: str, **changes: Any) -> Any:
         table[0] = 0
     edges = torch.stack([ids(n_users, n_edges, 5), ids(n_items, n_edges, 7)]).unique(dim=1)
     cls = MODELS[model].load()
-    params = cls.params_class.defaults(**changes)
+    params = cls.params_class.defaults(**SMALLER.get(model, {}), **changes)
     return cls.from_tensors(params, n_users=n_users, n_items=n_items, train_edges=edges, features=features)
 
 
-OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN")
+OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE")
+SMALLER: dict[str, dict[str, Any]] = {
+    "SCALE": {"n_candidates": 31, "user_sparsity": 3, "user_item_sparsity": 3}
+}
 CASES: list[tuple[str, dict[str, Any], str]] = [
     *((model, {}, shape) for model in OWN_FORMULA for shape in SHAPES),
     ("SIGER", {"contrast_negatives": "full", "n_semantic_layers": 3}, "many users"),
@@ -47,6 +50,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("LATTICE", {"embedding_size": 17}, "many users"),
     ("FREEDOM", {"train_features": False}, "wide features"),
     ("MGCN", {"train_features": False}, "wide features"),
+    ("SCALE", {"relation_batch": 0, "n_relation_negatives": 3}, "three modalities"),
+    ("SCALE", {"ablation": "relation"}, "large batch"),
 ]
 
 
