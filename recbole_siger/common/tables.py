@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
+from recbole_siger.common.records import TableFormat, column_index, column_names, read_records, table_format
 from recbole_siger.errors import UserError
-from recbole_siger.options.params import did_you_mean
 
 __all__ = ["Table", "open_table"]
 
-_FORMATS: dict[str, tuple[str, Literal[0, 3]]] = {
-    ".tsv": ("\t", csv.QUOTE_MINIMAL),
-    ".txt": ("\t", csv.QUOTE_MINIMAL),
-    ".csv": (",", csv.QUOTE_MINIMAL),
-    # RecBole's atomic files: a quotation mark is a character like any other, a column has a type.
-    ".item": ("\t", csv.QUOTE_NONE),
-    ".inter": ("\t", csv.QUOTE_NONE),
-}
 _NAMES = {"\t": "tabs", ",": "commas"}
 
 Row = dict[str, str]
@@ -42,8 +31,8 @@ class Table:
 
     def rows(self, number: int) -> Iterator[tuple[str, Row]]:
         """Yield id and row of slice ``number``, in the order of the file."""
-        with _Records(self.path, self.offsets[number]) as records:
-            for cells in islice(records, self.step):
+        with _Reader(self.path, _format(self.path), self.offsets[number]) as records:
+            for _, cells in islice(records, self.step):
                 row = dict(zip(self.header, cells, strict=True))
                 yield row[self.id_col], row
 
@@ -64,7 +53,7 @@ def open_table(
         id_col: Column of the raw tokens.
         columns: Other columns that are needed.
         step: Rows of a slice, >= 1.
-        unique: Refuse an id that stands twice.
+        unique: Whether a repeated id is an error.
 
     Raises:
         UserError: If the file is missing, no table of this form or empty, lacks a column, or has an id that
@@ -73,39 +62,43 @@ def open_table(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such table; name a .tsv or .csv file with one item a row.")
-    if path.suffix not in _FORMATS:
-        raise UserError(f"{path}: is no table by its name; write a .tsv (tabs) or .csv (commas) file.")
-    with _Records(path) as records:
-        header = _header(path, next(records, None), [id_col, *columns])
+    form = _format(path)
+    with _Reader(path, form) as reader:
+        records = iter(reader)
+        _, cells = next(records, (0, []))
+        if not cells:
+            raise UserError(f"{path}: is empty; write a header and one row an item.")
+        header = _header(path, form, cells, [id_col, *columns])
         place, seen, offsets, n_rows = header.index(id_col), set[str](), [], 0
-        start = records.offset
-        for cells in records:
-            token = _check(path, records.line, cells, header, place)
+        start = reader.offset
+        for line, cells in records:
+            token = _check(path, line, cells, header, place)
             if unique and token in seen:
-                raise UserError(
-                    f"{path}: line {records.line:,}: {id_col} {token!r} is repeated; keep one row of it."
-                )
+                raise UserError(f"{path}: line {line:,}: {id_col} {token!r} is repeated; keep one row of it.")
             seen.add(token)
             if n_rows % step == 0:
                 offsets.append(start)
-            n_rows, start = n_rows + 1, records.offset
+            n_rows, start = n_rows + 1, reader.offset
     if not n_rows:
         raise UserError(f"{path}: has a header and no rows; write one row an item.")
     return Table(path, header, id_col, n_rows, step, tuple(offsets))
 
 
-def _header(path: Path, cells: list[str] | None, needed: Sequence[str]) -> tuple[str, ...]:
-    if cells is None:
-        raise UserError(f"{path}: is empty; write a header and one row an item.")
-    names = [cell.partition(":")[0] for cell in cells] if path.suffix in (".item", ".inter") else cells
-    for column in needed:
-        if column not in names:
-            hint = did_you_mean(column, names)
-            if len(names) == 1:
-                hint = f"; are the columns separated by {_separator(path)}?"
-            raise UserError(f"{path}: has no column {column!r} (it has {', '.join(names)}){hint}")
+def _format(path: Path) -> TableFormat:
+    form = table_format(path)
+    if form is None or path.suffix == ".gz":
+        raise UserError(f"{path}: is no table by its name; write a .tsv (tabs) or .csv (commas) file.")
+    return form
+
+
+def _header(path: Path, form: TableFormat, cells: list[str], needed: Sequence[str]) -> tuple[str, ...]:
+    names = column_names(cells, typed=form.typed)
+    separator = _NAMES[form.sep]
+    fix = f"are the columns separated by {separator}?" if len(names) == 1 else "correct the name"
     if len(set(names)) != len(names):
         raise UserError(f"{path}: two columns have one name ({', '.join(names)}); rename one.")
+    for column in needed:
+        column_index(path, names, column, fix)
     return tuple(names)
 
 
@@ -114,67 +107,47 @@ def _check(path: Path, line: int, cells: list[str], header: Sequence[str], place
     if len(cells) != len(header):
         raise UserError(
             f"{path}: line {line:,}: {len(cells)} values for {len(header)} columns; "
-            f"separate them by {_separator(path)}, and quote a value that contains one."
+            f"separate them by {_NAMES[_format(path).sep]}, and quote a value that contains one."
         )
     if not cells[place] or re.search(r"[\r\n\t]", cells[place]):
         raise UserError(f"{path}: line {line:,}: {header[place]} is {cells[place]!r}; give every row an id.")
     return cells[place]
 
 
-def _separator(path: Path) -> str:
-    return _NAMES[_FORMATS[path.suffix][0]]
+class _Reader:
+    """The records of a table file from a byte on; knows where the next record begins."""
 
-
-class _Records:
-    """The records of a table file from a byte on; knows where the next one begins."""
-
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, form: TableFormat, offset: int = 0) -> None:
         self.offset, self._path = offset, path
-        self.line = 0  # lines read so far; the line number where reading began at the first byte
         self._handle = path.open("rb")
         self._handle.seek(offset)
-        self._delimiter, self._quoting = _FORMATS[path.suffix]
-        self._source = self._lines()
+        self._records = read_records(
+            self._lines(), form.sep, self._refuse, quoted=form.quoted, strict=True, any_length=True
+        )
 
     def _lines(self) -> Iterator[str]:
-        for line in self._handle:
+        for number, line in enumerate(self._handle, start=1):
             encoding = "utf-8-sig" if self.offset == 0 else "utf-8"
             self.offset += len(line)
-            self.line += 1
             try:
                 yield line.decode(encoding)
             except UnicodeDecodeError:
                 raise UserError(
-                    f"{self._path}: line {self.line:,} is not UTF-8; save the file as UTF-8."
+                    f"{self._path}: line {number:,} is not UTF-8; save the file as UTF-8."
                 ) from None
 
-    def _record(self) -> list[str]:
-        line = next(self._source)
-        text = line.rstrip("\r\n")
-        if "\r" not in text and ('"' not in text or self._quoting == csv.QUOTE_NONE):
-            return text.split(self._delimiter) if text else []
-        rest = chain([line], self._source)
-        limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131,072 characters
-        try:
-            return next(csv.reader(rest, delimiter=self._delimiter, quoting=self._quoting, strict=True))
-        finally:
-            csv.field_size_limit(limit)
+    def _refuse(self, line: int, reason: str) -> None:
+        raise UserError(
+            f"{self._path}: line {line:,}: {reason}; a value with a quotation mark, a separator "
+            'or a line end is quoted as "..." with "" inside.'
+        )
 
-    def __iter__(self) -> Iterator[list[str]]:
-        return self
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of a record's last line, counted from where reading began, and its cells."""
+        for number, _, cells in self._records:
+            yield number, cells
 
-    def __next__(self) -> list[str]:
-        try:
-            while not (cells := self._record()):  # an empty line
-                pass
-        except csv.Error as error:
-            raise UserError(
-                f"{self._path}: line {self.line:,}: {error}; a value with a quotation mark, a separator "
-                'or a line end is quoted as "..." with "" inside.'
-            ) from None
-        return cells
-
-    def __enter__(self) -> _Records:
+    def __enter__(self) -> _Reader:
         return self
 
     def __exit__(self, *_: object) -> None:

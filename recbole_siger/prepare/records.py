@@ -8,15 +8,16 @@ import gzip
 import json
 import re
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from recbole_siger.common.records import read_records
 from recbole_siger.errors import UserError
 
-__all__ = ["Rejected", "find_file", "open_raw", "read_json_lines", "read_rows", "required_column"]
+__all__ = ["Rejected", "find_file", "open_raw", "read_json_lines", "read_rows"]
 
 LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 """What ``ast.literal_eval`` raises for text that is no literal."""
@@ -136,7 +137,9 @@ def read_rows(
     width = None
     with open_raw(path) as handle:
         lines = (line.decode(encoding, errors="surrogateescape") for line in handle)
-        for number, n_lines, cells in _split_rows(lines, path, rejected, sep, quoted and len(sep) == 1):
+        refuse = partial(rejected.add, path)
+        quotes = quoted and len(sep) == 1
+        for number, n_lines, cells in read_records(lines, sep, refuse, quoted=quotes):
             width = width or len(cells)
             if any(map(UNDECODED.search, cells)):
                 rejected.add(path, number, f"not {encoding.removesuffix('-sig').upper()}")
@@ -145,72 +148,3 @@ def read_rows(
                 rejected.add(path, number, f"{len(cells)} cells{span}, {width} expected")
             else:
                 yield number, cells
-
-
-def _split_rows(
-    lines: Iterable[str], path: Path, rejected: Rejected, sep: str, quoted: bool
-) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield the last line of a record, how many lines it has, and its cells."""
-    if not quoted:
-        for number, line in enumerate(lines, start=1):
-            if line.strip("\r\n"):
-                yield number, 1, line.rstrip("\r\n").split(sep)
-        return
-    source = _Lines(lines)
-    reader = csv.reader(source, delimiter=sep)
-    while True:
-        source.taken.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            reason = str(error)
-        else:
-            if not source.cut:
-                if cells:
-                    yield source.number, len(source.taken), cells
-                continue
-            reason = "a quotation mark is opened and never closed"
-        source.give_back()  # the lines after a stray quotation mark are records of their own
-        rejected.add(path, source.number, reason)
-
-
-class _Lines:
-    """Lines for a csv reader: those that a broken record has swallowed can be given back."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines, self._again = iter(lines), deque[str]()
-        self.taken: list[str] = []  # by the record that is being read
-        self.number, self.cut = 0, False
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines, None)
-        if line is None:
-            self.cut = bool(self.taken)  # a reader asks for more only within quotation marks
-            raise StopIteration
-        self.taken.append(line)
-        self.number += 1
-        return line
-
-    def give_back(self) -> None:
-        """Give back all lines of the record but the first."""
-        self._again.extendleft(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
-        self.cut = False
-
-
-def required_column(path: Path, header: Sequence[str], column: str, mend: str) -> int:
-    """Return the place of a column in a header, whose names may carry RecBole's ``:type``.
-
-    Raises:
-        UserError: If it is missing or stands there twice.
-    """
-    names = [name.strip().partition(":")[0] for name in header]
-    if names.count(column) != 1:
-        what = "is missing" if column not in names else "stands there twice"
-        raise UserError(f"{path}: column {column!r} {what} (it has {', '.join(names)}); {mend}")
-    return names.index(column)

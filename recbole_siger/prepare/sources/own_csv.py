@@ -1,4 +1,4 @@
-"""A table of one's own: interactions in a csv file, and another for the items where there is one."""
+"""The user's own tables: a csv file of interactions, and optionally a csv file of items."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_siger.common.records import TableFormat, column_index, column_names, table_format
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.interactions import Interactions, Row, collect, number, read_token, timestamp
 from recbole_siger.prepare.item_table import ItemTable
 from recbole_siger.prepare.pipeline import Source
-from recbole_siger.prepare.records import Rejected, read_rows, required_column
+from recbole_siger.prepare.records import Rejected, read_rows
 
 __all__ = ["Columns", "Table"]
 
@@ -36,7 +37,7 @@ class Table(Source):
         inter: Table of interactions.
         items: Table of items, or None.
         columns: Names of columns.
-        sep: Separator of both; None takes a tab for ``.tsv`` and atomic files, else a comma.
+        sep: Separator of both; None for a tab in ``.tsv``, ``.txt`` and atomic files, else a comma.
     """
 
     def __init__(self, inter: Path, items: Path | None, columns: Columns, sep: str | None) -> None:
@@ -57,33 +58,34 @@ class Table(Source):
         """See ``Source``."""
         return [self._inter, self._items] if self._items else [self._inter]
 
-    def _separator(self, path: Path) -> str:
-        if self._sep is not None:
-            sep = SEPARATORS.get(self._sep, self._sep)
-            if len(sep) != 1:
-                raise UserError(f"sep={self._sep!r}: expected one character, or tab")
-            return sep
-        return "\t" if {".tsv", ".inter", ".item"} & set(path.suffixes) else ","
+    def _format(self, path: Path) -> TableFormat:
+        by_name = table_format(path) or TableFormat(",")
+        if self._sep is None:
+            return by_name
+        sep = SEPARATORS.get(self._sep, self._sep)
+        if len(sep) != 1:
+            raise UserError(f"sep={self._sep!r}: expected one character, or tab")
+        return by_name._replace(sep=sep)
 
     def _open(self, path: Path, rejected: Rejected) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
-        """Return header, rows, and what to do about a missing column."""
-        sep = self._separator(path)
-        rows, before = read_rows(path, rejected, sep=sep), len(rejected.rows)
+        """Return names of columns, rows, and what to do about a missing column."""
+        form = self._format(path)
+        rows, before = read_rows(path, rejected, sep=form.sep, quoted=form.quoted), len(rejected.rows)
         _, header = next(rows, (0, []))
-        for _, line, reason in rejected.rows[before:]:  # else a row would be taken for the header
+        for _, line, reason in rejected.rows[before:]:  # the next row is no header
             raise UserError(f"{path}: line {line:,}: {reason}; write a header, in UTF-8.")
         if not header:
             raise UserError(f"{path}: is empty; write a header and one row a line.")
-        mend = f"name the column, or the separator with --sep (it is {sep!r})."
-        return header, rows, mend
+        fix = f"name the column, or the separator with --sep (it is {form.sep!r})."
+        return column_names(header, typed=True), rows, fix
 
     def interactions(self, rejected: Rejected) -> Interactions:
         """See ``Source``."""
-        header, rows, mend = self._open(self._inter, rejected)
+        header, rows, fix = self._open(self._inter, rejected)
         names = self._columns
-        user, item = (required_column(self._inter, header, name, mend) for name in (names.user, names.item))
-        rating = self._optional(header, names.rating, "rating", mend)
-        time = self._optional(header, names.time, "timestamp", mend)
+        user, item = (column_index(self._inter, header, name, fix) for name in (names.user, names.item))
+        rating = self._optional(header, names.rating, "rating", fix)
+        time = self._optional(header, names.time, "timestamp", fix)
 
         def read(cells: list[str]) -> Row:
             return (
@@ -95,12 +97,11 @@ class Table(Source):
 
         return collect(self._inter, rows, read, rejected)
 
-    def _optional(self, header: list[str], asked: str | None, usual: str, mend: str) -> int | None:
-        """Return the place of a column that must be there if it was asked for, else None if it is not."""
-        known = [name.strip().partition(":")[0] for name in header]
-        if asked is None and usual not in known:
+    def _optional(self, header: list[str], asked: str | None, usual: str, fix: str) -> int | None:
+        """Return the place of the column that was asked for, or of the usual one; None without either."""
+        if asked is None and usual not in header:
             return None
-        return required_column(self._inter, header, asked or usual, mend)
+        return column_index(self._inter, header, asked or usual, fix)
 
     def items(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
         """See ``Source``.
@@ -110,9 +111,9 @@ class Table(Source):
         """
         if self._items is None:
             return None
-        header, rows, mend = self._open(self._items, rejected)
-        place = required_column(self._items, header, self._columns.item, mend)
-        names = [re.sub(r"\W+", "_", name.strip().partition(":")[0]) for name in header]
+        header, rows, fix = self._open(self._items, rejected)
+        place = column_index(self._items, header, self._columns.item, fix)
+        names = [re.sub(r"\W+", "_", name) for name in header]
         texts = [name for column, name in enumerate(names) if column != place]
         if "" in names or len({*texts, "item_id"}) != len(names):
             raise UserError(f"{self._items}: columns {', '.join(header)}; give each a name of its own.")
@@ -126,7 +127,7 @@ class Table(Source):
                 continue
             if item in lines:
                 raise UserError(
-                    f"{self._items}: line {line:,}: item {item!r} stands in line {lines[item]:,} already; "
+                    f"{self._items}: line {line:,}: item {item!r} is in line {lines[item]:,} already; "
                     "keep one line an item."
                 )
             lines[item] = line

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recbole_siger.errors import UserError
-from recbole_siger.prepare.records import Rejected, find_file, read_json_lines, read_rows, required_column
+from recbole_siger.prepare.records import Rejected, find_file, read_json_lines, read_rows
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -137,12 +137,3 @@ def test_find_file_prefers_names_in_their_order(tmp_path: Path) -> None:
     assert find_file(tmp_path, ["a.json", "b.json", "c.csv"]) == tmp_path / "b.json.gz"
     assert find_file(tmp_path, ["c.csv", "b.json"]) == tmp_path / "c.csv"
     assert find_file(tmp_path, ["d"]) is None
-
-
-def test_required_column(tmp_path: Path) -> None:
-    header = ["user_id:token", " item_id ", "x", "x"]
-    assert required_column(tmp_path, header, "item_id", "mend") == 1
-    with pytest.raises(UserError, match=r"column 'y' is missing \(it has user_id, item_id, x, x\); mend"):
-        required_column(tmp_path, header, "y", "mend")
-    with pytest.raises(UserError, match="column 'x' stands there twice"):
-        required_column(tmp_path, header, "x", "mend")

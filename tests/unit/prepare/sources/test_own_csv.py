@@ -64,12 +64,12 @@ def test_atomic_files_and_gzip(run: Preparer, files: dict[str, Path], tmp_path: 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"user_col": "who"}, "my.csv: column 'who' is missing (it has user_id, item_id, rating, timestamp)"),
-        ({"rating_col": "stars"}, "column 'stars' is missing"),
-        ({"time_col": "when"}, "column 'when' is missing"),
+        ({"user_col": "who"}, "my.csv: has no column 'who' (it has user_id, item_id, rating, timestamp)"),
+        ({"rating_col": "stars"}, "has no column 'stars'"),
+        ({"time_col": "when"}, "has no column 'when'"),
         (
             {"sep": ";"},
-            "column 'user_id' is missing (it has user_id,item_id,rating,timestamp); name the column",
+            "has no column 'user_id' (it has user_id,item_id,rating,timestamp); name the column",
         ),
         ({"sep": ";;"}, "sep=';;': expected one character, or tab"),
         ({"inter": "no.csv"}, "no.csv: no such file; correct the path"),
@@ -94,17 +94,32 @@ def test_refused_options(run: Preparer, files: dict[str, Path], values: dict[str
     assert says in run.refusal("csv", **(files | values))
 
 
+def test_a_quotation_mark_of_an_atomic_file_is_a_character(run: Preparer, tmp_path: Path) -> None:
+    """As RecBole reads it; in a csv file it would enclose the rest of the file."""
+    rows = "".join(f"u{u}\ti{i}\n" for u in (1, 2, 3) for i in (1, 2, 3))
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\n" + rows)
+    (tmp_path / "shop.item").write_text('item_id:token\tname:token_seq\ni1\t5" disk\ni2\t"open\ni3\tx\n')
+    folder = run("csv", inter=tmp_path / "shop.inter", items=tmp_path / "shop.item")
+    assert (folder / "rejected.csv").read_text().splitlines() == ["file,line,reason"]
+    assert [line.split("\t")[0] for line in (folder / "toy.item").read_text().splitlines()[1:]] == [
+        "i1",
+        "i2",
+        "i3",
+    ]
+    assert "open" in (folder / "toy.item").read_text()
+
+
 @pytest.mark.parametrize(
     ("which", "content", "says"),
     [
         ("inter", "", "my.csv: is empty; write a header"),
         ("inter", "user_id,item_id\n", "my.csv: holds no usable interaction (the file is empty)"),
         ("inter", "user_id,item_id\n,i1\n", "holds no usable interaction (line 2: user_id is missing)"),
-        ("inter", "user_id,item_id,user_id\na,b,c\n", "column 'user_id' stands there twice"),
+        ("inter", "user_id,item_id,user_id\na,b,c\n", "has two columns 'user_id'"),
         ("inter", "user_id,item_id\na,b\na,c\n", "split=random leaves no row for valid (2 in all)"),
         ("items", "", "items.csv: is empty"),
-        ("items", "id,title\ni1,x\n", "items.csv: column 'item_id' is missing (it has id, title)"),
-        ("items", "item_id,t\ni1,x\ni2,y\ni1,z\n", "line 4: item 'i1' stands in line 2 already; keep one"),
+        ("items", "id,title\ni1,x\n", "items.csv: has no column 'item_id' (it has id, title)"),
+        ("items", "item_id,t\ni1,x\ni2,y\ni1,z\n", "line 4: item 'i1' is in line 2 already; keep one"),
         ("items", "item_id,a b,a_b\ni1,x,y\n", "give each a name of its own"),
         ("items", "item_id,t\nI1,x\n", "none of its 1 items has an interaction that is kept"),
     ],
