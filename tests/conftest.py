@@ -25,7 +25,7 @@ from recbole_siger import cli
 from recbole_siger.config import Config
 from recbole_siger.registry import MODELS, get_model_class
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies import campaign
+from recbole_siger.studies.children import Children
 from recbole_siger.training.experiment import Experiment, build_experiment
 
 N_USERS, N_ITEMS, BATCH = 31, 23, 17
@@ -266,5 +266,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             report(line)
         return code, err.getvalue()
 
-    monkeypatch.setattr(campaign._Processes, "run", run)
+    monkeypatch.setattr(Children, "run", run)
     return commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import IO
 
@@ -40,8 +41,9 @@ def open_console(file: IO[str] | None = None) -> Console:
     Args:
         file: Where to print; by default standard output.
     """
-    console = Console(file=file)
-    return console if console.is_terminal else Console(file=file, width=PIPE_WIDTH)
+    # Not `Console.is_terminal`: the variable FORCE_COLOR makes that true in a pipe.
+    on_terminal = (file or sys.stdout).isatty()
+    return Console(file=file) if on_terminal else Console(file=file, width=PIPE_WIDTH)
 
 
 def build_table(

@@ -1,4 +1,4 @@
-"""The base of every multimodal model: features in, one table of users and one of items out."""
+"""The base of every multimodal model: item features in, one table of users and one table of items out."""
 
 from __future__ import annotations
 
@@ -211,17 +211,17 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     @abstractmethod
     def forward(self) -> UserItem:
-        """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, padding rows included."""
+        """Return the embeddings that rank, ``(n_users, d)`` and ``(n_items, d)``, with the padding rows."""
 
     @abstractmethod
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, each ``()``; training minimises their sum."""
 
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
-        """Do what a model does once an epoch, such as dropping edges."""
+        """Do the work of the start of an epoch, such as dropping edges."""
 
     def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
-        """Return what the learning rate is multiplied by in an epoch."""
+        """Return the factor on the learning rate in an epoch."""
         return 1.0
 
     def memory_terms(self, batch_size: int) -> MemoryTerms:
@@ -240,14 +240,14 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return MemoryTerms(step, nodes + len(self.modalities) * 3 * items)
 
     def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
-        """Hold ``{modality: (n_items, F_m)}`` for projections, gaps filled as ``missing_modality`` says.
+        """Hold ``{modality: (n_items, F_m)}`` for projections; ``missing_modality`` fills missing rows.
 
         Raises:
-            UserError: If trained features are asked for in less than float32.
+            UserError: If trained features are to have another type than float32.
         """
         if trained and dtype != "float32":
             raise UserError(
-                f"feature_dtype={dtype!r}: trained features are float32; drop one of the two options"
+                f"feature_dtype={dtype!r}: trained features are float32; remove this option or train_features"
             )
         tables = nn.Module()
         for name, raw in self.raw_features.items():
@@ -293,13 +293,13 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return tuple(terms.values())
 
     def final_embeddings(self) -> UserItem:
-        """Return :meth:`forward`, computed once between two training steps."""
+        """Return :meth:`forward`; in evaluation mode the result is cached until :meth:`train`."""
         if self.training:
             return self.forward()
         if self._final is None:
             with torch.no_grad():
                 user, item = self.forward()
-            # Ranking multiplies by the transpose, a third faster if that is what lies in a row in memory.
+            # Ranking multiplies by the transpose. This is a third faster if the transpose is contiguous.
             self._final = UserItem(user, item.T.contiguous().T)
         return self._final
 
@@ -314,11 +314,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return (user[interaction[self.USER_ID]] @ item.T).flatten()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch mode; the cached embeddings are forgotten."""
+        """Switch the mode and drop the cached embeddings."""
         self._final = None
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load parameters; the cached embeddings are forgotten."""
+        """Load parameters and drop the cached embeddings."""
         self._final = None
         return super().load_state_dict(*args, **kwargs)

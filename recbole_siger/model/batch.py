@@ -1,4 +1,4 @@
-"""Which rows of the tables a training step needs, so that losses touch no other."""
+"""The rows of the tables that a training step needs. Losses use these rows alone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class BatchRows(NamedTuple):
         ids: Rows of the whole table, ``(n,)`` or a slice.
         key_ids: The first of them, ``(n_keys,)`` or a slice: those that are contrasted.
         n_keys: How many those are.
-        queries: Positions among them of those that query, ``(q,)``; None: all.
-        positions: For each list of ids that was given, where each stands in ``ids``, ``(B,)`` each.
-        weight: What a contrast of these queries counts; 1 but in training by several processes.
+        queries: Positions in ``key_ids`` of the rows that are queries, ``(q,)``; None: all rows.
+        positions: For each list of ids that was given, the position of each id in ``ids``, ``(B,)`` each.
+        weight: Factor on a contrast of these queries; 1 unless several processes train.
     """
 
     ids: Tensor | slice

@@ -62,7 +62,7 @@ class FeatureGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute the gate: ``(I, F_m)`` to ``(I, d)``, in (0, 1)."""
-        # Nothing stands between the two maps, so their weights are multiplied first: one table the less.
+        # There is no activation between the two maps: multiplying their weights first saves one table.
         weight = self.outer.weight @ self.inner.weight
         bias = self.outer.weight @ self.inner.bias + self.outer.bias
         return project(features, weight, bias).sigmoid_()

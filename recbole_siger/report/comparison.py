@@ -102,7 +102,9 @@ class Row:
         runs: Run folders.
         failure: Why there are no numbers; else empty.
         mixed: Whether its protocol is another one than the first row's.
-        tests: For each metric, the first row against this one.
+        tests: For each metric, the first row against this row.
+        facts: Cells of the columns that ``Comparison.facts`` names.
+        reference: Whether the row is a value to compare with, such as chance: not ranked, not tested.
     """
 
     label: str
@@ -118,6 +120,8 @@ class Row:
     failure: str = ""
     mixed: bool = False
     tests: Mapping[str, RowTest] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
 
 
 def bigger_is_better(column: str) -> bool:
@@ -141,7 +145,9 @@ class Comparison:
         selection: The metric that chose the epochs, if all rows agree; tests on it are printed.
         params: How it was made.
         protocol: Name, id and facts of the first row's protocol.
-        improvement: Whether the other rows are baselines, so that the first is measured by the best of them.
+        improvement: Whether the other rows are baselines, so that the first row is compared with the best.
+        facts: Names of columns of text, shown after the seeds.
+        remarks: Notes that come before the others.
     """
 
     title: str
@@ -152,10 +158,12 @@ class Comparison:
     params: TableParams
     protocol: Mapping[str, Any]
     improvement: bool = True
+    facts: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def ranked(self, column: str) -> list[Row]:
         """Return the rows that have numbers under the first row's protocol, best first."""
-        rows = [row for row in self.rows if not row.failure and not row.mixed]
+        rows = [row for row in self.rows if not (row.failure or row.mixed or row.reference)]
         sign = -1 if bigger_is_better(column) else 1
         return sorted(rows, key=lambda row: sign * row.mean[column])
 
@@ -183,7 +191,12 @@ def check_sample_size(n: int, params: TableParams) -> None:
 
 
 def compare_entries(
-    title: str, entries: Sequence[Entry], params: TableParams, *, improvement: bool = True
+    title: str,
+    entries: Sequence[Entry],
+    params: TableParams,
+    *,
+    improvement: bool = True,
+    mixable: bool = True,
 ) -> Comparison:
     """Put entries side by side.
 
@@ -192,6 +205,7 @@ def compare_entries(
         entries: The first is tested against the others.
         params: How the table is made.
         improvement: Whether the others are baselines, as opposed to variants of the first.
+        mixable: Whether the command has the option ``--allow_mixed``.
 
     Raises:
         UserError: For runs on different datasets or under different protocols, an unknown column, or a
@@ -204,7 +218,9 @@ def compare_entries(
     if len(datasets) > 1:
         raise UserError(f"runs on different datasets ({', '.join(datasets)}) do not share a table")
     reference = next(iter(results))
-    mixed = _check_protocols(results, reference, params.allow_mixed)
+    mixed = _other_protocols(results, reference)
+    if mixed and not params.allow_mixed:
+        raise UserError(_refusal(results, reference, mixed, mixable))
     columns = _columns(results, params.columns)
     rows = [
         replace(_row(entry, results[entry.label], columns), mixed=entry.label in mixed)
@@ -222,7 +238,7 @@ def compare_entries(
 
 def _failed_row(entry: Entry) -> Row:
     n_runs = len(entry.runs) + len(entry.failures)
-    return Row(entry.label, failure=f"{len(entry.failures)} of {n_runs} failed: {entry.failures[0]}")
+    return Row(entry.label, failure=f"{len(entry.failures)} of {n_runs} failed: {'; '.join(entry.failures)}")
 
 
 def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Row:
@@ -244,24 +260,23 @@ def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[s
     )
 
 
-def _check_protocols(
-    results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str, allow_mixed: bool
-) -> set[str]:
-    """Return the labels under another protocol than the reference; the ids differ by seed if splits do."""
+def _other_protocols(results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str) -> list[str]:
+    """Return the labels under another protocol than the reference; if splits differ by seed, ids do too."""
     ids = {}
     for label, of_entry in results.items():
         if not all("protocol_id" in result for result in of_entry):
             raise UserError(f"{label}: a run without protocol_id, made by an older version; run it again")
         ids[label] = {result["protocol_id"] for result in of_entry}
-    mixed = {label for label in ids if ids[label] != ids[reference]}
-    if mixed and not allow_mixed:
-        other = next(label for label in ids if label in mixed)
-        differs = protocol_difference(results[reference], results[other])
-        raise UserError(
-            f"{reference} and {other} were evaluated under different protocols ({differs}); "
-            "--allow_mixed puts them into one table, marked"
-        )
-    return mixed
+    return [label for label in ids if ids[label] != ids[reference]]
+
+
+def _refusal(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str, mixed: Sequence[str], mixable: bool
+) -> str:
+    differs = protocol_difference(results[reference], results[mixed[0]])
+    return f"{reference} and {mixed[0]} were evaluated under different protocols ({differs})" + (
+        "; --allow_mixed puts them into one table, marked" if mixable else ""
+    )
 
 
 def protocol_difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@
     config.yaml          every effective value
     ids/users.txt        raw tokens, line i for id i; items.txt likewise
     digests.json         checksums of the splits and of the features
+    data_files.json      checksums of the data files, written by `compare`
     metrics.jsonl        a line an epoch
     run.log              what was printed
     model.safetensors    the best epoch
@@ -108,11 +109,13 @@ class RunFolder:
         """
         file = self.file("config.yaml")
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise UserError(f"{file}: damaged: {str(error).splitlines()[0]}; train again") from None
+            values = _load_yaml(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            raise UserError(f"{file}: damaged: {_first_line(error)}; train again") from None
         if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
             raise UserError(f"{file}: not written by recbole-siger (no model or dataset in it)")
+        if odd := [key for key in values if not isinstance(key, str)]:
+            raise UserError(f"{file}: damaged: the key {odd[0]!r} is not text; train again")
         return values
 
     def write_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
@@ -144,17 +147,32 @@ class RunFolder:
         """Keep a checksum of each split and of each feature matrix."""
         write_text(self.file("digests.json"), json.dumps(dict(digests), indent=2) + "\n")
 
+    def read_digests(self) -> dict[str, str]:
+        """Return what :meth:`write_digests` stored.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        digests = _read_digests(self.file("digests.json"))
+        if digests is None:
+            raise UserError(f"{self.file('digests.json')}: missing or damaged; train again")
+        return digests
+
+    def write_data_files(self, digests: Mapping[str, str]) -> None:
+        """Store a checksum of each data file."""
+        write_text(self.file("data_files.json"), json.dumps(dict(digests), indent=2) + "\n")
+
+    def read_data_files(self) -> dict[str, str] | None:
+        """Return what :meth:`write_data_files` stored; None if the file is missing or damaged."""
+        return _read_digests(self.file("data_files.json"))
+
     def check_digests(self, digests: Mapping[str, str]) -> None:
         """Compare today's splits and features with those that were trained on.
 
         Raises:
             UserError: Naming those that changed.
         """
-        file = self.file("digests.json")
-        try:
-            kept = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise UserError(f"{file}: missing or damaged; train again") from None
+        file, kept = self.file("digests.json"), self.read_digests()
         changed = sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
         if changed:
             raise UserError(
@@ -240,9 +258,12 @@ class RunFolder:
                 f"{file}: missing; the run is unfinished, `recbole-siger resume {self.path}` first"
             )
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            results = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             raise UserError(f"{file}: damaged; train again") from None
+        if not isinstance(results, dict):
+            raise UserError(f"{file}: damaged: holds a {type(results).__name__}; train again")
+        return results
 
     # ---- tensors
 
@@ -282,3 +303,45 @@ class RunFolder:
             return state, dict(json.loads(metadata[_FORMAT]))
         except (ValueError, TypeError):
             raise UserError(f"{file}: damaged metadata; train again") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _read_digests(file: Path) -> dict[str, str] | None:
+    """Read ``{name: checksum}``; None for a missing file or any other content."""
+    try:
+        digests = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    plain = isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values())
+    return digests if plain else None
+
+
+_MOST_NODES = 100_000
+
+
+def _load_yaml(text: str) -> Any:
+    """Read YAML without tags that run code; refuse aliases that stand for very many values."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _n_nodes(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values, or an alias within itself")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _n_nodes(node: yaml.Node, known: dict[int, float]) -> float:
+    """Count the nodes below one, an alias as often as it occurs; infinity for an alias within itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        parts: Any = node.value if not isinstance(node, yaml.ScalarNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_n_nodes(part, known) for part in parts)
+    return known[id(node)]

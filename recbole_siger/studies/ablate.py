@@ -37,7 +37,9 @@ def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence
     if params.over == "seeds":
         check_sample_size(len(study.seed_list(model)), params)
     wanted = [
-        (label, study.specs(model, values)) for rows in tables.values() for label, values in rows.items()
+        (label, study.specs(model, values, label))
+        for rows in tables.values()
+        for label, values in rows.items()
     ]
     entries = iter(study.finish(wanted))
     finished = [

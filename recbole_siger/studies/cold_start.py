@@ -1,28 +1,27 @@
-"""Compare models on cold items or cold users: a table, and the bars of SIGER's Figure 3."""
+"""Compare models on cold items or cold users: a table as ``compare`` has it, and SIGER's Figure 3."""
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from recbole_siger.common.files import write_text
+from recbole_siger.common.terminal import plain
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.registry import short_names
-from recbole_siger.report.comparison import Entry, protocol_difference
+from recbole_siger.report.comparison import Comparison, Entry, Row, TableParams, compare_entries
 from recbole_siger.report.figures import check_matplotlib, draw_bars, metric_label, save_figure
+from recbole_siger.report.tables import print_tables, write_tables
 from recbole_siger.studies.compare import Study, options_of_models
 
 __all__ = ["cold_start_report"]
 
 Results = Sequence[Mapping[str, Any]]
-"""What ``results.json`` of one model's runs holds, one a seed."""
+"""The content of ``results.json`` of one model's runs, one per seed."""
 
 _GROUPS = {"": "all", "[cold]": "cold", "[warm]": "warm"}
 
@@ -35,12 +34,14 @@ def cold_start_report(
     out: str | Path | None = None,
     model_options: Sequence[str] = (),
 ) -> int:
-    """Finish the runs of models under one cold-start protocol; write ``cold_start.{md,csv,png,svg}``.
+    """Finish the runs of models under one cold-start protocol, and compare them.
+
+    The folder ``out`` gets ``cold_start.{md,csv,png,svg}``. The CSV file has all metrics of the runs.
 
     Args:
         models: Names, separated by commas.
         study: Dataset, seeds and options of every run.
-        kind: Short for ``cold_start: {kind: ...}``; by default what the options say, else ``item``.
+        kind: Short form of ``cold_start: {kind: ...}``; by default the kind in the options, else ``item``.
         out: Folder; by default ``<runs_dir>/<dataset>/cold-start-<kind>``.
         model_options: ``MODEL.key=value``, stronger than the options of every run.
 
@@ -48,7 +49,7 @@ def cold_start_report(
         1 if a run failed, else 0.
 
     Raises:
-        UserError: For bad input, before anything is trained.
+        UserError: For bad input, before any run starts.
     """
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
@@ -61,7 +62,7 @@ def cold_start_report(
     assert asked is not None
     entries = study.finish([(labels[name], study.specs(name, own[name])) for name in names])
     folder = Path(out or Path(study.runs_dir) / study.dataset / f"cold-start-{asked.kind}")
-    _write(folder, entries)
+    _write(folder, _cold_table(f"Cold start on {study.dataset}", entries))
     return int(any(entry.failures for entry in entries))
 
 
@@ -78,119 +79,88 @@ def _asking_for(kind: str | None, model: str, study: Study) -> Study:
 # ---- what is written
 
 
-def _write(folder: Path, entries: Sequence[Entry]) -> None:
-    results = {entry.label: [run.read_results() for run in entry.runs] for entry in entries if entry.runs}
-    if not results:
-        raise UserError("; ".join(reason for entry in entries for reason in entry.failures))
-    _check_protocols(results)
-    failures = [f"{entry.label}, {reason}" for entry in entries for reason in entry.failures]
-    page = _markdown(results, failures)
-    write_text(folder / "cold_start.csv", _csv(results))
-    write_text(folder / "cold_start.md", page)
-    print(page)
+def _write(folder: Path, table: Comparison) -> None:
+    """Write table and figure, and print the table."""
     written = [folder / "cold_start.md", folder / "cold_start.csv"]
+    shown = replace(table, columns=_shown_columns(table))
+    write_tables([shown], written[:1])
+    write_tables([table], written[1:])
+    print_tables([shown])
     try:
         check_matplotlib()
     except UserError as error:
         print(f"no figure: {error}", file=sys.stderr)
     else:
-        figure = _figure(results)
-        for name in ("cold_start.png", "cold_start.svg"):
-            save_figure(figure, folder / name)
+        for name in ("cold_start.png", "cold_start.svg") if table.columns else ():
+            save_figure(_figure(table), folder / name)
             written.append(folder / name)
-    print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
+    print(f"written: {', '.join(plain(path) for path in written)}", file=sys.stderr)
 
 
-def _check_protocols(results: Mapping[str, Results]) -> None:
-    """Refuse models under different protocols; where the seed draws the split, each seed has an id."""
-    first, ids = next(iter(results)), {m: {one["protocol_id"] for one in runs} for m, runs in results.items()}
-    for model in results:
-        if ids[model] != ids[first]:
-            differs = protocol_difference(results[first], results[model])
-            raise UserError(f"{first} and {model} were evaluated under different protocols ({differs})")
+def _cold_table(title: str, entries: Sequence[Entry]) -> Comparison:
+    """Compare the entries on all metrics that their runs share, with a row for chance."""
+    results = {entry.label: [run.read_results() for run in entry.runs] for entry in entries}
+    whole = [results[entry.label] for entry in entries if entry.runs and not entry.failures]
+    tests = [result["test"] for of_entry in whole for result in of_entry]
+    columns = tuple(name for name in tests[0] if all(name in test for test in tests)) if tests else None
+    params = TableParams(stat=None, columns=columns)
+    table = compare_entries(title, entries, params, improvement=False, mixable=False)
+    if not whole:
+        return table
+    rows = [row if row.failure else replace(row, facts=_facts(results[row.label])) for row in table.rows]
+    runs = whole[0]
+    parts = [one.get("chance", {}) for one in runs]
+    known = [name for name in columns or () if all(name in part for part in parts)]
+    chance = {name: fmean(part[name] for part in parts) for name in known}
+    rows.append(Row("chance", mean=chance, reference=True))
+    facts = ("Scores cold items", "Best epoch")
+    return replace(table, rows=tuple(rows), facts=facts, remarks=tuple(_remarks(table, rows, runs[0])))
 
 
-def _scores_cold(runs: Results) -> str:
-    return {True: "yes", False: "no", None: ""}[runs[0].get("scores_cold_items")]
+def _facts(runs: Results) -> dict[str, str]:
+    scores = {True: "yes", False: "no", None: ""}[runs[0].get("scores_cold_items")]
+    return {"Scores cold items": scores, "Best epoch": ", ".join(str(one["best_epoch"]) for one in runs)}
 
 
-def _csv(results: Mapping[str, Results]) -> str:
-    """Tabulate every test metric with every digit, a row a run."""
-    names = list(dict.fromkeys(name for runs in results.values() for one in runs for name in one["test"]))
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["model", "scores_cold_items", "seed", "best_epoch", "protocol_id", *names])
-    for model, runs in results.items():
-        for one in runs:
-            facts = [_scores_cold(runs), one["seed"], one["best_epoch"], one["protocol_id"]]
-            table.writerow([model, *facts, *(one["test"].get(name, "") for name in names)])
-    return stream.getvalue()
+def _remarks(table: Comparison, rows: Sequence[Row], first: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the cold-start protocol is, and what a model without scores for cold items does."""
+    settings = first["protocol_facts"]["cold_start"]
+    asked = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "candidates")
+    seeds = ", ".join(map(str, sorted({seed for row in rows for seed in row.seeds})))
+    ids = ", ".join(sorted({one for row in rows for one in row.protocols}))
+    yield f"{asked}; candidates: {first['candidates']}; seeds: {seeds}; protocol_id {ids}."
+    if any(row.facts.get("Scores cold items") == "no" for row in rows):
+        yield (
+            "A model that does not score cold items ranks items without a training row by item order or by "
+            "chance."
+        )
 
 
-def _mean(runs: Results, part: str, name: str) -> float | None:
-    values = [one[part][name] for one in runs if name in one[part]]
-    return fmean(values) if values else None
-
-
-def _spread(runs: Results, name: str) -> float | None:
-    values = [one["test"][name] for one in runs if name in one["test"]]
-    return stdev(values) if len(values) > 1 else None
-
-
-def _cell(runs: Results, part: str, name: str) -> str:
-    mean, spread = _mean(runs, part, name), _spread(runs, name) if part == "test" else None
-    return "" if mean is None else f"{mean:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
-
-
-def _markdown(results: Mapping[str, Results], failures: Sequence[str]) -> str:
-    """Tabulate the metrics at the largest cut-off, and say what was asked."""
-    runs = next(iter(results.values()))
-    first, facts = runs[0], runs[0]["protocol_facts"]
-    names = [name for name in first["test"] if name.partition("[")[0].endswith(f"@{max(facts['topk'])}")]
+def _shown_columns(table: Comparison) -> tuple[str, ...]:
+    """Return the metrics at the largest cut-off."""
+    if not table.columns:
+        return ()
+    facts = table.protocol["protocol_facts"]
+    at_k = f"@{max(facts['topk'])}"
+    names = [name for name in table.columns if name.partition("[")[0].endswith(at_k)]
     if facts["cold_start"]["kind"] == "item":
-        names = [name for name in names if "[" not in name]  # every item that is tested is cold
-    asked = ", ".join(f"{key} {value}" for key, value in facts["cold_start"].items() if key != "candidates")
-    seeds = ", ".join(sorted({str(one["seed"]) for of_model in results.values() for one in of_model}))
-    ids = ", ".join(sorted({one["protocol_id"] for of_model in results.values() for one in of_model}))
-    lines = [
-        f"# Cold start on {first['dataset']}",
-        "",
-        f"Test of the best validation epoch. {asked}; candidates: {first['candidates']}; seeds: {seeds}; "
-        f"protocol_id {ids}.",
-        "",
-        f"| Model | scores cold items | {' | '.join(names)} | best epoch |",
-        f"|---|---|{'---|' * len(names)}---|",
-    ]
-    for model, of_model in results.items():
-        cells = [_cell(of_model, "test", name) for name in names]
-        epochs = ", ".join(str(one["best_epoch"]) for one in of_model)
-        lines.append(f"| {model} | {_scores_cold(of_model)} | {' | '.join(cells)} | {epochs} |")
-    lines.append(f"| chance | | {' | '.join(_cell(runs, 'chance', name) for name in names)} | |")
-    if any(_scores_cold(of_model) == "no" for of_model in results.values()):
-        lines += [
-            "",
-            "A model that does not score cold items places those without a training row by item order",
-            "or by chance.",
-        ]
-    lines += ["", *(f"Failed: {line}" for line in failures)] if failures else []
-    return "\n".join([*lines, ""])
+        names = [name for name in names if "[" not in name]  # every tested item is cold
+    return tuple(names)
 
 
-def _figure(results: Mapping[str, Results]) -> Any:
-    """Draw the models' bars: on cold items by metric, or one metric for all, cold and warm ones."""
-    runs = next(iter(results.values()))
-    first, rule = runs[0], runs[0]["protocol_facts"]["cold_start"]
-    k = max(first["protocol_facts"]["topk"])
-    metrics = [name for name in (f"recall@{k}", f"ndcg@{k}") if name in first["test"]]
-    metrics = metrics or [next(iter(first["test"]))]
-    if rule["kind"] == "item":
+def _figure(table: Comparison) -> Any:
+    """Draw one bar per model: several metrics on cold items, or one metric on all, cold and warm ones."""
+    facts = table.protocol["protocol_facts"]
+    k, kind = max(facts["topk"]), facts["cold_start"]["kind"]
+    metrics = [name for name in (f"recall@{k}", f"ndcg@{k}") if name in table.columns] or [table.columns[0]]
+    if kind == "item":
         names, groups, ylabel = metrics, [metric_label(name) for name in metrics], "test, cold items"
     else:
-        names = [f"{metrics[0]}{group}" for group in _GROUPS if f"{metrics[0]}{group}" in first["test"]]
-        noun = "users" if rule["kind"] == "user" else "items"
+        names = [f"{metrics[0]}{group}" for group in _GROUPS if f"{metrics[0]}{group}" in table.columns]
+        noun = "users" if kind == "user" else "items"
         groups = [f"{_GROUPS[name.removeprefix(metrics[0])]} {noun}" for name in names]
         ylabel = f"{metric_label(metrics[0])}, test"
-    series = {model: [_mean(one, "test", name) for name in names] for model, one in results.items()}
-    spread = {model: [_spread(one, name) for name in names] for model, one in results.items()}
-    series["chance"] = [_mean(runs, "chance", name) for name in names]
-    return draw_bars(groups, series, ylabel, spread, f"{first['dataset']}, candidates: {first['candidates']}")
+    kept = [row for row in table.rows if not row.failure]
+    series = {row.label: [row.mean.get(name) for name in names] for row in kept}
+    spread = {row.label: [row.std.get(name) for name in names] for row in kept}
+    return draw_bars(groups, series, ylabel, spread, f"{table.dataset}, candidates: {facts['candidates']}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.terminal import plain
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.keys import NO_EFFECT
@@ -22,15 +23,10 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.report.tables import FORMATS, expand_names, markdown, write_tables
+from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies.campaign import (
-    Failure,
-    RunSpec,
-    complete_runs,
-    config_hash,
-    needs_one_seed,
-)
+from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed
+from recbole_siger.studies.reuse import config_hash
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
 
@@ -64,11 +60,11 @@ class Study:
         config = Config(model, self.dataset, self.files, command_line=dict(self.options))
         return seed_list(self.seeds, config.run.seed)
 
-    def specs(self, model: str, options: Mapping[str, Any]) -> list[RunSpec]:
-        """Return one model's runs, one a seed; one in all where no seed changes the result."""
+    def specs(self, model: str, options: Mapping[str, Any], label: str = "") -> list[RunSpec]:
+        """Return the runs of one row: one run per seed, or a single run where no seed changes the result."""
         merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
         seeds = self.seed_list(model)
-        specs = [RunSpec(model, self.dataset, seed, merged, self.files) for seed in seeds]
+        specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]
         return specs[:1] if needs_one_seed(specs[0]) else specs
 
     def finish(self, wanted: Sequence[tuple[str, Sequence[RunSpec]]]) -> list[Entry]:
@@ -92,7 +88,7 @@ class Study:
 
 
 def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
 
 
 def compare_models(
@@ -222,5 +218,5 @@ def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:
     """Print tables, write them, and return 1 if a row failed, else 0."""
     write_tables(tables, paths)
-    print(markdown(tables), end="")
+    print_tables(tables)
     return int(any(row.failure for table in tables for row in table.rows))

@@ -48,7 +48,8 @@ def sweep_option(
     pictures = [path for path in paths if path.suffix.removeprefix(".") in FIGURES]
     if pictures:
         check_matplotlib()
-    entries = study.finish([(f"{key}={value}", study.specs(model, {key: value})) for value in listed])
+    wanted = {f"{key}={value}": {key: value} for value in listed}
+    entries = study.finish([(label, study.specs(model, own, label)) for label, own in wanted.items()])
     title = f"{short_name(model)} on {study.dataset}: {key}"
     table = compare_entries(title, entries, replace(params, stat=None), improvement=False)
     if pictures:

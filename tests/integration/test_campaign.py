@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from recbole_siger.common.files import sha256
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies import campaign
+from recbole_siger.studies import campaign, reuse
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
 from tests.integration.conftest import Settings
 
@@ -122,20 +123,134 @@ def test_a_bad_option_is_told_before_anything_starts(
     assert in_process == []
 
 
-def test_newer_data_are_compared_before_a_run_is_used_again(
+def test_the_content_of_data_files_decides_and_not_their_times(
     options: dict[str, Any], in_process: list[list[str]]
 ) -> None:
     spec = RunSpec("BPR", "toy", 3, options)
     first = finished(complete_runs([spec], report=silent)[0]).path
     train = Path(options["data_path"]) / "toy" / "toy.train.inter"
-    later = time.time() + 60
+    before, later = train.stat(), time.time() + 60
     os.utime(train, (later, later))
     assert finished(complete_runs([spec], report=silent)[0]).path == first
+    assert [words[0] for words in in_process] == ["run"]
+
+    train.with_name("toy.smell.ids").write_text("i1\n")  # a new file, which the run does not read
+    lines: list[str] = []
+    assert finished(complete_runs([spec], report=lines.append)[0]).path == first
+    assert any("comparing splits and features" in line for line in lines)
     assert [words[0] for words in in_process] == ["run", "evaluate"]
+
     rows = train.read_text().splitlines()
-    train.write_text("\n".join(rows[:-1]) + "\n")
-    os.utime(train, (later, later))
-    assert finished(complete_runs([spec], report=silent)[0]).path == first.with_name(f"{first.name}-2")
+    train.write_text("\n".join(rows[:-1]) + "\n")  # other data with the times of the old file
+    os.utime(train, ns=(before.st_atime_ns, before.st_mtime_ns))
+    lines.clear()
+    again = finished(complete_runs([spec], report=lines.append)[0]).path
+    assert again == first.with_name(f"{first.name}-2")
+    assert [words[0] for words in in_process] == ["run", "evaluate", "evaluate", "run"]
+    assert any(line.startswith(f"{first}: not used again: ") for line in lines)
+
+
+def test_an_evaluated_run_is_not_evaluated_twice(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    """A run that `run` made has no checksums of data files; the first campaign stores them."""
+    spec = RunSpec("BPR", "toy", 3, options)
+    run = finished(complete_runs([spec], report=silent)[0])
+    run.file("data_files.json").unlink()
+    for _ in range(2):
+        assert finished(complete_runs([spec], report=silent)[0]).path == run.path
+    assert [words[0] for words in in_process] == ["run", "evaluate"]
+
+
+def test_a_data_file_is_read_once_for_all_runs(
+    options: dict[str, Any], in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(reuse, "sha256", counting)
+    specs = [RunSpec("BPR", "toy", seed, options) for seed in (3, 5)]
+    complete_runs(specs, report=silent)
+    assert len(read) == len(set(read)) >= 3
+    assert {"toy.train.inter", "toy.valid.inter", "toy.test.inter"} <= set(read)
+
+
+def test_a_run_under_another_protocol_id_is_not_used(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    run = finished(complete_runs([spec], report=silent)[0])
+    results = json.loads(run.file("results.json").read_text())
+    run.file("results.json").write_text(json.dumps({**results, "protocol_id": "f" * 16}))
+    lines: list[str] = []
+    again = finished(complete_runs([spec], report=lines.append)[0])
+    assert again.path != run.path
+    assert again.read_results()["protocol_id"] == results["protocol_id"]
+    told = f"its protocol_id is {'f' * 16}, and today's evaluation has {results['protocol_id']}"
+    assert f"{run.path}: not used again: {told}" in lines
+
+
+_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 64))
+_HEAD = "model: BPR\ndataset: toy\n"
+_ODD = {
+    "date": f"{_HEAD}day: 2024-13-45\n",
+    "number": f"{_HEAD}5: x\n",
+    "mixed": f"{_HEAD}inner: {{5: x, y: z}}\n",
+    "bomb": f"{_HEAD}{_BOMB}",
+    "itself": f"{_HEAD}inner: &a [*a]\n",
+    "deep": f"{_HEAD}inner: {'[' * 5000}\n",
+    "list": "[model, dataset]\n",
+    "nothing": "",
+    "tag": f"{_HEAD}inner: !!python/name:os.system\n",
+}
+
+
+def test_an_odd_folder_is_skipped_with_one_line(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    for name, text in _ODD.items():
+        folder = Path("runs/toy") / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(text)
+    lines: list[str] = []
+    finished(complete_runs([spec], report=lines.append)[0])
+    skipped = [line for line in lines if ": skipped: " in line]
+    assert sorted(line.split(":")[0] for line in skipped) == sorted(f"runs/toy/{name}" for name in _ODD)
+    assert not any("\n" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '["model"]', "{}", "null", '{"versions": []}', "[" * 100_000, "no JSON"],
+)
+def test_odd_results_are_not_used(content: str, options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("Pop", "toy", 3, {**options, "epochs": 1, "embedding_size": None})
+    del spec.options["embedding_size"]  # type: ignore[attr-defined]  # a dict
+    run = finished(complete_runs([spec], report=silent)[0])
+    run.file("results.json").write_text(content)
+    lines: list[str] = []
+    assert finished(complete_runs([spec], report=lines.append)[0]).path == run.path.with_name(
+        f"{run.path.name}-2"
+    )
+    (told,) = [line for line in lines if ": not used again: " in line]
+    assert told.startswith(f"{run.path}: not used again: {run.file('results.json')}: damaged")
+
+
+def test_progress_lines_name_the_variant(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    specs = [
+        RunSpec("BPR", "toy", 3, {**options, "learning_rate": rate}, label=f"learning_rate={rate}")
+        for rate in (0.5, 0.25)
+    ]
+    lines: list[str] = []
+    runs = [finished(outcome) for outcome in complete_runs(specs, report=lines.append)]
+    assert lines[0] == f"[1/2] BPR learning_rate=0.5 seed 3: {runs[0].path}"
+    assert any(line.startswith("BPR learning_rate=0.25 seed 3 | epoch    1") for line in lines)
+    for spec, run in zip(specs, runs, strict=True):
+        values = {**spec.options, "seed": 3}
+        key = config_hash(Config("BPR", "toy", config_dict=values).effective())
+        assert run.path == Path(f"runs/toy/BPR-{key[:8]}-seed3")
 
 
 def test_a_run_of_another_version_is_not_used(options: dict[str, Any], in_process: list[list[str]]) -> None:
@@ -201,10 +316,39 @@ def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
         assert process.stdout is not None
         assert any("epoch    1" in line for line in process.stdout)
         process.terminate()
-        complaint = process.communicate(timeout=180)[1]
+        complaint = process.communicate(timeout=600)[1]
     assert "KeyboardInterrupt" in complaint
     (folder,) = Path("runs/toy").iterdir()
     with (folder / "run.log").open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at the run any more
     assert not (folder / "results.json").exists()
     assert (folder / "checkpoint.safetensors").exists()
+
+
+def test_the_run_of_a_killed_campaign_ends_and_the_next_campaign_continues_it(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    """Real processes: SIGKILL leaves the campaign no time to stop its run."""
+    options = {**options, "epochs": 151, "stopping_step": 151, "checkpoint_interval": 0}
+    code = (
+        "from recbole_siger.studies.campaign import RunSpec, complete_runs\n"
+        f"complete_runs([RunSpec('BPR', 'toy', 3, {options!r})], report=lambda line: print(line, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("epoch    1" in line for line in process.stdout)
+        process.kill()
+    (folder,) = Path("runs/toy").iterdir()
+    deadline = time.monotonic() + 60
+    with (folder / "run.log").open("a") as log:
+        while True:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "the run trains on"
+                time.sleep(0.1)
+    assert not (folder / "results.json").exists()
+    (outcome,) = complete_runs([RunSpec("BPR", "toy", 3, options)], report=silent)
+    assert finished(outcome).path == folder
+    assert [words[0] for words in in_process] == ["resume"]

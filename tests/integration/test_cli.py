@@ -36,7 +36,7 @@ def call(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -45,14 +46,25 @@ def test_table_and_bars(words: list[str], workdir: Path, capsys: pytest.CaptureF
         "cold_start.svg",
     ]
     rows = rows_of("cold")
-    assert {model: row["scores_cold_items"] for model, row in rows.items()} == {"SIGER": "yes", "BPR": "no"}
+    scores = {"SIGER": "yes", "BPR": "no", "chance": ""}
+    assert {model: row["scores_cold_items"] for model, row in rows.items()} == scores
+    chance = rows.pop("chance")
     page = Path("cold/cold_start.md").read_text()
+    assert "## Cold start on toy" in page
+    assert "| Model | Seeds | Scores cold items | Best epoch | R@5 | " in page
     for model, row in rows.items():
         kept = json.loads(results_of(model).read_text())
         assert float(row["recall@5[cold]"]) == kept["test"]["recall@5[cold]"] == kept["test"]["recall@5"]
         assert row["protocol_id"] == kept["protocol_id"]
-        assert f"| {model} | {row['scores_cold_items']} | {kept['test']['recall@5']:.4f} |" in page
-    assert f"| chance | | {kept['chance']['recall@5']:.4f} |" in page
+        assert int(row["best_epoch"]) == kept["best_epoch"]
+        facts = f"| {model} | 1 | {row['scores_cold_items']} | {kept['best_epoch']} | "
+        (line,) = [line for line in page.splitlines() if line.startswith(facts)]
+        value = line.removeprefix(facts).split(" | ")[0]
+        assert re.sub(r"\*\*|</?u>", "", value) == f"{kept['test']['recall@5']:.4f}"
+    assert f"| chance |  |  |  | {kept['chance']['recall@5']:.4f} |" in page
+    assert float(chance["recall@5"]) == kept["chance"]["recall@5"]
+    assert chance["protocol_id"] == ""
+    assert "A model that does not score cold items ranks items without a training row" in page
     assert "kind item, ratio 0.2, seed 123; candidates: all; seeds: 2020" in page
     assert Path("cold/cold_start.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse("cold/cold_start.svg")  # as we wrote it ourselves
@@ -79,11 +91,20 @@ def test_seeds_are_averaged_and_a_failure_is_told(
 ) -> None:
     more = ["--models=BPR,SIGER", "--seeds=2", "--set", "SIGER.features=[smell]", "--out=cold"]
     assert cli.main([*words, *more]) == 1
-    with Path("cold/cold_start.csv").open(encoding="utf-8", newline="") as stream:
-        values = [float(row["recall@5"]) for row in csv.DictReader(stream)]
+    kept = [json.loads(file.read_text()) for file in Path("runs/toy").glob("BPR-*/results.json")]
+    kept.sort(key=lambda one: one["seed"])
+    values, epochs = zip(*((one["test"]["recall@5"], one["best_epoch"]) for one in kept), strict=True)
+    row, failed = (rows_of("cold")[model] for model in ("BPR", "SIGER"))
+    assert float(row["recall@5"]) == pytest.approx(fmean(values), rel=1e-12)
+    assert float(row["recall@5_std"]) == pytest.approx(stdev(values), rel=1e-12)
+    assert row["seeds"] == "2020 2021"
     page = Path("cold/cold_start.md").read_text()
-    assert f"| BPR | no | {fmean(values):.4f} ± {stdev(values):.4f} |" in page
-    assert "Failed: SIGER, seed 2021: " in page
+    seeds = f"| BPR | 2 | no | {epochs[0]}, {epochs[1]} |"
+    assert f"{seeds} {fmean(values):.4f} ± {stdev(values):.4f} |" in page
+    assert "SIGER: 2 of 2 failed: seed 2020: " in page
+    assert "; seed 2021: " in page
+    assert failed["recall@5"] == ""
+    assert failed["failure"].startswith("2 of 2 failed: seed 2020: ")
     assert "seeds: 2020, 2021" in page
 
 
@@ -92,7 +113,8 @@ def test_other_kinds(kind: str, groups: int, words: list[str], workdir: Path) ->
     cold = f"--cold_start={{kind: {kind}, max_train: {4 if kind == 'item_few_shot' else 7}}}"
     assert cli.main([*words, "--models=Pop", cold]) == 0
     row = rows_of(f"runs/toy/cold-start-{kind}")["Pop"]
-    assert sum(name.startswith("recall@5") for name in row) == groups  # all users of the toy have seven rows
+    names = [name for name in row if name.startswith("recall@5") and not name.endswith("_std")]
+    assert len(names) == groups  # all users of the toy have seven rows
 
 
 @pytest.mark.parametrize(

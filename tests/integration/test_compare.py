@@ -188,7 +188,12 @@ def test_ablate(options: list[str], in_process: Commands, capsys: pytest.Capture
     ]
     assert len(rows) == 9
     assert rows[0]["recall@5"] == rows[6]["recall@5"]
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "[1/8] SIGER seed 7: runs/toy/SIGER-" in err
+    assert re.search(
+        r"^\[\d/8\] SIGER ablation=mp_weight seed 7: runs/toy/SIGER-\w{8}-seed7$", err, flags=re.M
+    )
+    assert "SIGER image only seed 7 | epoch    0" in err
     assert out.count("| SIGER against |") == 2
     assert "Improvement" not in out
 
@@ -199,7 +204,11 @@ def test_sweep(options: list[str], in_process: Commands, capsys: pytest.CaptureF
     rows = rows_of("s.csv")
     assert [row["model"] for row in rows] == ["embedding_size=3", "embedding_size=7"]
     assert all(row["recall@5_std"] for row in rows)
-    assert "embedding_size=3" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "embedding_size=3" in out
+    for size in (3, 7):
+        assert f" BPR embedding_size={size} seed 8: runs/toy/BPR-" in err
+        assert f"BPR embedding_size={size} seed 7 | epoch    1" in err
     assert Path("s.svg").read_text().startswith("<?xml")
     sizes = [word for words in in_process for word in words if word.startswith("--embedding_size")]
     assert sizes == ["--embedding_size=3"] * 2 + ["--embedding_size=7"] * 2

@@ -70,7 +70,7 @@ def kill_in_the_middle(items: Path, data_path: str) -> Path:
     """Run the command until it is killed; return the folder of its shards."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, *words(items, data_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=600)
     assert done.returncode == -signal.SIGKILL
     assert not (items.parent / data_path / "shop" / "shop.text.npy").exists()
     (shards,) = (items.parent / data_path / "shop" / ".shop.text.shards").iterdir()
@@ -122,7 +122,7 @@ def test_ray_gives_the_same_bytes(items: Path) -> None:
 def test_the_command_starts_a_ray_of_its_own(items: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "recbole_siger.cli", *words(items, "ray", "--engine=ray")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"text: {N_SHARDS} of {N_SHARDS} shards, {N_ITEMS} items" in done.stdout
     assert cli.main(words(items, "here")) == 0

@@ -235,10 +235,10 @@ def test_points_drawn_from_ranges(tmp_path: Path, workdir: Path, search: str) ->
     options |= {"embedding_size": 4, "train_batch_size": 64, "valid_metric": "Recall@5"}
     space = ["learning_rate={low: 1e-4, high: 0.1, log: true}", "embedding_size=4,8"]
     found = tune_model(
-        "BPR", "contrary", options=options, space=space, search=search, num_samples=3, out="out"
+        "BPR", "contrary", options=options, space=space, search=search, num_samples=2, out="out"
     )
     rows = rows_of(Path("out"))
-    assert len(rows) == 3
+    assert len(rows) == 2
     assert all(1e-4 <= float(row["learning_rate"]) <= 0.1 and row["state"] == "finished" for row in rows)
     assert found["best"]["valid"] == max(float(row["valid_recall@5"]) for row in rows)
 
@@ -281,7 +281,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, workdir: Path, sign: sign
     write_contrary(tmp_path / "data")
     words = command(tmp_path / "data", "--epochs=40", "--stopping_step=40")
     process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
 
     def epochs() -> list[int]:
         """Count those of each trial that has begun; trials.csv is written too seldom to be looked at."""
@@ -293,12 +293,12 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, workdir: Path, sign: sign
         assert time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(process.pid, sign)
-    _, complaint = process.communicate(timeout=180)
+    _, complaint = process.communicate(timeout=600)
     if sign == signal.SIGINT:
         assert process.returncode == 130
         assert "--resume" in complaint
         assert "Traceback" not in complaint
-    subprocess.run([*words, "--resume"], check=True, timeout=300)
+    subprocess.run([*words, "--resume"], check=True, timeout=600)
     assert {(row["state"], row["epochs"]) for row in rows_of(Path("out"))} == {("finished", "40")}
     logs = {file.parent.parent.name: file.read_text() for file in Path("out/ray/session-2").rglob("run.log")}
     begun = [text.count("LightGCN on contrary") for text in logs.values()]
@@ -330,7 +330,7 @@ def two_nodes(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         with log.open("w") as stream:
             nodes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=stream))
         logs.append(log)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while "Ray runtime started" not in log.read_text():
             assert nodes[-1].poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -355,7 +355,7 @@ def test_two_nodes_share_a_search(
     words.remove("--out=out")
     done = subprocess.run(
         [*words, "--out=out", f"--address={address}"],
-        timeout=300,
+        timeout=600,
         env=two_nodes[1],
         capture_output=True,
         text=True,
@@ -371,7 +371,7 @@ def test_two_nodes_share_a_search(
     # Two CPUs, but not on one node.
     vast = subprocess.run(
         [*words, "--out=vast", "--cpus_per_trial=2", f"--address={address}"],
-        timeout=300,
+        timeout=600,
         env=two_nodes[1],
         capture_output=True,
         text=True,

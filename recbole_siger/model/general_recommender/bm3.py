@@ -98,7 +98,7 @@ class BM3(MultimodalRecommender):
     # ---- representations
 
     def encode(self) -> UserItem:
-        """Propagate the ID embeddings; items keep their own besides: ``(U, d)`` and ``(I, d)``."""
+        """Propagate the ID embeddings and add those of the items once more: ``(U, d)`` and ``(I, d)``."""
         user, item = self.user_embedding.weight, self.item_embedding.weight
         behavior = propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
         return UserItem(behavior.user, behavior.item + item)
@@ -109,7 +109,7 @@ class BM3(MultimodalRecommender):
         return UserItem(self.predictor(user), self.predictor(item))
 
     def disturb(self, x: Tensor) -> Tensor:
-        """Drop entries and let no gradient through: ``(n, d)`` to ``(n, d)``."""
+        """Drop entries and stop gradients: ``(n, d)`` to ``(n, d)``."""
         p = self.params.dropout
         kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= p
         return x.detach() * kept / (1 - p)
@@ -135,7 +135,7 @@ class BM3(MultimodalRecommender):
         }
 
     def modality_loss(self, modality: str, items: Tensor, item: Tensor, target: Tensor) -> Tensor:
-        """Turn a modality's prediction towards the item and towards itself: ``()``.
+        """Pull a modality's prediction to the item and to the modality itself: ``()``.
 
         Args:
             modality: Its name.

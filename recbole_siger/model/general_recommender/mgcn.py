@@ -106,7 +106,7 @@ class MGCN(MultimodalRecommender):
         self.item_graphs = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in graphs.items()})
 
     def learning_rate_factor(self, epoch: int) -> float:
-        """Let the learning rate fall by ``lr_decay`` every ``lr_decay_epochs``."""
+        """Multiply the learning rate by ``lr_decay`` in each ``lr_decay_epochs``, smoothly."""
         return self.params.lr_decay ** (epoch / self.params.lr_decay_epochs)
 
     def memory_terms(self, batch_size: int) -> MemoryTerms:

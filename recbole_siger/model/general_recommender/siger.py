@@ -163,7 +163,7 @@ class SIGER(MultimodalRecommender):
         return UserItem(self.user_items(item), item), views
 
     def perturb(self, item: Tensor) -> Tensor:
-        """Perturb a layer's output, Eq. 12; the padding row takes no part: ``(I, d)``."""
+        """Perturb a layer's output except its padding row, Eq. 12: ``(I, d)``."""
         p = self.params
         return perturb(
             item,

@@ -60,7 +60,7 @@ class VBPR(MultimodalRecommender):
     Departures from the paper, as in the reference code:
         No item has a bias and no feature a global weight; the projection has a bias instead.
         The penalty is the length of the batch's embeddings, not squared, and none on the projection.
-        With several modalities their features stand side by side.
+        With several modalities their features are concatenated.
     """
 
     params_class = VBPRParams
@@ -88,7 +88,7 @@ class VBPR(MultimodalRecommender):
     # ---- representations
 
     def encode_items(self, items: Tensor | slice) -> Tensor:
-        """Put the projected features beside the ID embeddings: ``(n, 2d)`` for n items."""
+        """Concatenate ID embeddings and projected features: ``(n, 2d)`` for n items."""
         content = self.projection.bias.expand(self.n_items, -1)[items]
         # One weight for the joined features, but the joined features themselves would be a second copy.
         for m, weight in zip(self.modalities, self.projection.weight.split(self.widths, dim=1), strict=True):

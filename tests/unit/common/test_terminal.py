@@ -83,9 +83,20 @@ def test_a_table_of_one_column_and_no_rows() -> None:
     assert "name" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
 
-def test_a_pipe_is_wide() -> None:
+def test_a_pipe_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     console = open_console(io.StringIO())
     assert (console.is_terminal, console.width) == (False, PIPE_WIDTH)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "71")
+    assert open_console(io.StringIO()).width == PIPE_WIDTH
+
+
+def test_a_terminal_has_its_own_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "71")
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    assert open_console(screen).width == 71
 
 
 @given(st.text())

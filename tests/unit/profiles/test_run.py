@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_a_kill_asks_nothing_twice(shop: Path, server: Server) -> None:
         *words(shop, "item", "--concurrency=1", url=server.url),
     ]
     killed.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
-    assert killed[0].wait(timeout=120) == -signal.SIGKILL
+    assert killed[0].wait(timeout=600) == -signal.SIGKILL
     kept = files_of(shop)["shop.item_profile.answers.jsonl"]
     assert kept.count(b"\n") == 4
     assert cli.main(words(shop, "item", url=server.url)) == 0
@@ -232,7 +233,7 @@ def test_pace(shop: Path, server: Server) -> None:
 
     def reply(number: int, body: dict[str, Any]) -> Any:
         if number < 3:
-            both.wait(timeout=10)  # passes only with three requests open
+            both.wait(timeout=120)  # passes only with three requests open
         return answer("fine")
 
     server.reply = reply
@@ -242,8 +243,10 @@ def test_pace(shop: Path, server: Server) -> None:
     paced = words(
         shop, "item", "--overwrite", "--temperature=1.0", "--requests-per-minute=1200", url=server.url
     )
+    begin = time.monotonic()
     assert cli.main(paced) == 0
-    assert server.times[-1] - server.times[0] >= 9 * 0.05 - 0.02
+    # From the begin, not from the first arrival: the network may delay the first request, never the pace.
+    assert server.times[-1] - begin >= 9 * 0.05
 
 
 def test_the_key_is_in_no_file(

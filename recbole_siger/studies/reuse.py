@@ -1,0 +1,137 @@
+"""Which finished runs can be used again: same configuration, version, protocol and data."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recbole_siger.common.digests import canonical_digest
+from recbole_siger.common.files import sha256
+from recbole_siger.config import Config
+from recbole_siger.data.fingerprint import protocol_facts
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.protocol import protocol_id
+from recbole_siger.options.keys import NO_EFFECT
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies.children import Report
+
+__all__ = ["DataFiles", "config_hash", "folders_by_hash", "why_not_current"]
+
+# Atomic files of RecBole, and feature matrices with the ids of their rows.
+_SUFFIXES = {".inter", ".item", ".user", ".kg", ".link", ".net", ".npy", ".ids"}
+# What tables read of results.json.
+_RESULTS: dict[str, type | tuple[type, ...]] = {
+    "model": str,
+    "dataset": str,
+    "seed": int,
+    "protocol_id": str,
+    "protocol_facts": dict,
+    "versions": dict,
+    "valid": dict,
+    "test": dict,
+    "n_parameters": int,
+    "seconds_per_epoch": (int, float),
+    "peak_memory_mib": (int, float),
+}
+
+
+def config_hash(values: Mapping[str, Any], *, without: Sequence[str] = ()) -> str:
+    """Return 16 hexadecimal digits for an effective configuration, without what changes no result.
+
+    >>> config_hash({"lr": 1, "data_path": "a"}) == config_hash({"data_path": "b", "lr": 1})
+    True
+    """
+    kept = {key: value for key, value in values.items() if key not in NO_EFFECT | set(without)}
+    return canonical_digest(kept)
+
+
+def folders_by_hash(folder: Path, report: Report) -> dict[str, list[RunFolder]]:
+    """Find the run folders of a dataset, the winners of searches included.
+
+    A folder whose ``config.yaml`` cannot be read is skipped with one line.
+
+    Args:
+        folder: ``<runs_dir>/<dataset>``.
+        report: Receives the lines.
+
+    Returns:
+        ``{config_hash: run folders}``, the newest first.
+    """
+    dated = []
+    for file in [*folder.glob("*/config.yaml"), *folder.glob("tune-*/best-*/config.yaml")]:
+        try:
+            run = RunFolder(file.parent)
+            dated.append((file.stat().st_mtime, config_hash(run.read_config()), run))
+        except UserError as error:
+            report(f"{file.parent}: skipped: {error}")
+        except (OSError, TypeError, ValueError, RecursionError) as error:  # values without canonical JSON
+            report(f"{file.parent}: skipped: {file.name}: {error}")
+    found: dict[str, list[RunFolder]] = {}
+    for _, key, run in sorted(dated, key=lambda one: -one[0]):
+        found.setdefault(key, []).append(run)
+    return found
+
+
+class DataFiles:
+    """Checksums of data files. A file is read again only if its size or time has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], str] = {}
+        self._lock = threading.Lock()
+
+    def digests(self, config: Config) -> dict[str, str]:
+        """Return ``{name: SHA-256}`` of the data files that a configuration can read, sorted by name.
+
+        These are RecBole's atomic files and the feature files in the folder of the dataset, and the feature
+        files that the key ``features`` names.
+        """
+        features, data = Path(config["feature_path"]), Path(config["data_path"])
+        named = config["features"].values() if isinstance(config["features"], dict) else ()
+        files = {file.name: file for file in _listed(features)}
+        for name in (str(name) for name in named if name):
+            files |= {name: features / name, f"{name} ids": (features / name).with_suffix(".ids")}
+        if data != features:
+            files |= {f"data_path/{file.name}": file for file in _listed(data)}
+        return {name: self._digest(file) for name, file in sorted(files.items()) if file.is_file()}
+
+    def _digest(self, file: Path) -> str:
+        with self._lock:
+            status = file.stat()
+            key = (str(file.resolve()), status.st_size, status.st_mtime_ns)
+            if key not in self._known:
+                self._known[key] = sha256(file)
+            return self._known[key]
+
+
+def _listed(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*") if file.suffix in _SUFFIXES and not file.name.startswith(".")]
+
+
+def why_not_current(run: RunFolder, config: Config) -> str:
+    """Return why a finished run cannot be used again, in one line; empty text if it can.
+
+    The data are not compared.
+
+    Args:
+        run: A run folder with ``results.json`` and a configuration of the same hash.
+        config: The configuration of today.
+    """
+    try:
+        results, digests = run.read_results(), run.read_digests()
+    except UserError as error:
+        return str(error)
+    for key, kind in _RESULTS.items():
+        if not isinstance(results.get(key), kind):
+            return f"{run.file('results.json')}: damaged, or written by an older version: no {key}"
+    made_by, today = results["versions"].get("recbole-siger"), version("recbole-siger")
+    if made_by != today:
+        return f"made by version {made_by} of recbole-siger, and this is version {today}"
+    if missing := {"train", "valid", "test"} - digests.keys():
+        return f"{run.file('digests.json')}: damaged: no {', '.join(sorted(missing))}"
+    expected = protocol_id(protocol_facts(config, digests))
+    if results["protocol_id"] != expected:
+        return f"its protocol_id is {results['protocol_id']}, and today's evaluation has {expected}"
+    return ""
