@@ -46,9 +46,9 @@ class TableParams:
         stat: The paired test; None for a table without tests.
         correct: Correction over all rows tested on one metric.
         over: What is paired: users, each with the mean over its seeds, or seeds.
-        allow_mixed: Whether runs of other protocols may stand in the table, marked and untested.
-        columns: Metrics shown, by default Recall and NDCG at every cut-off. One without a value a user, such
-            as ``recall@20[cold]``, is not tested over users.
+        allow_mixed: Whether the table may have runs of other protocols, marked and not tested.
+        columns: Metrics shown, by default Recall and NDCG at every cut-off. A metric without a value per
+            user, such as ``recall@20[cold]``, is not tested over users.
     """
 
     stat: Literal["wilcoxon", "t-test"] | None = "wilcoxon"
@@ -62,7 +62,7 @@ def table_params(values: Mapping[str, Any]) -> TableParams:
     """Make the parameters of a table from the command line.
 
     Raises:
-        UserError: For a value that an option does not take.
+        UserError: For a value that an option does not accept.
     """
     known = asdict(TableParams())
     return build_params(TableParams, {**known, **values}, dict.fromkeys(values, "command line"))
@@ -70,7 +70,7 @@ def table_params(values: Mapping[str, Any]) -> TableParams:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be: its finished runs, one a seed, and one line for each run that failed."""
+    """What a row is made of: its finished runs, one per seed, and one line for each run that failed."""
 
     label: str
     runs: tuple[RunFolder, ...] = ()
@@ -79,7 +79,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RowTest:
-    """A paired test of the first row against this one, with p corrected for the number of rows."""
+    """A paired test of the first row against this row, with p corrected for the number of rows."""
 
     result: PairedResult
     p_corrected: float
@@ -90,9 +90,9 @@ class Row:
     """One model or variant.
 
     Attributes:
-        label: Its name.
-        seeds: Of its runs, ascending.
-        protocols: Protocol ids of its runs.
+        label: Name of the row.
+        seeds: Seeds of the runs, ascending.
+        protocols: Protocol ids of the runs.
         mean: Mean over seeds of each test metric.
         std: Standard deviation over seeds (n - 1); None for one seed.
         valid: Mean over seeds of each validation metric.
@@ -100,8 +100,8 @@ class Row:
         seconds_per_epoch: Mean over seeds, validation included.
         peak_memory_mib: Largest of all seeds.
         runs: Run folders.
-        failure: Why there are no numbers; else empty.
-        mixed: Whether its protocol is another one than the first row's.
+        failure: The reason if there are no numbers; else empty.
+        mixed: Whether the protocol differs from the protocol of the first row.
         tests: For each metric, the first row against this row.
         facts: Cells of the columns that ``Comparison.facts`` names.
         reference: Whether the row is a value to compare with, such as chance: not ranked, not tested.
@@ -125,7 +125,7 @@ class Row:
 
 
 def bigger_is_better(column: str) -> bool:
-    """Say which way a metric goes.
+    """Tell whether a higher value of a metric is better.
 
     >>> bigger_is_better("recall@20[cold]"), bigger_is_better("giniindex@20")
     (True, False)
@@ -135,15 +135,15 @@ def bigger_is_better(column: str) -> bool:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: the first row is the one that is tested against the others.
+    """A table: the first row is tested against the others.
 
     Attributes:
         title: What it compares.
         dataset: Dataset name.
-        rows: In the order asked for.
+        rows: In the order of the command.
         columns: Metrics, as in ``results.json``.
-        selection: The metric that chose the epochs, if all rows agree; tests on it are printed.
-        params: How it was made.
+        selection: The metric that selected the epochs, if all rows agree; its tests are printed.
+        params: How the table was made.
         protocol: Name, id and facts of the first row's protocol.
         improvement: Whether the other rows are baselines, so that the first row is compared with the best.
         facts: Names of columns of text, shown after the seeds.
@@ -168,25 +168,25 @@ class Comparison:
         return sorted(rows, key=lambda row: sign * row.mean[column])
 
     def strongest(self, column: str) -> Row | None:
-        """Return the best row but the first; None where the first failed or stands alone."""
+        """Return the best of the other rows; None if the first row failed or there is no other."""
         if self.rows[0].failure:
             return None
         return next((row for row in self.ranked(column) if row is not self.rows[0]), None)
 
 
 def check_sample_size(n: int, params: TableParams) -> None:
-    """Refuse a sample of which no test can find anything.
+    """Refuse a sample that is too small for any significant result.
 
     Raises:
-        UserError: Naming what is needed.
+        UserError: With the sample size that is needed.
     """
     if params.stat is None or smallest_p(n, params.stat) < SIGNIFICANT:
         return
     needed = next(m for m in range(1, 99) if smallest_p(m, params.stat) < SIGNIFICANT)
-    mend = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
+    fix = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
     raise UserError(
         f"--stat={params.stat}: a test over {params.over} with n={n} cannot give p < {SIGNIFICANT}; "
-        f"n={needed} can: take {mend}"
+        f"n={needed} can: use {fix}"
     )
 
 
@@ -204,7 +204,7 @@ def compare_entries(
         title: What the table compares.
         entries: The first is tested against the others.
         params: How the table is made.
-        improvement: Whether the others are baselines, as opposed to variants of the first.
+        improvement: Whether the others are baselines, and not variants of the first.
         mixable: Whether the command has the option ``--allow_mixed``.
 
     Raises:
@@ -280,14 +280,14 @@ def _refusal(
 
 
 def protocol_difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
-    """Name the facts in which two protocols differ."""
+    """Return the facts in which two protocols differ, in one line."""
     first, second = (dict(results[0].get("protocol_facts") or {}) for results in (one, other))
     by_seed = {result["seed"]: result["protocol_id"] for result in other}
     if all(by_seed.get(result["seed"], result["protocol_id"]) == result["protocol_id"] for result in one):
         return "splits are drawn with the seed, and the seeds are not the same"
     names = [key for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
-    told = {key: f"{first.get(key)!r} and {second.get(key)!r}" for key in sorted(names)}
-    return ", ".join(f"{key}: {text}" if len(text) < 80 else f"another {key}" for key, text in told.items())
+    both = {key: f"{first.get(key)!r} and {second.get(key)!r}" for key in sorted(names)}
+    return ", ".join(f"{key}: {text}" if len(text) < 80 else f"another {key}" for key, text in both.items())
 
 
 def _columns(
@@ -320,7 +320,7 @@ def _with_tests(
     columns: Sequence[str],
     params: TableParams,
 ) -> list[Row]:
-    """Test the first row against each other; one family of tests is one metric on all rows."""
+    """Test the first row against each other row; the tests of one metric are one family."""
     assert params.stat is not None
     others = [i for i, row in enumerate(rows) if i and not row.failure and not row.mixed]
     sample = _by_user if params.over == "users" else _by_seed
@@ -343,7 +343,7 @@ def _with_tests(
 
 
 def _by_user(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Return each user's mean over the seeds, by raw token, of the metrics that have a value a user."""
+    """Return each user's mean over the seeds, by raw token, of the metrics that have a value per user."""
     users = pd.concat([run.read_users() for run in entry.runs])
     return users.groupby("user_id", sort=True)[[name for name in columns if name in users]].mean()
 
@@ -355,7 +355,7 @@ def _by_seed(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequen
 
 
 def _share_seeds(tables: dict[int, pd.DataFrame], rows: Sequence[Row]) -> dict[int, pd.DataFrame]:
-    """Repeat what ran once because no seed changes it."""
+    """Repeat the values of a model that ran once because no seed changes its result."""
     most = max(tables.values(), key=len).index
     return {
         i: pd.DataFrame(np.repeat(table.to_numpy(), len(most), axis=0), most, table.columns)

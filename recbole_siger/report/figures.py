@@ -1,6 +1,7 @@
 """Pictures from plain numbers, at the width of a paper's column.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart; markers and hatches differ too.
+The colours are Okabe and Ito's, which people with any colour vision can distinguish. Markers and hatches
+differ as well.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def check_matplotlib() -> None:
-    """Raise a UserError with the mend where matplotlib is missing."""
+    """Raise a UserError with the fix if matplotlib is missing."""
     if find_spec("matplotlib") is None:
         raise UserError("figures need matplotlib; pip install 'recbole-siger[figures]'")
 
@@ -76,7 +77,7 @@ def column_style() -> Iterator[None]:
     """Draw in the style of all pictures.
 
     Raises:
-        UserError: Where matplotlib is missing.
+        UserError: If matplotlib is missing.
     """
     check_matplotlib()
     import matplotlib
@@ -137,15 +138,15 @@ def draw_curves(
     best_epoch: int | None,
     title: str = "",
 ) -> Figure:
-    """Draw the validation metric over the loss terms, epoch by epoch, the best epoch marked.
+    """Draw the validation metric above the loss terms, epoch by epoch, with the best epoch marked.
 
     Args:
-        epochs: Numbers of the epochs, ``n`` of them.
-        losses: Mean of each loss term an epoch, ``n`` values each.
+        epochs: Numbers of the epochs, length ``n``.
+        losses: Mean of each loss term per epoch, ``n`` values each.
         metric: Name of the validation metric.
-        valid: Its values, None where an epoch was not validated.
+        valid: Values of the metric, None for an epoch without validation.
         best_epoch: The epoch that was tested.
-        title: Which run.
+        title: Name of the run.
     """
     with column_style():
         figure, axes = column_figure(2, 1, height=3.6, sharex=True)
@@ -176,12 +177,12 @@ def draw_curves(
 
 
 def _legend_columns(n: int) -> int:
-    """Spread a legend over as few rows of at most three as it takes."""
+    """Return the columns of a legend of ``n`` entries, in the fewest rows of at most three entries."""
     return -(-n // -(-n // 3)) if n else 1
 
 
 def _places(values: Sequence[Any]) -> list[Any]:
-    """Return where the values of an option stand on an axis a column wide.
+    """Return the positions of an option's values on an axis as wide as a column.
 
     >>> _places([2, 3, 5, 8, 10]), _places([0.001, 0.01, 0.1]), _places(["mp", "da"])
     ([2, 3, 5, 8, 10], [0, 1, 2], [0, 1])
@@ -204,8 +205,9 @@ def draw_sweep(
 
     Args:
         key: The option.
-        values: Its values; side by side where they are no numbers, or stand too close for their labels.
-        curves: ``{metric: (means, deviations)}``, a panel each; None for a single seed.
+        values: Values of the option. They are drawn at equal distances if they are not numbers, or if their
+            labels would overlap.
+        curves: ``{metric: (means, deviations)}``, one panel per metric; None for a single seed.
         title: Above the picture.
     """
     places = _places(values)
@@ -245,9 +247,9 @@ def draw_bars(
     """Draw grouped bars, such as models (series) on cold items by metric (groups).
 
     Args:
-        groups: Names under the axis, ``n`` of them.
-        series: ``{label: n heights}``; None leaves a gap.
-        ylabel: What the heights are.
+        groups: Names under the axis, length ``n``.
+        series: ``{label: n heights}``; no bar for None.
+        ylabel: Name of the vertical axis.
         deviations: ``{label: n standard deviations over seeds}``, as error bars.
         title: Above the picture.
     """
@@ -279,13 +281,13 @@ def draw_bars(
 def draw_histograms(
     panels: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str], n_bins: int, xlabel: str
 ) -> Figure:
-    """Draw shares of items by a small count, one panel a name, one series a label.
+    """Draw shares of items by a small count, with one panel per name and one series per label.
 
     Args:
         panels: ``{name: [counts of each label]}``, counts in 0 ... ``n_bins - 1``.
-        labels: Of the series.
-        n_bins: Bins.
-        xlabel: What is counted.
+        labels: Names of the series.
+        n_bins: Number of bins.
+        xlabel: Name of the count.
     """
     with column_style():
         figure, axes = column_figure(
@@ -318,12 +320,12 @@ def draw_histograms(
 def draw_points(
     points: np.ndarray[Any, Any], values: np.ndarray[Any, Any], label: str, title: str = ""
 ) -> Figure:
-    """Draw points in the plane, shaded by a value of each, such as items by popularity.
+    """Draw points in the plane, shaded by one value per point, such as items by popularity.
 
     Args:
         points: Shape ``(n, 2)``; the axes have no unit.
         values: Shape ``(n,)``, > 0, on a logarithmic scale.
-        label: What the values are.
+        label: Name of the values.
         title: Above the picture.
     """
     with column_style():

@@ -1,4 +1,4 @@
-"""Pictures of run folders, and one offline page of several."""
+"""Pictures of run folders, and one offline page of several runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["curves_of", "item_vectors", "report_curves", "report_page", "report_
 
 _log = logging.getLogger(__name__)
 
-MAX_POINTS = 3000  # t-SNE of more takes minutes, and the points would cover each other
+MAX_POINTS = 3000  # t-SNE of more points needs minutes, and the points would cover each other
 
 
 def report_curves(run_dir: str, out: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def curves_of(run: RunFolder) -> Any:
 def vectors_of(run_dir: str | Path, data_path: str | None = None) -> Any:
     """Return the figure of a run's item vectors: t-SNE of the items that occur in training, by popularity.
 
-    Of more than 3,000 items that many are drawn; the same each time.
+    At most 3,000 items are drawn, the same items each time.
 
     Raises:
         UserError: If the model has no item vectors, or the run cannot be rebuilt.
@@ -98,7 +98,7 @@ def vectors_of(run_dir: str | Path, data_path: str | None = None) -> Any:
 def item_vectors(
     run_dir: str | Path, data_path: str | None = None
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], str]:
-    """Rebuild a run and return what its model ranks items by.
+    """Rebuild a run and return the item vectors of its model.
 
     Returns:
         Vectors ``(n_items, d)`` and training interactions ``(n_items,)`` by internal id, padding first, and a
@@ -152,16 +152,16 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
 def report_page(
     runs: Sequence[str], out: str = "report.html", *, vectors: bool = False, data_path: str | None = None
 ) -> None:
-    """Write one HTML page of finished runs, with every picture inside it: it needs no network.
+    """Write one HTML page of finished runs. All pictures are in the file, so the page needs no network.
 
     Args:
         runs: Run folders.
         out: The page.
-        vectors: Whether to add a map of item vectors, which rebuilds each model.
-        data_path: Where the datasets are now, for ``vectors``.
+        vectors: Whether to add a map of item vectors. Each model is rebuilt for this map.
+        data_path: Folder of the datasets, for ``vectors``.
 
     Raises:
-        UserError: If a folder is no finished run.
+        UserError: If a folder is not a finished run.
     """
     if not out.endswith((".html", ".htm")):
         raise UserError(f"--out: {out!r}: the name must end in .html")
@@ -182,16 +182,14 @@ def report_page(
 
 
 def _summary(results: Sequence[dict[str, Any]]) -> str:
-    """Tabulate the test metrics, one table a dataset and protocol: numbers of two are not comparable."""
+    """Make one table of test metrics per dataset and protocol, because only such numbers are comparable."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         name = f"protocol {result['protocol']} {result.get('protocol_id', '')}".strip()
         groups.setdefault((result["dataset"], name), []).append(result)
     parts = ["<p>Test of the best validation epoch.</p>"]
     if len(groups) > 1:
-        parts.append(
-            "<p>Runs on another dataset or under another protocol stand in a table of their own.</p>"
-        )
+        parts.append("<p>Each dataset and each protocol has its own table.</p>")
     for (dataset, protocol), group in groups.items():
         parts.append(f"<h3>{html.escape(f'{dataset}, {protocol}')}</h3>{_summary_table(group)}")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Pictures of a search: which values went with which score, and which options mattered."""
+"""Pictures of a search: the values and scores of its trials, and the importance of its options."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["draw_importance", "draw_parallel", "draw_search", "importance"]
 def draw_search(
     rows: Sequence[tuple[Mapping[str, Any], float]], metric: str, folder: Path, *, bigger: bool = True
 ) -> list[Path]:
-    """Write ``parallel.png`` and ``importance.png``; nothing where no option has two values.
+    """Write ``parallel.png`` and ``importance.png``; nothing if no option has two values.
 
     Args:
         rows: Point and score of each trial.
         metric: Name of the score, for the axes.
-        folder: Where the pictures go.
+        folder: Folder of the pictures.
         bigger: Whether a higher score is better.
 
     Returns:
@@ -39,7 +39,7 @@ def draw_search(
     score = np.array([score for _, score in rows])
     places = np.array([[levels[key].index(_text(point[key])) for key in keys] for point, _ in rows])
     figures = {"parallel": draw_parallel(levels, places, score, f"valid {metric}", bigger=bigger)}
-    if len(rows) >= 8:  # fewer tell nothing
+    if len(rows) >= 8:  # fewer trials say nothing about importance
         figures["importance"] = draw_importance(importance(places, score, keys), f"valid {metric}")
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
@@ -49,7 +49,7 @@ def draw_search(
 def importance(
     places: NDArray[Any], score: NDArray[Any], keys: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """Return how much a random forest's fit of the score loses when one option's values are shuffled.
+    """Return the R² that a random forest loses when the values of one option are shuffled.
 
     Args:
         places: Ranks of the values, shape ``(n, len(keys))``.
@@ -78,15 +78,14 @@ def draw_parallel(
     *,
     bigger: bool = True,
 ) -> Figure:
-    """Draw parallel coordinates: a line a trial, an axis an option, coloured by the score.
+    """Draw parallel coordinates: one line per trial, coloured by the score, and one axis per option.
 
     Args:
-        levels: The values of each option from bottom to top; an axis with many shows its ends and some
-            between.
+        levels: The values of each option from bottom to top. An axis with many values shows five of them.
         places: Rank of each trial's value in ``levels``, shape ``(n, len(levels))``.
         score: Shape ``(n,)``.
-        label: What the score is.
-        bigger: Whether a higher score is better; the better ones are drawn last.
+        label: Name of the score.
+        bigger: Whether a higher score is better; better trials are drawn last.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -98,7 +97,7 @@ def draw_parallel(
         colors = ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")
         tops = np.array([max(len(names) - 1, 1) for names in levels.values()])
         heights = places / tops
-        # Equal values would hide each other; a hair apart, each line is seen. The same on every drawing.
+        # A small offset, so that equal values do not hide each other. It is the same for every drawing.
         heights = heights + np.random.default_rng(0).uniform(-0.015, 0.015, heights.shape)
         for trial in np.argsort(score if bigger else -score):
             panel.plot(heights[trial], color=colors.to_rgba(score[trial]), lw=0.8, alpha=0.9)
@@ -120,7 +119,7 @@ def draw_parallel(
 
 
 def draw_importance(found: Mapping[str, tuple[float, float]], label: str) -> Figure:
-    """Draw a bar an option with its standard deviation, the most important on top.
+    """Draw one bar per option with its standard deviation, the most important option on top.
 
     Args:
         found: ``{option: (mean, standard deviation)}`` of the loss in R².

@@ -14,8 +14,8 @@ from recbole_siger.report.comparison import Comparison
 __all__ = ["show_tables"]
 
 _STYLE = Style(
-    bold=lambda text: Text(text, style="bold"),
-    underline=lambda text: Text(text, style="underline"),
+    bold=lambda text: Text.assemble((text, "bold")),
+    underline=lambda text: Text.assemble((text, "underline")),
     escape=str,  # `build_table` prints text literally
 )
 

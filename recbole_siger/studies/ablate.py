@@ -1,7 +1,7 @@
 """A model against its own variants.
 
-Which variants a model has is read from what it declares: the values of its option ``ablation``, and the
-modalities of the dataset if it uses item features.
+The variants are the values of the model's option ``ablation``, and each single modality of the dataset if the
+model uses item features.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["ablate_model", "variants"]
 
 
 def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence[str] = ()) -> int:
-    """Print a table of component variants and one of modality variants, and write them where asked.
+    """Print a table of component variants and a table of modality variants, and write them to files.
 
-    The whole model comes first and is tested against each variant.
+    The complete model is the first row and is tested against each variant.
 
     Returns:
         1 if a run failed, else 0.
@@ -50,10 +50,10 @@ def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence
 
 
 def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the tables of a model's variants, ``{title: {label: options}}``; the whole model is first.
+    """Return the tables of a model's variants, ``{title: {label: options}}``; the complete model is first.
 
     Raises:
-        UserError: If it has none.
+        UserError: If the model has no variants.
     """
     config = Config(model, study.dataset, study.files, command_line=dict(study.options))
     declared = config.model_class

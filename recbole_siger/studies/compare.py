@@ -1,4 +1,4 @@
-"""Compare models: finish the runs that a table needs, put them side by side, test the differences."""
+"""Compare models: finish the runs of a table, put them side by side, and test the differences."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs of a table have in common.
+    """The options that all runs of a table share.
 
     Attributes:
         dataset: Dataset name.
         seeds: As typed: a number of seeds, counted up from the key ``seed``, or a list of seeds.
         options: Configuration of every run, values or text as typed.
         files: Configuration files of every run.
-        runs_dir: Where run folders are looked for and made.
+        runs_dir: Folder in which run folders are looked for and made.
         jobs: Runs at a time.
     """
 
@@ -55,7 +55,7 @@ class Study:
         """Return the seeds.
 
         Raises:
-            UserError: If there is none, or one is repeated.
+            UserError: If there is no seed, or a seed is repeated.
         """
         config = Config(model, self.dataset, self.files, command_line=dict(self.options))
         return seed_list(self.seeds, config.run.seed)
@@ -77,7 +77,7 @@ class Study:
         outcomes = complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress)
         reasons = {outcome.reason for outcome in outcomes if isinstance(outcome, Failure)}
         if len(reasons) == 1 and all(isinstance(outcome, Failure) for outcome in outcomes):
-            raise UserError(f"no run finished: {reasons.pop()}")  # such as a dataset that is not there
+            raise UserError(f"no run finished: {reasons.pop()}")  # such as a missing dataset
         ended, entries = iter(outcomes), []
         for label, of_label in wanted:
             own = [next(ended) for _ in of_label]
@@ -100,13 +100,13 @@ def compare_models(
     model_file: str | None = None,
     out: Sequence[str] = (),
 ) -> int:
-    """Print the comparison of models, and write it where asked; the first is tested against the others.
+    """Print the comparison of models and write it to files; the first model is tested against the others.
 
     Args:
         models: Names, separated by commas.
         study: Dataset, seeds and options of every run.
         params: How the table is made.
-        model_options: ``MODEL.key=value``, stronger than all else.
+        model_options: ``MODEL.key=value``, stronger than all other options.
         model_file: YAML file with ``{model: {key: value}}``, or a folder with ``<model>.yaml`` for each;
             stronger than the options of every run.
         out: File names; the suffix is the format.
@@ -115,7 +115,7 @@ def compare_models(
         1 if a run failed, else 0.
 
     Raises:
-        UserError: For bad input, before anything is started where that can be.
+        UserError: For bad input; before any run starts, except for differing protocols.
     """
     names = [name.strip() for name in models.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
@@ -160,7 +160,7 @@ def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
         return read_yaml(path)
     files = {name: path / f"{short_name(name)}.yaml" for name in names}
     for file in files.values():
-        if not file.is_file():  # an untuned model beside tuned ones is a choice, not an oversight
+        if not file.is_file():  # an untuned model among tuned models must be a decision
             raise UserError(
                 f"{file}: no such file; tune this model, or leave the file empty for its defaults"
             )
@@ -168,16 +168,16 @@ def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
 
 
 def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str] = ()) -> int:
-    """Print the comparison of run folders that exist; nothing is started.
+    """Print the comparison of existing run folders; no run starts.
 
-    Runs whose configurations differ in the seed alone are one row; the first folder's row is tested against
-    the others.
+    Runs whose configurations differ only in the seed are one row. The row of the first folder is tested
+    against the others.
 
     Returns:
         0.
 
     Raises:
-        UserError: If a folder is no finished run, or the runs cannot share a table.
+        UserError: If a folder is not a finished run, or the runs cannot share a table.
     """
     paths = expand_names(out, list(FORMATS))
     entries = entries_of_runs(runs)
@@ -188,7 +188,7 @@ def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str]
 
 
 def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
-    """Group run folders by configuration, in the order of their first; the seed does not count."""
+    """Group run folders by configuration without the seed, in the order of the first folder of each."""
     groups: dict[str, list[RunFolder]] = {}
     configs: dict[str, dict[str, Any]] = {}
     seeds: dict[tuple[str, Any], Path] = {}
@@ -205,14 +205,14 @@ def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
 
 
 def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name a configuration by its model, and by what tells it from others of that model."""
+    """Name a configuration by its model, and by the values that differ between runs of that model."""
     values = configs[key]
     others = [other for other in configs.values() if other["model"] == values["model"]]
     keys = sorted({name for other in others for name in other} - {"seed", "dataset", *NO_EFFECT})
     differing = [name for name in keys if any(other.get(name) != values.get(name) for other in others)]
-    told = ", ".join(f"{name}={values.get(name)}" for name in differing)
+    own = ", ".join(f"{name}={values.get(name)}" for name in differing)
     name = short_names(list({str(other["model"]): None for other in configs.values()}))[str(values["model"])]
-    return f"{name} ({told})" if told else name
+    return f"{name} ({own})" if own else name
 
 
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:

@@ -20,16 +20,16 @@ __all__ = ["sweep_option"]
 def sweep_option(
     model: str, key: str, values: str, study: Study, params: TableParams, *, out: Sequence[str] = ()
 ) -> int:
-    """Run a model with each value of one option; print the table, write it and draw the figure where asked.
+    """Run a model with each value of one option; print the table, and write table and figure to files.
 
     Args:
         model: Model name.
-        key: The option.
-        values: Its values, separated by commas.
+        key: Name of the option.
+        values: Values of the option, separated by commas.
         study: Dataset, seeds and other options.
-        params: How the table is made; nothing is tested. Without ``columns`` the picture shows the metrics at
+        params: How the table is made; nothing is tested. Without ``columns`` the figure shows the metrics at
             the cut-off that selects epochs.
-        out: File names; a table or a figure by its suffix.
+        out: File names; the suffix decides between table and figure.
 
     Returns:
         1 if a run failed, else 0.

@@ -160,10 +160,10 @@ def test_over_seeds(entries: list[Entry], tmp_path: Path) -> None:
         (
             5,
             {"over": "seeds"},
-            "seeds with n=5 cannot give p < 0.05; n=6 can: take --seeds=6 or more, or --over=users",
+            "seeds with n=5 cannot give p < 0.05; n=6 can: use --seeds=6 or more, or --over=users",
         ),
         (1, {"over": "seeds", "stat": "t-test"}, "seeds with n=1 cannot give p < 0.05; n=2 can"),
-        (5, {}, "users with n=5 cannot give p < 0.05; n=6 can: take a larger dataset"),
+        (5, {}, "users with n=5 cannot give p < 0.05; n=6 can: use a larger dataset"),
         (6, {}, None),
         (2, {"stat": "t-test"}, None),
         (1, {"stat": None}, None),

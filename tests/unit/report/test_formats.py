@@ -78,9 +78,9 @@ def test_the_best_value_is_bold_and_the_second_underlined(table: Comparison) -> 
     text = shown(table, 200, color=True)
     best, second = table.ranked("recall@5")[:2]
     assert best.label == LABELS[3]
-    assert re.search(rf"\x1b\[1m *{best.mean['recall@5']:.4f}\x1b\[0m", text)
-    assert re.search(rf"\x1b\[4m *{second.mean['recall@5']:.4f}\x1b\[0m", text)
-    assert len(re.findall(rf"\x1b\[1m *{best.mean['recall@5']:.4f}", text)) == 1
+    assert re.search(rf"\x1b\[1m{best.mean['recall@5']:.4f}\x1b\[0m", text)
+    assert re.search(rf"\x1b\[4m{second.mean['recall@5']:.4f}\x1b\[0m", text)
+    assert len(re.findall(rf"\x1b\[1m{best.mean['recall@5']:.4f}", text)) == 1
 
 
 def test_another_protocol_is_marked_on_a_terminal_too(tmp_path: Path) -> None:
