@@ -17,7 +17,7 @@ from recbole_siger.audit import checks as audit_module
 from recbole_siger.audit.checks import audit
 from recbole_siger.audit.graphs import Finding
 from recbole_siger.data.dataset import MultimodalDataset
-from recbole_siger.model.general_recommender import siger
+from recbole_siger.graph import eisg
 from recbole_siger.quick_start import run_experiment
 from recbole_siger.tuning.ledger import Ledger
 from tests.toy import random_features, random_splits, write_dataset
@@ -205,7 +205,7 @@ def test_a_test_pair_behind_an_item_graph_is_named(
     """The user-item graphs are clean; co-occurrence alone has seen a test pair."""
     folder, splits = write(tmp_path / "data"), random_splits()
     user, item = splits["test"][5]
-    honest, seen = siger.co_occurrence_graph, {}
+    honest, seen = eisg.co_occurrence_graph, {}
     spy = MultimodalDataset.build
 
     def build(self: MultimodalDataset) -> Any:
@@ -216,7 +216,7 @@ def test_a_test_pair_behind_an_item_graph_is_named(
         return honest(plant(edges, torch.tensor([seen["u"]]), torch.tensor([seen["i"]])), *sizes, **options)
 
     monkeypatch.setattr(MultimodalDataset, "build", build)
-    monkeypatch.setattr(siger, "co_occurrence_graph", leaky)
+    monkeypatch.setattr(eisg, "co_occurrence_graph", leaky)
     said = failures(audit_toy(folder, n_co_neighbors="30"))
     assert {text.split(":")[1].strip() for text in said} == {"SIGER.eisg.image", "SIGER.eisg.text"}
     for text in said:
