@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.measure import fresh_process_peak, print_table, write_records
 from benchmarks.shapes import shape_parser, write_dataset
 from benchmarks.step import build
+from recbole_siger.training.settings import run_settings
 
 
 def main() -> None:
@@ -53,10 +54,11 @@ def take_steps(folder: Path, shape: str, negatives: str, n_steps: int = 3) -> tu
     model, optimizer, device = experiment.model, experiment.trainer.optimizer, experiment.config["device"]
     start = time.perf_counter()
     for batch in itertools.islice(experiment.train_data, n_steps):
-        optimizer.zero_grad()
-        loss = sum(model.calculate_loss(batch.to(device)))
-        loss.backward()
-        optimizer.step()
+        with run_settings(experiment.config):
+            optimizer.zero_grad()
+            loss = sum(model.calculate_loss(batch.to(device)))
+            loss.backward()
+            optimizer.step()
     return (time.perf_counter() - start) / n_steps, float(loss.detach())
 
 

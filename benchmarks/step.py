@@ -25,6 +25,7 @@ from benchmarks.shapes import shape_parser, write_dataset
 from recbole_siger.config import Config
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import Experiment, build_experiment
+from recbole_siger.training.settings import run_settings
 
 CANDIDATES = {
     "naive, features trained": ("SIGER", {}),
@@ -106,10 +107,11 @@ def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable
     model.train()
 
     def train(batch: Any) -> None:
-        optimizer.zero_grad()
-        losses = model.calculate_loss(batch)
-        (sum(losses) if isinstance(losses, tuple) else losses).backward()
-        optimizer.step()
+        with run_settings(experiment.config):
+            optimizer.zero_grad()
+            losses = model.calculate_loss(batch)
+            (sum(losses) if isinstance(losses, tuple) else losses).backward()
+            optimizer.step()
 
     return experiment, train
 

@@ -1,8 +1,9 @@
 """Every work-around that RecBole 1.2 needs beside today's numpy, scipy, pandas and torch, in one tested file.
 
-``apply()`` must run before a ``Config`` is made or a model imported. A work-around is one function of
-``WORKAROUNDS``; its docstring says why it is needed and when it can go, and ``tests/unit/test_compat.py``
-holds a test that fails without it. Nothing here touches ``torch.load``: our trainer overrides what calls it.
+``Config`` and ``get_model_class`` call ``apply()``; importing a module of this package never does. A
+work-around is one function of ``WORKAROUNDS``. Its docstring says why it is needed and when it can go,
+and ``tests/unit/test_compat.py`` has a test that fails without it. Nothing here changes ``torch.load``: our
+trainer overrides the methods that call it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def argument_names(root: Path) -> frozenset[str]:
 
 
 class _SilentWriter:
-    """A TensorBoard writer that writes nothing; it takes every ``add_*`` call, ``flush`` and ``close``."""
+    """A TensorBoard writer that writes nothing; it accepts every ``add_*`` call, ``flush`` and ``close``."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("add_") or name in ("flush", "close"):
@@ -119,7 +120,7 @@ def _kmeans(
         X: Points, shape ``(n, d)``.
         num_clusters: Number of clusters, in ``[1, n]``.
         distance: Only ``"euclidean"``.
-        device: Taken for the signature's sake.
+        device: Ignored.
 
     Returns:
         The points' cluster indices, int64, shape ``(n,)``; the centres, float32, shape ``(num_clusters, d)``.
@@ -161,19 +162,19 @@ def _clamped(run_kmeans: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run_kmeans)
     def clamped(model: Any, x: np.ndarray) -> Any:
         try:
-            import faiss  # noqa: F401 - asked for here, so that its absence is told with the mend
+            import faiss  # noqa: F401 - imported here, so that the error names the fix
         except ImportError as error:
             raise UserError(
                 'NCL clusters its embeddings with faiss: pip install "recbole-siger[ncl]"'
             ) from error
         wanted = model.k
-        if wanted > len(x) and not getattr(model, "_clamp_told", False):
+        if wanted > len(x) and not getattr(model, "_clamp_reported", False):
             logger.warning(
-                "NCL: num_clusters=%d is more than the %d points to cluster; taking one per point",
+                "NCL: num_clusters=%d is more than the %d points to cluster; using one cluster per point",
                 wanted,
                 len(x),
             )
-            model._clamp_told = True
+            model._clamp_reported = True
         model.k = min(wanted, len(x))
         try:
             return run_kmeans(model, x)
@@ -184,9 +185,9 @@ def _clamped(run_kmeans: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ncl_clusters() -> None:
-    """Let NCL run on data sets with fewer users or items than ``num_clusters``, and tell how to get faiss.
+    """Let NCL run on data sets with fewer users or items than ``num_clusters``, and say how to install faiss.
 
-    The GPU needs no care: ``faiss.Kmeans(gpu=True)`` takes the GPUs that faiss sees, hence none in faiss-cpu.
+    A GPU needs no work-around: ``faiss.Kmeans(gpu=True)`` uses the GPUs that faiss sees: none in faiss-cpu.
 
     Needed because: faiss refuses more clusters than points, and NCL's default of 1000 is more than the 944
     rows of ml-100k's user table; RecBole does not declare faiss and fails with a bare ModuleNotFoundError.
@@ -214,7 +215,7 @@ def quiet_deprecations() -> None:
     """Silence the deprecation warnings that RecBole's own lines raise in every run, and no other.
 
     Needed because: RecBole fills missing values by chained assignment, which works up to pandas 2, and calls
-    ``torch.cuda.amp`` and ``torch.sparse.FloatTensor``, which still work; the user can mend none of them.
+    ``torch.cuda.amp`` and ``torch.sparse.FloatTensor``, which still work; a user can fix none of them.
     Remove when: RecBole drops those calls. pyproject.toml excludes pandas 3, where the first does nothing.
     """
     for message, category in DEPRECATIONS:
@@ -237,7 +238,7 @@ def apply() -> None:
 
 
 def _apply(skip: Collection[str] = ()) -> None:
-    """Apply the work-arounds but those named in ``skip``, by which a test shows that each is needed."""
+    """Apply all work-arounds except those named in ``skip``; a test shows with it that each is needed."""
     for workaround in WORKAROUNDS:
         if workaround.__name__ not in skip:
             workaround()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
+from recbole.config import Config as RecBoleConfig
 
 from recbole_siger import compat
+from recbole_siger.common.process import restored_environment
 from recbole_siger.defaults import check_keys, known_keys
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import build_cold_start
@@ -33,10 +35,6 @@ from recbole_siger.registry import (
     model_name,
     option_files,
 )
-
-compat.apply()
-
-from recbole.config import Config as RecBoleConfig  # noqa: E402  # after the work-arounds
 
 __all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 
@@ -71,6 +69,7 @@ class RunParams:
     weight_decay: float = bounded("[0, inf)")
     eval_step: int = bounded("[0, inf)")
     worker: int = bounded("[0, inf)")
+    threads: int | None = bounded("[1, inf)")
     metric_decimal_place: int = bounded("[1, 16]")
 
 
@@ -107,8 +106,10 @@ class Config(RecBoleConfig):
         self._command_line = dict(command_line or {})
         self._external: list[tuple[str, dict[str, Any]]] = []  # weakest first
         self.origin: dict[str, str] = {}
+        compat.apply()
         try:
-            super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
+            with restored_environment("CUDA_VISIBLE_DEVICES"):  # RecBole sets it; a run sets it again
+                super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"configuration: {error.args[0] if error.args else error}") from error
         self.run = params_from_config(RunParams, self)

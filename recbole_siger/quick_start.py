@@ -18,6 +18,7 @@ from recbole_siger.registry import short_name
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment, config_of_run, load_experiment
 from recbole_siger.training.processes import n_processes, train_in_processes
+from recbole_siger.training.settings import run_settings
 
 __all__ = ["evaluate_run", "resume_run", "run_experiment"]
 
@@ -97,7 +98,7 @@ def _train(
     """
     several = n_processes(config) > 1
     try:
-        with logging_to(None if several else run.file("run.log")):
+        with run_settings(config), logging_to(None if several else run.file("run.log")):
             _log.info("run folder: %s", run.path)
             if several:
                 return train_in_processes(config, run, resume=resume)
@@ -126,5 +127,6 @@ def evaluate_run(
     """
     with logging_to(None):
         experiment = load_experiment(run_dir, data_path, model)
-        experiment.trainer.eval_collector.data_collect(experiment.train_data)
-        return experiment.test()
+        with run_settings(experiment.config):
+            experiment.trainer.eval_collector.data_collect(experiment.train_data)
+            return experiment.test()

@@ -27,6 +27,7 @@ from recbole_siger.registry import MODELS, get_model_class
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.children import Children
 from recbole_siger.training.experiment import Experiment, build_experiment
+from recbole_siger.training.settings import flushes_denormals, run_settings
 
 N_USERS, N_ITEMS, BATCH = 31, 23, 17
 WIDTHS = {"image": 11, "text": 13, "audio": 5}
@@ -193,10 +194,11 @@ def train_steps(experiment: Experiment, n_steps: int) -> list[dict[str, float]]:
     start_epoch(experiment)
     steps: list[dict[str, float]] = []
     for batch in experiment.train_data:
-        optimizer.zero_grad()
-        terms = model.calculate_loss(batch.to(experiment.config["device"]))
-        torch.stack(terms).sum().backward()
-        optimizer.step()
+        with run_settings(experiment.config):
+            optimizer.zero_grad()
+            terms = model.calculate_loss(batch.to(experiment.config["device"]))
+            torch.stack(terms).sum().backward()
+            optimizer.step()
         steps.append(dict(zip(model.loss_names, (term.item() for term in terms), strict=True)))
         if len(steps) == n_steps:
             return steps
@@ -226,30 +228,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def process_settings() -> dict[str, Any]:
+    """Return what a run sets for the whole process."""
+    return {
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "flush": flushes_denormals(),
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "threads": torch.get_num_threads(),
+    }
+
+
 @pytest.fixture(autouse=True)
-def _leave_the_process_alone() -> Iterator[None]:
-    """Undo what an experiment sets for the whole process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    deterministic = torch.get_deterministic_debug_mode()
+def _process_is_left_as_it_was() -> Iterator[None]:
+    """Fail a test after which a setting of a run is still set."""
+    before = process_settings()
     yield
-    torch.set_flush_denormal(False)
-    torch.set_deterministic_debug_mode(deterministic)
-    if visible is None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One Ray of two processors for the tests of a file; a command uses a Ray that is connected already.
-
-    A test with this fixture is in the xdist group ``ray``.
-    """
-    ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    assert process_settings() == before
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from click.shell_completion import shell_complete
 
 from recbole_siger.cli.app import APP, COMMANDS, COMPLETE, PROGRAM
 from recbole_siger.cli.failures import click_message, write_report
+from recbole_siger.common.process import wait_passively
 from recbole_siger.errors import RunInterrupted, UserError
 from recbole_siger.options.params import did_you_mean
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 for a failed check or an unexpected error; 2 for bad input; 130 if interrupted.
     """
+    wait_passively()  # before a command imports torch
     words = list(sys.argv[1:] if arguments is None else arguments)
     if instruction := os.environ.get(COMPLETE):
         return shell_complete(APP, {}, PROGRAM, COMPLETE, instruction)

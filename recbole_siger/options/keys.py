@@ -18,7 +18,8 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
     # What makes missing input files; a run checks the content of its inputs by checksum.
     "script": ("prepare",),
     # Where a run is computed. The default ``use_gpu: True`` trains on the CPU where there is no GPU.
-    "device": ("gpu_id", "use_gpu"),
+    # Another number of threads may add floats in another order, as another processor may.
+    "device": ("gpu_id", "use_gpu", "threads"),
     # What is written, how often, and to which service.
     "writing": ("saved", "checkpoint_interval", "log_wandb", "wandb_project"),
     # RecBole's keys without effect here: the run folder and the progress lines replace them.
@@ -38,6 +39,6 @@ def keys_of(*kinds: Kind) -> frozenset[str]:
     """Return the keys of some kinds.
 
     >>> sorted(keys_of("script", "device"))
-    ['gpu_id', 'prepare', 'use_gpu']
+    ['gpu_id', 'prepare', 'threads', 'use_gpu']
     """
     return frozenset(key for kind in kinds for key in _BY_KIND[kind])

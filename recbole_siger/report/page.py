@@ -27,6 +27,7 @@ from recbole_siger.report.figures import (
 from recbole_siger.report.tables import expand_names
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import load_experiment
+from recbole_siger.training.settings import run_settings
 
 __all__ = ["curves_of", "item_vectors", "report_curves", "report_page", "report_vectors", "vectors_of"]
 
@@ -110,7 +111,7 @@ def item_vectors(
     experiment = load_experiment(run_dir, data_path)
     model, config = experiment.model.eval(), experiment.config
     found: Any = None
-    with torch.no_grad():
+    with run_settings(config), torch.no_grad():
         if not inspect.signature(model.forward).parameters:  # a graph model's users and items
             found = model.forward()
             found = found[1] if isinstance(found, tuple) and len(found) > 1 else None

@@ -6,7 +6,6 @@ Each run has a process of its own, so its peak of memory is its own, and a crash
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -124,16 +123,7 @@ def complete_runs(
 
 
 def _config(spec: RunSpec) -> Config:
-    environment = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        return Config(
-            spec.model, spec.dataset, spec.files, command_line={**spec.options, "seed": str(spec.seed)}
-        )
-    finally:  # RecBole's Config sets the variable for this process and its children
-        if environment is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = environment
+    return Config(spec.model, spec.dataset, spec.files, command_line={**spec.options, "seed": str(spec.seed)})
 
 
 class _Plan:

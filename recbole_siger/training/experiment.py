@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_seed
 
@@ -29,6 +29,7 @@ from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
 from recbole_siger.training.memory import check_fits
 from recbole_siger.training.progress import Progress, peak_memory_mib
+from recbole_siger.training.settings import run_settings
 from recbole_siger.training.trainer import build_trainer
 
 __all__ = [
@@ -127,12 +128,22 @@ class Experiment:
         return {key: float(value) for key, value in (valid or {}).items()}
 
     def train(self) -> dict[str, Any]:
-        """Fit, test the best epoch, and write the run folder."""
-        config, run, trainer = self.config, self.run, self.trainer
-        valid = self.fit()
-        test = self.test()
+        """Fit, test the best epoch, and write the run folder; return its results and ``run_dir``."""
+        with run_settings(self.config):
+            valid = self.fit()
+            results = self._results(valid, self.test())
+        self.run.write_results(results)
+        _log.info("best epoch %s of %d", self.trainer.best_epoch, self.trainer.n_epochs)
+        for phase in ("valid", "test"):
+            _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
+        _log.info("run folder: %s", self.run.path)
+        return {**results, "run_dir": str(self.run.path)}
+
+    def _results(self, valid: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
+        """Return what ``results.json`` holds."""
+        config, trainer = self.config, self.trainer
         facts = protocol_facts(config, self.split_digests())
-        results = {
+        return {
             "model": short_name(config["model"]),
             "dataset": config["dataset"],
             "protocol": config.run.protocol,
@@ -148,22 +159,17 @@ class Experiment:
             "n_epochs": trainer.n_epochs,
             "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
             "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
+            "threads": torch.get_num_threads(),
             "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
         }
-        run.write_results(results)
-        _log.info("best epoch %s of %d", trainer.best_epoch, trainer.n_epochs)
-        for phase in ("valid", "test"):
-            _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
-        _log.info("run folder: %s", run.path)
-        return {**results, "run_dir": str(run.path)}
 
     def loaders(self) -> tuple[Any, Any, Any]:
         """Return the loaders of training, validation and test."""
         return self.train_data, self.valid_data, self.test_data
 
     def _details(self) -> dict[str, Any]:
-        """Look into the ranking of the last test; write ``users.csv``."""
+        """Analyse the ranking of the last test; write ``users.csv``."""
         ranking, train = self.trainer.ranking, self.train_data._dataset
         if ranking is None:  # metrics of values rank nothing
             return {"test_beyond": {}, "slices": {}}
@@ -208,15 +214,22 @@ def _sha256(array: np.ndarray[Any, Any]) -> str:
 def build_experiment(
     config: Config, run: RunFolder, dataset: Any = None, progress: Progress | None = None
 ) -> Experiment:
-    """Load the data, split it, build model and trainer.
+    """Load the data, split it, build model and trainer, under :func:`run_settings`.
 
     Args:
         config: The configuration.
         run: Where the trainer writes.
-        dataset: The dataset, where it is loaded already, of this configuration and not yet split.
-        progress: What hears of each epoch.
+        dataset: A dataset of this configuration that is loaded but not yet split; by default it is loaded.
+        progress: Shows the batches of an epoch and logs each finished epoch; by default :class:`Progress`.
+
+    Raises:
+        UserError: For bad data or options.
     """
-    _set_arithmetic(config["reproducibility"])
+    with run_settings(config):
+        return _build(config, run, dataset, progress)
+
+
+def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | None) -> Experiment:
     init_seed(config.run.seed, config["reproducibility"])
     dataset, (train_data, valid_data, test_data) = _load(config, dataset)
     if max(config["topk"]) >= dataset.item_num:
@@ -242,19 +255,6 @@ def build_experiment(
         )
     trainer = build_trainer(config, model, run, progress)
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
-
-
-def _set_arithmetic(reproducible: bool) -> None:
-    """Set torch's process-wide switches for a run."""
-    import torch
-
-    # Scattered gradients are otherwise summed in the order in which threads finish.
-    torch.set_deterministic_debug_mode("warn" if reproducible else "default")
-    if reproducible:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be so
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
-    # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
-    torch.set_flush_denormal(True)
 
 
 def ranks_all_items(config: Config) -> bool:

@@ -29,6 +29,7 @@ from recbole_siger.training.loss_watch import LossWatch
 from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit
+from recbole_siger.training.settings import run_settings
 
 __all__ = ["RunTrainer", "build_trainer"]
 
@@ -104,14 +105,15 @@ class RunTrainer(Trainer):
         self._validates = bool(valid_data) and self.eval_step > 0
         if self.start_epoch and self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the checkpoint is of the epoch that stopped
-        return super().fit(
-            train_data,
-            valid_data,
-            verbose=False,
-            saved=True,
-            show_progress=False,
-            callback_fn=self._after_validation,
-        )
+        with run_settings(self.config):
+            return super().fit(
+                train_data,
+                valid_data,
+                verbose=False,
+                saved=True,
+                show_progress=False,
+                callback_fn=self._after_validation,
+            )
 
     def _train_epoch(
         self,
@@ -294,7 +296,8 @@ class RunTrainer(Trainer):
             self.selection.restore(self.model, self.device)
         self._cold = getattr(eval_data, "cold", None)
         self.eval_collector.forget()
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
+        with run_settings(self.config):
+            result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
         # Epochs that are only compared need no ranking, except for cold and warm metrics.
         self.ranking = (
             self.eval_collector.take_ranking() if load_best_model or self._cold is not None else None

@@ -24,6 +24,7 @@ from recbole_siger.parallel.ray import check_room, connected, interruptible
 from recbole_siger.registry import short_name
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
+from recbole_siger.training.settings import visible_gpus
 from recbole_siger.tuning.ledger import Ledger, Trial
 from recbole_siger.tuning.outcome import write_outcome
 from recbole_siger.tuning.shared import SharedDataset
@@ -216,7 +217,7 @@ class _Search:
         if not self._left() and len(self.ledger.trials) >= self._total():
             return
         dataset = self._dataset()
-        with connected(self.params.address, "tune") as (is_client, about):
+        with visible_gpus(self.config), connected(self.params.address, "tune") as (is_client, about):
             cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
             asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
             check_room(1, {"CPU": cpus, "GPU": gpus}, asked, "lower them")

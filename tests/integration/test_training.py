@@ -276,6 +276,7 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
         "n_epochs",
         "seconds_per_epoch",
         "peak_memory_mib",
+        "threads",
         "n_parameters",
         "versions",
     ]

@@ -1,0 +1,72 @@
+"""Environment variables are restored; a waiting policy is set for torch unless the user has one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_siger.common.process import restored_environment, wait_passively
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_variables_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECBOLE_SIGER_A", "1")
+    monkeypatch.delenv("RECBOLE_SIGER_B", raising=False)
+    with pytest.raises(RuntimeError), restored_environment("RECBOLE_SIGER_A", "RECBOLE_SIGER_B"):  # noqa: PT012  # what is set before it counts
+        os.environ.update({"RECBOLE_SIGER_A": "2", "RECBOLE_SIGER_B": "3"})
+        raise RuntimeError
+    assert os.environ["RECBOLE_SIGER_A"] == "1"
+    assert "RECBOLE_SIGER_B" not in os.environ
+    with restored_environment("RECBOLE_SIGER_A"):
+        del os.environ["RECBOLE_SIGER_A"]
+    assert os.environ["RECBOLE_SIGER_A"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+        ({"KMP_BLOCKTIME": "5"}, {"KMP_BLOCKTIME": "5"}),
+    ],
+)
+def test_a_policy_is_set_unless_the_user_has_one(
+    given: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with restored_environment("OMP_WAIT_POLICY"):
+        wait_passively()
+        found = {name: os.environ[name] for name in (*given, *expected)}
+        assert found == expected
+        assert ("OMP_WAIT_POLICY" in os.environ) is ("OMP_WAIT_POLICY" in expected)
+
+
+COMMAND = """
+import os, sys
+import recbole_siger.cli
+assert "torch" not in sys.modules
+before = os.environ.get("OMP_WAIT_POLICY")
+recbole_siger.cli.main(["models"])
+print(before, os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+def test_a_command_sets_the_policy_and_an_import_does_not() -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY",)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "None PASSIVE"
