@@ -20,6 +20,7 @@ OTHER: dict[str, Any] = {
     "prepare": "script",
     "gpu_id": "",
     "use_gpu": False,
+    "threads": 3,
     "saved": False,
     "checkpoint_interval": 7.0,
     "log_wandb": True,
