@@ -16,6 +16,7 @@ from torch import Tensor
 from recbole_siger.data.features import has_feature
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency
+from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import (
     BATCH,
@@ -28,7 +29,6 @@ from tests.conftest import (
     score_table,
     train_steps,
 )
-from tests.contract.test_models import graphs_of
 from tests.reference import twins
 
 # Weights of one order, so that no term hides behind another, and different numbers for what could be swapped.

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from recbole_siger.errors import UserError
+from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy
-from tests.contract.test_models import graphs_of
 from tests.reference import twins
 from tests.reference.baselines import (
     Array,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS
-from tests.contract.test_models import graphs_of
 from tests.reference import twins
 from tests.reference.baselines import (
     Array,
