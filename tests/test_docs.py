@@ -67,7 +67,7 @@ ELSEWHERE = {
     "recbole-siger tune --model=SIGER --dataset=ml-100k --address=auto --out=/shared/siger": (
         "tests/integration/test_tune.py, with two nodes"
     ),
-    "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_a_model_is_added_in_five_steps",
+    "OMP_NUM_THREADS=1 python -m tests.regression.regenerate": "test_the_first_losses_are_written_again",
 }
 # What needs an extra, a server or Ray: the option that tells, and where the like is run.
 NEEDS_MORE = {
@@ -239,7 +239,7 @@ def known_keys() -> set[str]:
     """Every key that the documentation may name: those of our models, and of RecBole's that it mentions."""
     lines = "".join(map(text_of, PAGES)).splitlines()
     runs = "\n".join(line for line in lines if " profiles " not in line)
-    models = {*MODELS, *re.findall(r"--model=(\w+)", runs)} - {"ExampleVBPR"}
+    models = {*MODELS, *re.findall(r"--model=(\w+)\b(?!\.)", runs)} - {"ExampleVBPR"}
     return set().union(*(Config(model, "ml-100k").known_keys() for model in models))
 
 
@@ -405,51 +405,100 @@ def test_every_equation_is_where_the_architecture_says() -> None:
 
 
 @pytest.mark.slow
-def test_a_model_is_added_in_five_steps(tmp_path: Path) -> None:
-    """Apply the blocks of the guide to a copy, and run its commands there."""
+def test_the_first_losses_are_written_again(tmp_path: Path) -> None:
+    """The command of CONTRIBUTING, in a copy of the repository."""
     ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in ("recbole_siger", "properties", "dataset_scripts", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
-    for name in ("pyproject.toml", "run_recbole_siger.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    written = apply_guide(tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-m", "ruff", "check", *written], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *written], cwd=tmp_path, check=True)
-    shown = commands(GUIDE)
-    assert sum("pytest" in command for command in shown) == 3
-    for command in shown:
-        words = shlex.split(command.removeprefix("OMP_NUM_THREADS=1 "))
-        words = [sys.executable, *(["-m", "pytest"] if words[0] == "pytest" else []), *words[1:]]
-        if "run_recbole_siger.py" in words:
-            words += ["--epochs=1", "--run_dir=runs/example"]
-        subprocess.run(words, cwd=tmp_path, env=environment, check=True)
-    assert (tmp_path / "runs/example/results.json").is_file()
+    (tmp_path / "tests/regression/golden.json").unlink()
+    words = [sys.executable, "-m", "tests.regression.regenerate"]
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True)
     before, after = (
         json.loads((root / "tests/regression/golden.json").read_text()) for root in (ROOT, tmp_path)
     )
-    assert set(after) == {*before, "ExampleVBPR"}
+    assert set(after) == set(before)
     for model, steps in before.items():
         for step, golden in zip(after[model], steps, strict=True):
             assert step == pytest.approx(golden, rel=1e-5)
 
 
-def apply_guide(copy: Path) -> list[str]:
-    """Write the guide's files and insert its lines; return the Python files written."""
-    written = []
-    for kind, target, code in re.findall(
-        r"^<!-- (file|after): ([^\n]*) -->\n```\w+\n(.*?)^```", text_of(GUIDE), flags=re.M | re.S
-    ):
-        if kind == "file":
-            (copy / target).write_text(code, encoding="utf-8")
-            written += [target] if target.endswith(".py") else []
+def write_guide(folder: Path) -> list[Path]:
+    """Write the files of the guide; return the Python files."""
+    pattern = r"^<!-- file: ([^\n]*) -->\n```\w+\n(.*?)^```"
+    for name, code in re.findall(pattern, text_of(GUIDE), flags=re.M | re.S):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(code, encoding="utf-8")
+    tree = next(block for block in blocks(GUIDE, "text") if "pyproject.toml" in block)
+    shown = re.findall(r"[\w.]+\.(?:py|toml|yaml)", tree)
+    assert sorted(shown) == sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(folder.rglob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_model_is_added_in_its_own_package(tmp_path: Path) -> None:
+    """Install the files of the guide as a package, and run the commands of the guide."""
+    project, site = tmp_path / "example-vbpr", tmp_path / "site"
+    written = write_guide(project)
+    assert len(written) == 3
+    config = f"--config={ROOT / 'pyproject.toml'}"
+    for check in (["check"], ["format", "--check"]):
+        subprocess.run([sys.executable, "-m", "ruff", *check, config, *written], cwd=project, check=True)
+    program = [sys.executable, "-P", "-m"]  # -P: the current folder is not importable
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    small = ["--epochs=1", "--train_batch_size=8192"]
+    extra = {"run": small, "compare": small, "tune": [*small, "--num_samples=1", "--scheduler=none"]}
+    out = {}
+    for command in commands(GUIDE):
+        first, *words = shlex.split(command)
+        path = project if first == "PYTHONPATH=." else site
+        first, words = (words[0], words[1:]) if path == project else (first, words)
+        if first == "recbole-siger":
+            words = ["recbole_siger.cli", *words, *extra.get(words[0], [])]
+        elif first == "pip":
+            words = ["pip", *words, "--no-deps", "--no-index", "--no-build-isolation", f"--target={site}"]
         else:
-            file, line = target.split(": ", 1)
-            before = (copy / file).read_text(encoding="utf-8")
-            assert before.count(line) == 1, f"{file} has no single {line!r}"
-            (copy / file).write_text(before.replace(line, f"{line}\n{code}"), encoding="utf-8")
-    assert len(written) == 2
-    return written
+            words = [first, *words]
+        done = subprocess.run(
+            [*program, *words],
+            cwd=project,
+            env={**environment, "PYTHONPATH": f"{path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        out[command] = done.stdout
+    check_guide(project, out)
+    shutil.rmtree(site)  # without the entry point, only the command line names code
+    done = subprocess.run(
+        [*program, "recbole_siger.cli", "evaluate", "runs/path"],
+        cwd=project,
+        env={**environment, "PYTHONPATH": f"{project}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "a file cannot import code" in done.stderr
+
+
+def check_guide(project: Path, out: dict[str, str]) -> None:
+    """Hold what the commands of the guide printed and wrote."""
+    assert re.search(r"^ExampleVBPR +example-vbpr$", out["recbole-siger models"], flags=re.M)
+    assert "Width of all embeddings." in out["recbole-siger config ExampleVBPR"]
+    (table,) = (text for command, text in out.items() if " compare " in command)
+    assert re.findall(r"^\| (ExampleVBPR|VBPR) ", table, flags=re.M)[:2] == ["ExampleVBPR", "VBPR"]
+    assert "2 passed" in out["pytest"]
+    runs = [json.loads((project / f"runs/{name}/results.json").read_text()) for name in ("example", "path")]
+    assert {run["model"] for run in runs} == {"ExampleVBPR"}
+    assert runs[0]["test"] == runs[1]["test"]
+    found = json.loads((project / "runs/ml-100k/tune-ExampleVBPR/search.json").read_text())
+    assert found["best"]["values"]["reg_weight"] in (1e-5, 1e-4, 1e-3)
 
 
 @pytest.mark.slow
