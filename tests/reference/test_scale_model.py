@@ -12,9 +12,9 @@ import torch
 from recbole_siger.errors import UserError
 from recbole_siger.graph.blocks import combine_graphs, join_blocks
 from recbole_siger.model.relations import Relations
+from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy, start_epoch
-from tests.contract.test_models import graphs_of
 from tests.reference import scale, twins
 from tests.reference.baselines import Array, assert_loss, assert_scores, batch_of, training_edges
 
