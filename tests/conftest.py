@@ -49,6 +49,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run the whole suite in two processes, and tests that the command line names in this process.
 

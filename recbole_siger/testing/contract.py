@@ -14,7 +14,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.registry import check_model_class, get_model_class
 from recbole_siger.testing import data, scores
-from recbole_siger.testing.experiments import Case, own_process_state
+from recbole_siger.testing.experiments import Case
 
 __all__ = ["CHECKS", "check_model"]
 
@@ -60,7 +60,7 @@ def check_model(
         if name not in CHECKS:
             raise UserError(f"check_model: unknown check {name!r}{did_you_mean(name, CHECKS)}")
     for name in chosen:
-        with tempfile.TemporaryDirectory(prefix="recbole-siger-") as folder, own_process_state():
+        with tempfile.TemporaryDirectory(prefix="recbole-siger-") as folder:
             given = {"cache_dir": "none", **(options or {})}
             case = Case(model, Path(folder), given, checkerboard or {}, without_noise or {})
             try:

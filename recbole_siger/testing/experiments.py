@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from recbole_siger.registry import get_model_class
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.testing.toy import Toy, make_toy
 from recbole_siger.training.experiment import Experiment, build_experiment
+from recbole_siger.training.settings import run_settings
 
 __all__ = [
     "BATCH",
@@ -27,7 +26,6 @@ __all__ = [
     "first_batch",
     "graphs_of",
     "make_experiment",
-    "own_process_state",
     "require",
     "score_table",
     "small_values",
@@ -131,10 +129,11 @@ def train_steps(experiment: Experiment, n_steps: int) -> list[dict[str, float]]:
     start_epoch(experiment)
     steps: list[dict[str, float]] = []
     for batch in experiment.train_data:
-        optimizer.zero_grad()
-        terms = model.calculate_loss(batch.to(experiment.config["device"]))
-        torch.stack(terms).sum().backward()
-        optimizer.step()
+        with run_settings(experiment.config):
+            optimizer.zero_grad()
+            terms = model.calculate_loss(batch.to(experiment.config["device"]))
+            torch.stack(terms).sum().backward()
+            optimizer.step()
         steps.append(dict(zip(model.loss_names, (term.item() for term in terms), strict=True)))
         if len(steps) == n_steps:
             return steps
@@ -187,19 +186,3 @@ def _csr_to_dense(crow: Tensor, col: Tensor, val: Tensor, columns: int) -> np.nd
         for place in range(int(crow[row]), int(crow[row + 1])):
             dense[row, int(col[place])] += val[place].item()
     return dense
-
-
-@contextmanager
-def own_process_state() -> Iterator[None]:
-    """Restore what an experiment sets for the whole process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    deterministic = torch.get_deterministic_debug_mode()
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_deterministic_debug_mode(deterministic)
-        if visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
