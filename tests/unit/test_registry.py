@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recbole.model.general_recommender import BPR
 
-from recbole_siger import registry
+from recbole_siger import compat, registry
 from recbole_siger.errors import UserError
 from recbole_siger.model.general_recommender.siger import SIGER
 from recbole_siger.registry import (
@@ -25,6 +24,10 @@ from recbole_siger.registry import (
     search_file,
     short_names,
 )
+
+compat.apply()
+
+from recbole.model.general_recommender import BPR  # noqa: E402  # after the work-arounds
 
 Install = Callable[..., Path]
 
