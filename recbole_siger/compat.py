@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import logging
 import sys
 import types
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["WORKAROUNDS", "apply", "argument_names"]
 
 logger = logging.getLogger(__name__)
+
+_NCL = "recbole.model.general_recommender.ncl"
 
 DEPRECATIONS = (
     # Each is harmless within the version ranges of pyproject.toml and would be printed in every run.
@@ -184,6 +188,32 @@ def _clamped(run_kmeans: Callable[..., Any]) -> Callable[..., Any]:
     return clamped
 
 
+def _clamp(module: types.ModuleType) -> None:
+    if not hasattr(module.NCL.run_kmeans, "__wrapped__"):
+        module.NCL.run_kmeans = _clamped(module.NCL.run_kmeans)
+
+
+class _NCLFinder(importlib.abc.MetaPathFinder):
+    """Patch NCL when its module is imported: importing it here would import every general recommender."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the module's own spec, whose loader patches the module after it has run it."""
+        if fullname != _NCL:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_patch(module: types.ModuleType) -> None:
+                run(module)
+                _clamp(module)
+
+            spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]  # of this loader alone
+        return spec
+
+
 def ncl_clusters() -> None:
     """Let NCL run on data sets with fewer users or items than ``num_clusters``, and say how to install faiss.
 
@@ -193,10 +223,10 @@ def ncl_clusters() -> None:
     rows of ml-100k's user table; RecBole does not declare faiss and fails with a bare ModuleNotFoundError.
     Remove when: ``NCL.run_kmeans`` clamps the number of clusters and RecBole declares faiss.
     """
-    from recbole.model.general_recommender.ncl import NCL
-
-    if not hasattr(NCL.run_kmeans, "__wrapped__"):
-        NCL.run_kmeans = _clamped(NCL.run_kmeans)
+    if _NCL in sys.modules:
+        _clamp(sys.modules[_NCL])
+    elif not any(isinstance(finder, _NCLFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NCLFinder())
 
 
 def silent_tensorboard() -> None:
@@ -227,13 +257,37 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     numpy_names,
     dok_update,
     kmeans_pytorch_module,
-    ncl_clusters,  # imports all general recommenders, hence after kmeans_pytorch_module
+    ncl_clusters,
     silent_tensorboard,
 )
 
 
+def _call_sklearn(name: str, *arguments: Any, **options: Any) -> Any:
+    return getattr(importlib.import_module("sklearn.metrics"), name)(*arguments, **options)
+
+
+def _defer_sklearn() -> None:
+    """Import RecBole's metrics without scikit-learn, whose import takes a third of the start of a run.
+
+    RecBole's module imports three functions of ``sklearn.metrics``, for AUC, MAE and RMSE. Functions that
+    import scikit-learn when they are called replace them.
+    """
+    name = "sklearn.metrics"
+    if name in sys.modules or "recbole.evaluator.metrics" in sys.modules:
+        return
+    stand_in = types.ModuleType(name)
+    for function in ("auc", "mean_absolute_error", "mean_squared_error"):
+        setattr(stand_in, function, functools.partial(_call_sklearn, function))
+    sys.modules[name] = stand_in
+    try:
+        importlib.import_module("recbole.evaluator.metrics")
+    finally:
+        del sys.modules[name]
+
+
 def apply() -> None:
     """Apply every work-around; a second call changes nothing. Imports RecBole, but not Ray."""
+    _defer_sklearn()
     _apply()
 
 

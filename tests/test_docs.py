@@ -58,6 +58,7 @@ ELSEWHERE = {
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",
+    'eval "$(recbole-siger completion bash)"': "tests/unit/cli/test_shell.py",
     "ruff format --check": ".ci/run",
     "mypy": ".ci/run",
     'pip install -e ".[docs]"': ".ci/run",

@@ -212,3 +212,42 @@ def test_config_models_and_doctor_write_nothing(later: Later) -> None:
     assert [line.split()[0] for line in models.stdout.splitlines()] == model_names()
     assert "recbole-siger" in doctor.stdout
     assert list(later.empty.iterdir()) == []
+
+
+# Run one command; print its exit code, the CPU seconds of the process, and the heavy packages that it imported.
+QUICK = """
+import contextlib, io, json, sys, time
+from recbole_siger.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    code = main(sys.argv[1:])
+heavy = {"torch", "recbole", "numpy", "pandas", "scipy", "sklearn", "ray"} & {*sys.modules}
+print(json.dumps([code, time.process_time(), sorted(heavy)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["run", "--help"], 0),
+        (["run", "--model=SIGER", "--help"], 0),
+        (["compare", "--help"], 0),
+        (["run", "--model=SIGR", "--dataset=ml-100k"], 2),
+        (["run", "--model=SIGER", "--dataset=ml-100k", "--co_wieght=1"], 2),
+        (["compare", "--models=SIGER,LightGCN", "--dataset=ml-100k", "--epoch=1"], 2),
+    ],
+)
+def test_help_and_typing_errors_are_answered_at_once(words: list[str], code: int, tmp_path: Path) -> None:
+    done = call(tmp_path, "-c", QUICK, *words)
+    assert done.returncode == 0, done.stderr
+    found, seconds, heavy = json.loads(done.stdout)
+    assert (found, heavy) == (code, [])
+    assert seconds < 1
+
+
+def test_the_package_can_be_run(tmp_path: Path) -> None:
+    for module in ("recbole_siger", "recbole_siger.cli"):
+        done = call(tmp_path, "-m", module, "--version")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("recbole-siger ")

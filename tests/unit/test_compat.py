@@ -121,9 +121,7 @@ def _probe_quiet_deprecations() -> Any:
 
 def _report(name: str) -> list[Any]:
     """Return the probe's outcomes without and with the work-around ``name``."""
-    # Without kmeans_pytorch no general recommender can be imported, and ncl_clusters imports one.
-    others = ("ncl_clusters",) if name == "kmeans_pytorch_module" else ()
-    compat._apply(skip=(name, *others))
+    compat._apply(skip=(name,))
     outcomes = []
     for step in (lambda: None, getattr(compat, name)):
         step()
@@ -243,6 +241,30 @@ def test_quiet_deprecations(outcomes: Any) -> None:
     # The warnings: one of our own, which must stay, two fillna, one FloatTensor, one GradScaler.
     assert without == [5, [1.0, 2.0, 3.0], [0.0, 2.0, 3.0]]
     assert applied == [1, [1.0, 2.0, 3.0], [0.0, 2.0, 3.0]]
+
+
+LATE = """
+import json, sys
+import recbole_siger.quick_start
+from recbole_siger.registry import get_model_class
+get_model_class("SIGER")
+heavy = ("sklearn", "sklearn.metrics", "scipy.stats", "recbole.model.general_recommender")
+loaded = [name for name in heavy if name in sys.modules]
+from recbole.evaluator import metrics
+values = [float(metrics.sk_auc([0, 1, 3], [1, 2, 2])), float(metrics.mean_absolute_error([1, 2], [2, 5])),
+    float(metrics.mean_squared_error([1, 2], [2, 5]))]
+from sklearn.metrics import roc_auc_score
+from recbole.model.general_recommender import NCL
+print(json.dumps([loaded, values, roc_auc_score([0, 1], [0.1, 0.9]), hasattr(NCL.run_kmeans, "__wrapped__")]))
+"""
+
+
+def test_a_run_imports_scikit_learn_and_recboles_models_when_it_needs_them(tmp_path: Path) -> None:
+    loaded, values, real, patched = _run(LATE, tmp_path)
+    assert loaded == []
+    assert values == [1.5 + 4, 2, 5]
+    assert real == 1
+    assert patched
 
 
 SIDE_EFFECTS = """
