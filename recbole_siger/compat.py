@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["WORKAROUNDS", "apply", "argument_names"]
+__all__ = ["WORKAROUNDS", "apply", "argument_names", "import_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def _call_sklearn(name: str, *arguments: Any, **options: Any) -> Any:
     return getattr(importlib.import_module("sklearn.metrics"), name)(*arguments, **options)
 
 
-def _defer_sklearn() -> None:
+def import_metrics() -> None:
     """Import RecBole's metrics without scikit-learn, whose import takes a third of the start of a run.
 
     RecBole's module imports three functions of ``sklearn.metrics``, for AUC, MAE and RMSE. Functions that
@@ -287,7 +287,6 @@ def _defer_sklearn() -> None:
 
 def apply() -> None:
     """Apply every work-around; a second call changes nothing. Imports RecBole, but not Ray."""
-    _defer_sklearn()
     _apply()
 
 

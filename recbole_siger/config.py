@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from recbole.config import Config as RecBoleConfig
 
 from recbole_siger import compat
 from recbole_siger.common.process import restored_environment
@@ -35,6 +34,10 @@ from recbole_siger.registry import (
     model_name,
     option_files,
 )
+
+compat.import_metrics()
+
+from recbole.config import Config as RecBoleConfig  # noqa: E402  # imports RecBole's metrics
 
 __all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 

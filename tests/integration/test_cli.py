@@ -214,7 +214,7 @@ def test_config_models_and_doctor_write_nothing(later: Later) -> None:
     assert list(later.empty.iterdir()) == []
 
 
-# Run one command; print its exit code, the CPU seconds of the process, and the heavy packages that it imported.
+# Run one command; print its exit code, the CPU seconds of the process, and the heavy packages it imported.
 QUICK = """
 import contextlib, io, json, sys, time
 from recbole_siger.cli import main
