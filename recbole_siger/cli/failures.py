@@ -25,7 +25,7 @@ def click_message(error: click.UsageError) -> str:
         name = context.info_name
         return f"command line: {name} needs --{error.param.name}; see `recbole-siger {name} --help`"
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        problem = f"{error.param.make_metavar(ctx=context) if context else error.param.name} is missing"
+        problem = f"{error.param.metavar or str(error.param.name).upper()} is missing"
     else:
         problem = " ".join(error.message.split()).rstrip(".")
     usage = f"; write `{command.usage}`" if isinstance(command, Command) else ""
