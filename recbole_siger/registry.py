@@ -87,6 +87,7 @@ _SPECS = [
     ModelSpec("FREEDOM", f"{_GENERAL}.freedom"),
     ModelSpec("MGCN", f"{_GENERAL}.mgcn"),
     ModelSpec("SCALE", f"{_GENERAL}.scale"),
+    ModelSpec("LayerGCN", f"{_GENERAL}.layergcn"),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -45,6 +45,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     The base class does prediction, the cache of final embeddings, the padding row and all modalities.
 
     Attributes:
+        uses_features: Whether the model reads item features; without them ``raw_features`` is empty.
         scores_cold_items: Whether the features of an item decide its scores, so that an item without a
             training row is ranked by more than its untrained ID embedding.
         shares_batches: Whether :meth:`loss_terms` gets the rows of all processes and counts its own, because
@@ -68,6 +69,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     input_type = InputType.PAIRWISE
     params_class: ClassVar[type[ModelParams]]
+    uses_features: ClassVar[bool] = True
     scores_cold_items: ClassVar[bool] = False
     shares_batches: ClassVar[bool] = False
     samples_negatives: ClassVar[bool] = True
@@ -88,7 +90,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             n_users=dataset.num(user),
             n_items=dataset.num(item),
             train_edges=dataset.train_edges,
-            features=dataset.item_features(),
+            features=dataset.item_features() if self.uses_features else {},
             seed=config.run.seed,
             device=torch.device(config["device"]),
             missing_modality=config.run.missing_modality,
@@ -108,7 +110,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         n_users: int,
         n_items: int,
         train_edges: Tensor,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None = None,
         seed: int = 2020,
         device: str | torch.device = "cpu",
         missing_modality: Literal["zero", "mean"] = "zero",
@@ -128,7 +130,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             n_items: Number of items, the padding id 0 included, >= 2.
             train_edges: Training interactions, users then items, int64 ``(2, E)``, ids in ``[1, n)``.
             features: ``{modality: (n_items, F_m)}``, floating point, finite, row 0 zero; used as float32. The
-                row of an item without a feature is zero. The tensors are not copied.
+                row of an item without a feature is zero. The tensors are not copied. None for a model that
+                reads none.
             seed: Seed of the first parameters and of the model's own randomness, in ``[0, 2**32)``.
             device: Device of the model.
             missing_modality: What replaces the row of an item without a feature.
@@ -152,14 +155,14 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             n_users=n_users,
             n_items=n_items,
             train_edges=train_edges,
-            features=dict(features),
+            features=dict(features or {}),
             seed=seed,
             device=torch.device(device),
             missing_modality=missing_modality,
             cache_dir=cache_dir,
             user_features=cls._chosen_user_features(params, user_features or {}),
         )
-        inputs.check()
+        inputs.check(needs_features=cls.uses_features)
         model = cls.__new__(cls)
         with seeded(seed, inputs.device):
             model._set_up(inputs)
@@ -171,8 +174,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID = inputs.fields
         self.n_users, self.n_items, self.device = inputs.n_users, inputs.n_items, inputs.device
         self.params: Any = inputs.params
-        self.modalities = tuple(inputs.features)
-        self.raw_features = {m: x.to(self.device, torch.float32) for m, x in inputs.features.items()}
+        features = inputs.features if self.uses_features else {}
+        self.modalities = tuple(features)
+        self.raw_features = {m: x.to(self.device, torch.float32) for m, x in features.items()}
         self.raw_user_features = {
             name: x.to(self.device, torch.float32) for name, x in inputs.user_features.items()
         }

@@ -64,7 +64,7 @@ class ModelInputs:
     fields: FieldNames = FIELDS
     user_features: dict[str, Tensor] = field(default_factory=dict)
 
-    def check(self) -> None:
+    def check(self, *, needs_features: bool = True) -> None:
         """Raise a ValueError of one line if an input has a wrong type, shape, range or value."""
         for name in ("n_users", "n_items"):
             size = getattr(self, name)
@@ -77,7 +77,7 @@ class ModelInputs:
         if self.missing_modality not in ("zero", "mean"):
             raise ValueError(f"missing_modality is {self.missing_modality!r}; it must be 'zero' or 'mean'")
         self._check_edges()
-        if not isinstance(self.features, dict) or not self.features:
+        if needs_features and (not isinstance(self.features, dict) or not self.features):
             raise ValueError("features must be a dict with at least one modality, {name: (n_items, F)}")
         for name, table in self.features.items():
             _check_features("features", name, table, self.n_items, "item")

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_siger.model.layers import UserItem
+from recbole_siger.model.layers import UserItem, unit_rows
 
-__all__ = ["SparseMatrix", "propagate_last", "propagate_mean", "propagate_user_item", "sparse_product"]
+__all__ = [
+    "SparseMatrix",
+    "propagate_last",
+    "propagate_mean",
+    "propagate_refined",
+    "propagate_user_item",
+    "sparse_product",
+]
 
 
 class SparseMatrix(nn.Module):
@@ -195,6 +202,41 @@ def propagate_last(matrix: Callable[[Tensor], Tensor], x: Tensor, n_layers: int)
     for _ in range(n_layers):
         x = matrix(x)
     return x
+
+
+def propagate_refined(matrix: Callable[[Tensor], Tensor], x: Tensor, n_layers: int) -> Tensor:
+    r"""Sum layers that are weighted by their likeness to the embeddings of layer 0.
+
+    .. math::
+        P_l = A H_{l-1}, \qquad H_l = \cos(P_l, E) \odot P_l, \qquad H_0 = E, \qquad \sum_{l=1}^{L} H_l
+
+    Source: LayerGCN (arXiv 2207.11088). Cosines are by row and carry gradients; a row of zeros has cosine 0.
+    A node without neighbours becomes zero. Layer 0 is not added.
+
+    Args:
+        matrix: Normalised adjacency A, shape ``(n, n)``, or a function that multiplies by A.
+        x: Embeddings of layer 0, shape ``(n, d)``.
+        n_layers: L, >= 1.
+
+    Returns:
+        Sum of the refined layers, shape ``(n, d)``.
+
+    Raises:
+        ValueError: If ``n_layers`` is below 1 or the shapes do not fit.
+
+    Example:
+        >>> swap = SparseMatrix(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).to_sparse(), symmetric=True)
+        >>> propagate_refined(swap, torch.tensor([[1.0], [-3.0]]), n_layers=1).tolist()
+        [[3.0], [-1.0]]
+    """
+    if n_layers < 1:
+        raise ValueError(f"n_layers must be at least 1, got {n_layers}")
+    unit, layer, total = unit_rows(x), x, torch.zeros_like(x)
+    for _ in range(n_layers):
+        gathered = matrix(layer)
+        layer = torch.linalg.vecdot(unit_rows(gathered), unit).unsqueeze(1) * gathered
+        total = total + layer
+    return total
 
 
 def propagate_user_item(norm_adj: SparseMatrix, user: Tensor, item: Tensor, n_layers: int) -> UserItem:

@@ -68,7 +68,7 @@ def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
                 raise UserError(f"--ablation={config['ablation']}: leave it out; every value is run")
             rows = {f"ablation={value}": {"ablation": value} for value in values[1:]}
             tables[f"Components of {label} on {study.dataset}"] = whole | rows
-    if issubclass(declared, MultimodalRecommender):
+    if issubclass(declared, MultimodalRecommender) and declared.uses_features:
         names = list(config["modalities"] or config["features"] or ())
         if len(names) > 1:
             rows = {f"{name} only": {"modalities": [name]} for name in names}

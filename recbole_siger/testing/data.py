@@ -20,6 +20,7 @@ from recbole_siger.testing.experiments import (
     train_steps,
 )
 from recbole_siger.testing.toy import COLD_ITEM, N_ITEMS, N_USERS, checkerboard, make_toy, permuted
+from recbole_siger.training.experiment import Experiment
 
 __all__ = [
     "finds_the_checkerboard",
@@ -104,7 +105,10 @@ def other_splits_do_not_leak(case: Case) -> None:
 
 
 def order_of_feature_rows_is_nothing(case: Case) -> None:
-    """Feature rows permuted with their ids change nothing; permuted without their ids, they change scores."""
+    """Feature rows permuted with their ids change nothing; permuted without their ids, they change scores.
+
+    They change no score of a model that reads no features.
+    """
     toys = {"plain": make_toy(), "with_ids": permuted(make_toy(), ids_too=True)}
     toys["without_ids"] = permuted(make_toy(), ids_too=False)
     losses, scores = {}, {}
@@ -113,9 +117,7 @@ def order_of_feature_rows_is_nothing(case: Case) -> None:
         losses[name], scores[name] = train_steps(experiment, 3), score_table(experiment)
     require(losses["plain"] == losses["with_ids"], "the order of feature rows changes the losses")
     require(torch.equal(scores["plain"], scores["with_ids"]), "the order of feature rows changes the scores")
-    require(
-        not torch.equal(scores["plain"], scores["without_ids"]), "features of other items change no score"
-    )
+    _changes_as_declared(experiment, not torch.equal(scores["plain"], scores["without_ids"]), "other items")
 
 
 def finds_the_checkerboard(case: Case) -> None:
@@ -162,7 +164,12 @@ def _takes_modalities(case: Case, n_modalities: int) -> None:
     features = {**toy.features, last: (ids, array[::-1].copy())}
     changed = case.experiment(replace(toy, features=features), part="changed", modalities=chosen)
     train_steps(changed, 3)
-    require(not torch.equal(score_table(changed), scores), f"features of {last!r} change no score")
+    _changes_as_declared(changed, not torch.equal(score_table(changed), scores), repr(last))
+
+
+def _changes_as_declared(experiment: Experiment, changed: bool, whose: str) -> None:
+    declared, found = experiment.model.uses_features, "a score" if changed else "no score"
+    require(changed is declared, f"uses_features is {declared}, but features of {whose} change {found}")
 
 
 def takes_1_modality(case: Case) -> None:

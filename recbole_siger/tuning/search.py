@@ -315,7 +315,8 @@ class _Search:
         dataset = MultimodalDataset(self.config)
         model_class = self.config.model_class
         if issubclass(model_class, MultimodalRecommender):
-            dataset.item_features()
+            if model_class.uses_features:
+                dataset.item_features()
             params = params_from_config(model_class.params_class, self.config)
             listed = tuple(dataset.user_feature_files())
             dataset.user_features(model_class.user_feature_names(params, listed))

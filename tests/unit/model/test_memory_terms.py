@@ -37,7 +37,7 @@ def build(model: str, shape: str, **changes: Any) -> Any:
     return cls.from_tensors(params, n_users=n_users, n_items=n_items, train_edges=edges, features=features)
 
 
-OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE")
+OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE", "LayerGCN")
 SMALLER: dict[str, dict[str, Any]] = {
     "SCALE": {"n_candidates": 31, "user_sparsity": 3, "user_item_sparsity": 3}
 }
