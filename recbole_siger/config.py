@@ -34,6 +34,7 @@ from recbole_siger.registry import (
     model_name,
     option_files,
 )
+from recbole_siger.rules.unsafe import check_model_allowed, check_unsafe
 
 compat.import_metrics()
 
@@ -168,6 +169,7 @@ class Config(RecBoleConfig):
             if not isinstance(value, str):
                 raise UserError(f"configuration: {key}={value!r}; name one, as in --{key}=NAME")
         name = str(name)
+        check_model_allowed(name)
         if not model and "model" not in self._command_line:
             sources = [source for source, values in self._external if "model" in values]
             check_stored_name(name, sources[-1])
@@ -199,6 +201,8 @@ class Config(RecBoleConfig):
         for source, given in self._external:
             self._check(source, given)
             self.origin.update(dict.fromkeys(given, source))
+        classes = [cls.__name__ for cls in model_class.__mro__]
+        check_unsafe(classes, {**self.internal_config_dict, **self.external_config_dict}, self.origin)
 
     def _retype_command_line(self) -> None:
         """Keep text such as ``--run_dir=2024`` where the option is text; read yes, no, 1, 0 where a flag."""

@@ -22,6 +22,7 @@ ROOMS = (
     "parallel",
     "evaluation",
     "registry",
+    "rules",
     "defaults",
     "config",
     "runs",

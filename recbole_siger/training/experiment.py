@@ -85,7 +85,8 @@ def config_of_run(
     elif stored != (given := model if isinstance(model, str) else model_name(model)):
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}
-    return Config(stored, config_dict={**values, **moved, **changes})
+    named = stored if model is None else model
+    return Config(named, config_file_list=[file], config_dict={**moved, **changes})
 
 
 @dataclass
