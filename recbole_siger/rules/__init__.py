@@ -1,1 +1,1 @@
-"""What the options of RecBole may be: unsafe values, ranges, and the keys within dicts; imports no RecBole."""
+"""What the options of RecBole may be: values that run code, ranges, keys within dicts; imports no RecBole."""

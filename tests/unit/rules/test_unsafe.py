@@ -68,7 +68,7 @@ ELSEWHERE = {
     ("quick_start/quick_start.py", "load_data_and_model", "torch.load"): "quick_start of ours replaces it",
     ("trainer/hyper_tuning.py", "HyperTuning._build_space_from_file", "eval"): "tuning of ours replaces it",
     ("trainer/trainer.py", "Trainer.resume_checkpoint", "torch.load"): "RunTrainer does not call it",
-    ("trainer/trainer.py", "Trainer.evaluate", "torch.load"): "only with load_best_model, which is overridden",
+    ("trainer/trainer.py", "Trainer.evaluate", "torch.load"): "with load_best_model, which we override",
     ("trainer/trainer.py", "XGBoostTrainer.__init__", "__import__"): "the model is refused",
     ("trainer/trainer.py", "LightGBMTrainer.__init__", "__import__"): "the model is refused",
     ("trainer/trainer.py", "XGBoostTrainer.evaluate", "load_model"): "the model is refused",
