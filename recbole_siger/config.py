@@ -74,6 +74,7 @@ class RunParams:
     eval_step: int = bounded("[0, inf)")
     worker: int = bounded("[0, inf)")
     threads: int | None = bounded("[1, inf)")
+    check_memory: Literal["refuse", "warn", "ignore"]
     metric_decimal_place: int = bounded("[1, 16]")
 
 

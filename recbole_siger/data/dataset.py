@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from recbole_siger.config import Config
 from recbole_siger.data.features import coverage_line, load_features
+from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.options.resources import load_script
@@ -92,10 +92,8 @@ class MultimodalDataset(Dataset):
             )
         files = {}
         for name, file in listed.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-                raise UserError(
-                    f"{where}: {key}: {name!r} is not the name of a feature; use letters, digits and _"
-                )
+            if problem := name_problem(name):
+                raise UserError(f"{where}: {key}: {name!r} is not the name of a feature; {problem}")
             files[name] = folder / (file or f"{self.dataset_name}.{name}.npy")
         return files
 

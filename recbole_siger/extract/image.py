@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +59,17 @@ class ImageSource:
         column: Column with the file's name, with or without its suffix.
         files: Name without suffix -> file name.
         stamp: SHA-256 of names, sizes and times, which changes when an image is replaced.
+        max_pixels: Most pixels of an image that is decoded.
     """
 
     folder: Path
     column: str
     files: Mapping[str, str]
     stamp: str
+    max_pixels: int
 
     @classmethod
-    def of_folder(cls, folder: Path, column: str) -> ImageSource:
+    def of_folder(cls, folder: Path, column: str, max_pixels: int) -> ImageSource:
         """List the images of a folder, not of folders in it.
 
         Raises:
@@ -89,7 +93,7 @@ class ImageSource:
                 digest.update(f"{entry.name}\n\n".encode())
             else:
                 digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return cls(folder, column, files, digest.hexdigest())
+        return cls(folder, column, files, digest.hexdigest(), max_pixels)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -112,27 +116,48 @@ class ImageSource:
         if file is None:
             raise UnusableInputError("no image")
         try:
-            data = (self.folder / file).read_bytes()
+            data = _read_file(self.folder / file)
         except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
             raise UnusableInputError(f"unreadable: {error.strerror}") from None
-        return open_image(data), data
+        return open_image(data, self.max_pixels, file), data
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest tells."""
-        return {"image_col": self.column, "images": len(self.files)}
+        return {
+            "image_col": self.column,
+            "images": len(self.files),
+            "image_max_pixels": self.max_pixels,
+        }
 
 
-def open_image(data: bytes) -> Any:
+def _read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file; a read from a pipe or a device can last for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UnusableInputError(f"unreadable: {path.name} is a pipe, a socket or a device")
+    return path.read_bytes()
+
+
+def open_image(data: bytes, max_pixels: int, name: str = "image") -> Any:
     """Decode an image file to RGB, eight bits a channel.
 
+    The header states the number of pixels, so that an image of too many is not decoded. A JPEG of too many
+    is decoded at 1/2, 1/4 or 1/8 of its width and height, at the largest of these sizes that is accepted.
+
+    Args:
+        data: The bytes of the file.
+        max_pixels: Most pixels to decode, width times height; memory is 3 bytes or more for each.
+        name: Name of the file, for the message about too many pixels.
+
     Raises:
-        UnusableInputError: If it is cut short, damaged, too large to be safe, no image, or its pixels have no
-            known range.
+        UnusableInputError: If it is cut short, damaged, has too many pixels, is no image, or its pixels have
+            no known range.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open_header(data) as image:
+            _limit_pixels(image, max_pixels, name)
             if image.mode.startswith("I;16"):  # Pillow would cut values above 255, which leaves white
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
@@ -142,6 +167,27 @@ def open_image(data: bytes) -> Any:
         raise UnusableInputError("not an image") from None
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UnusableInputError(f"unreadable: {' '.join(str(error).split())}") from None
+
+
+def _open_header(data: bytes) -> Any:
+    """Open an image without its pixels, and without Pillow's warning of many: `_limit_pixels` decides."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _limit_pixels(image: Any, max_pixels: int, name: str) -> None:
+    width, height = image.size
+    if image.format == "JPEG" and width * height > max_pixels:
+        scales = [scale for scale in (2, 4, 8) if -(-width // scale) * -(-height // scale) <= max_pixels]
+        scale = min(scales, default=8)
+        image.draft(None, (max(width // scale, 1), max(height // scale, 1)))
+    if image.width * image.height > max_pixels:
+        raise UnusableInputError(
+            f"unreadable: {name}: {width:,} x {height:,} pixels are more than --image_max_pixels={max_pixels}"
+        )
 
 
 def load_image_encoder(spec: EncoderSpec) -> Encoder:

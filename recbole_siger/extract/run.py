@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import time
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from recbole_siger.common.files import sha256
 from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
+from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder, EncoderSpec
 from recbole_siger.extract.image import ImageSource
@@ -51,6 +51,7 @@ class ExtractParams:
     image_model: str | None
     image_dir: str | None
     image_col: str | None
+    image_max_pixels: int = bounded("[1, inf)")
     normalize: bool
     batch_size: int = bounded("[1, inf)")
     shard_size: int = bounded("[1, inf)")
@@ -111,8 +112,8 @@ def _kinds(params: ExtractParams) -> list[str]:
 def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
     """Name the files to write, after making sure that they may be written."""
     modality = params.modality or kind
-    if not re.fullmatch(r"[A-Za-z_]\w*", modality):
-        raise UserError(f"modality {modality!r}: use letters, digits and '_', e.g. 'image'.")
+    if problem := name_problem(modality):
+        raise UserError(f"modality={modality!r}: {problem}.")
     files = modality_files(dataset_folder(params.data_path, params.dataset), params.dataset, modality)
     if files["npy"].exists() and not params.overwrite:
         raise UserError(
@@ -124,7 +125,8 @@ def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
 def _job(params: ExtractParams, kind: str) -> Job:
     source: Source
     if kind == "image":
-        source = ImageSource.of_folder(Path(str(params.image_dir)), params.image_col or params.id_col)
+        column = params.image_col or params.id_col
+        source = ImageSource.of_folder(Path(str(params.image_dir)), column, params.image_max_pixels)
     elif params.template is not None:
         source = TextSource.of_template(params.template)
     else:

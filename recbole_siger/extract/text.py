@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from recbole_siger.extract.encoder import (
     versions_of,
     weights_sha256,
 )
+from recbole_siger.options.resources import regular_file
 
-__all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "load_text_encoder"]
+__all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "check_modules", "load_text_encoder"]
 
 TFIDF = "tfidf"
 
@@ -99,6 +101,37 @@ class TfidfEncoder:
         return self._vectors.encode(payloads)
 
 
+def check_modules(folder: Path, option: str) -> None:
+    """Refuse a model folder that would have us import Python files of its own.
+
+    sentence-transformers 5 imports the classes that ``modules.json`` names, from files of the folder as well;
+    version 6 refuses, and this check names the file in one line with any version.
+
+    Args:
+        folder: A folder with a model; if it is none, a name of a hub, there is nothing to check.
+        option: The option that named it, for the message.
+
+    Raises:
+        UserError: If ``modules.json`` is no list of modules, or names a class outside sentence-transformers.
+    """
+    file = folder / "modules.json"
+    if not file.exists():
+        return
+    regular_file(file, "list of modules", f"check the folder of {option}.")
+    try:
+        kinds = [module["type"] for module in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{file}: is not a list of modules ({type(error).__name__}); download the model again."
+        ) from None
+    for kind in kinds:
+        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+            raise UserError(
+                f"{file}: type={kind!r}: this class is code of the model's own, which is not run; "
+                "name a model of classes of sentence_transformers."
+            )
+
+
 class SentenceEncoder:
     """A sentence-transformers model by name or folder, with its own pooling and normalisation."""
 
@@ -112,8 +145,11 @@ class SentenceEncoder:
             name = str(bundled_file(*BUNDLED[name], option))
         elif name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
             raise UserError(f"{option}: no such folder; name one with a sentence-transformers model.")
+        check_modules(Path(name).expanduser(), option)
         with loading(option):
-            self._model = package.SentenceTransformer(str(Path(name).expanduser()), device=spec.device)
+            self._model = package.SentenceTransformer(
+                str(Path(name).expanduser()), device=spec.device, trust_remote_code=False
+            )
         self._batch_size = spec.batch_size
         if spec.max_tokens is not None:
             self._cut_at(spec.max_tokens, option)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from recbole_siger.data.names import name_problem
 
 __all__ = ["Batch", "FieldNames", "ModelInputs", "seeded"]
 
@@ -104,10 +105,8 @@ class ModelInputs:
 
 def _check_features(argument: str, name: str, table: Tensor, n_rows: int, noun: str) -> None:
     where = f"{argument}[{name!r}]"
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise ValueError(f"{where}: the name of a modality must have only letters, digits and _")
-    if hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"{where}: torch.nn uses this name itself; choose another name for the modality")
+    if problem := name_problem(name):
+        raise ValueError(f"{where}: {problem}")
     if not isinstance(table, Tensor):
         raise ValueError(f"{where} is a {type(table).__name__}; it must be a tensor")
     if not table.is_floating_point():

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import stat
 import sys
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["file_beside", "find_resource", "load_script"]
+from recbole_siger.errors import UserError
+
+__all__ = ["file_beside", "find_resource", "load_script", "regular_file"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -32,6 +35,33 @@ def file_beside(cls: type, name: str) -> Path | None:
         return None
     path = Path(file).with_name(name)
     return path if path.is_file() else None
+
+
+def regular_file(path: Path, noun: str, fix: str) -> Path:
+    """Return ``path`` if it is a regular file, or a link to one. Every file that a user names passes here.
+
+    A pipe or a device is not opened: a read from it can wait or last for ever.
+
+    Args:
+        path: The file.
+        noun: What the file is, for the message.
+        fix: What the user can do, for the message.
+
+    Raises:
+        UserError: If there is no such file, or it is a folder, a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such {noun}; {fix}") from None
+    except ValueError:  # a NUL in the name
+        raise UserError(f"{str(path)!r}: is not the name of a file; {fix}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise UserError(f"{path}: is {kind}, not a {noun}; {fix}")
+    return path
 
 
 def load_script(name: str) -> ModuleType:

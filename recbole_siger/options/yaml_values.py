@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from recbole_siger.errors import UserError
+from recbole_siger.options.resources import regular_file
 
 __all__ = ["Loader", "parse_value", "read_yaml"]
 
@@ -47,9 +48,8 @@ def parse_value(text: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raise a UserError with file and line for anything else."""
     try:
+        regular_file(path, "configuration file", "check --config_files")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # a SafeLoader
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file; check --config_files") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:

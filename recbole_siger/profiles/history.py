@@ -14,6 +14,7 @@ from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.training.experiment import ranks_all_items
+from recbole_siger.training.settings import run_settings
 
 __all__ = ["Split", "read_reviews"]
 
@@ -41,9 +42,10 @@ class Split:
                 f"config_files: model={model}: its split is RecBole's own; name a general recommender"
             )
         _load_times(config)
-        init_seed(config.run.seed, config["reproducibility"])
-        whole = MultimodalDataset(config)
-        train, valid, test = (loader._dataset for loader in split_and_load(config, whole))
+        with run_settings(config):
+            init_seed(config.run.seed, config["reproducibility"])
+            whole = MultimodalDataset(config)
+            train, valid, test = (loader._dataset for loader in split_and_load(config, whole))
         self.histories: dict[str, list[str]] = {}
         for user, item in _pairs(train, whole):
             self.histories.setdefault(user, []).append(item)

@@ -12,7 +12,7 @@ from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.tables import Row, Table
 from recbole_siger.common.templates import fill_template, template_fields
 from recbole_siger.errors import UserError
-from recbole_siger.options.resources import find_resource
+from recbole_siger.options.resources import find_resource, regular_file
 
 __all__ = ["Prompt", "PromptFile", "item_prompts", "item_texts", "user_prompts"]
 
@@ -59,12 +59,19 @@ class PromptFile:
         """Read ``path``, or the shipped prompt of the kind.
 
         Raises:
-            UserError: If the file is missing, or does not ask for ``{item}`` or ``{history}`` alone.
+            UserError: If the file is missing, is not UTF-8, or does not ask for ``{item}`` or ``{history}``
+                alone.
         """
         path = path or find_resource(f"properties/prompts/{kind}.txt")
-        if path is None or not path.is_file():
-            raise UserError(f"prompt={str(path)!r}: no such file; name a text file with the prompt.")
-        system, _, question = path.read_text(encoding="utf-8").rpartition("\n---\n")
+        if path is None:
+            raise UserError(f"properties/prompts/{kind}.txt: is missing; install the package again.")
+        regular_file(path, "prompt file", "name a text file with the prompt in --prompt.")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            raise UserError(f"{path}: line {line:,} is not UTF-8; save the prompt as UTF-8.") from None
+        system, _, question = text.rpartition("\n---\n")
         field = FIELD[kind]
         if template_fields(question) != (field,) or template_fields(system):
             raise UserError(

@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+from recbole_siger.common.net import TooLongError, check_address, open_url, read_whole
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import loading, require, state_sha256, versions_of
 from recbole_siger.profiles.prompts import Prompt
@@ -21,6 +21,9 @@ __all__ = ["OpenAICompatible", "Provider", "TransformersModel", "TryAgainError",
 
 RETRIED = {408, 409, 425, 429}
 """Statuses below 500 after which the same request may succeed."""
+
+MAX_ANSWER = 2**24
+"""Bytes of an answer: far more than the text of any answer."""
 
 
 class TryAgainError(Exception):
@@ -55,13 +58,6 @@ class Provider(Protocol):
         ...
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another server."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 class OpenAICompatible:
     """``POST <base_url>/chat/completions``. The key is sent, and neither kept, written nor logged."""
 
@@ -77,12 +73,7 @@ class OpenAICompatible:
         temperature: float,
         timeout: float,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise UserError(
-                f"base_url={base_url.rpartition('@')[2]!r}: write an address such as "
-                "http://localhost:8000/v1, without a name or password."
-            )
+        address = check_address("base_url", base_url, "http://localhost:8000/v1")
         self._key = None
         if api_key_env is not None:
             self._key = os.environ.get(api_key_env, "").strip()
@@ -93,9 +84,8 @@ class OpenAICompatible:
                     f"api_key_env={api_key_env!r}: its value has blanks, line ends or letters beyond ASCII, "
                     "which no key has; set it again."
                 )
-        self._url, self._timeout = base_url.rstrip("/") + "/chat/completions", timeout
+        self._url, self._timeout = f"{address}/chat/completions", timeout
         self._asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
-        self._opener = urllib.request.build_opener(_NoRedirect)
         self.facts: Mapping[str, Any] = {"provider": "openai-compatible", **self._asked}
 
     def ask(self, prompt: Prompt) -> dict[str, Any]:
@@ -111,18 +101,24 @@ class OpenAICompatible:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                data = response.read()
+            # The answer comes whole within `timeout`. A redirect would carry the key to another server.
+            with open_url(request, stall=self._timeout, total=self._timeout, redirects=False) as response:
+                data = read_whole(response, MAX_ANSWER)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
+        except TooLongError as error:
+            raise UserError(f"{self._url}: sends {error}; check --base_url.") from None
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise UnreachableError(f"{self._url}: {reason}") from None
         return _read_answer(data)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        with error:
-            told = error.read(2**16).decode("utf-8", "replace")
+        try:
+            with error:
+                told = error.read(2**16).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):  # the connection ends within the reason
+            told = ""
         told = " ".join(told.split()) or str(error.reason)
         if self._key:  # before the text is cut, which may leave half a key
             told = told.replace(self._key, "***")
@@ -150,7 +146,7 @@ def _read_answer(data: bytes) -> dict[str, Any]:
             "prompt_tokens": _count(usage.get("prompt_tokens")),
             "answer_tokens": _count(usage.get("completion_tokens")),
         }
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise TryAgainError(f"malformed answer ({type(error).__name__}: {error})") from None
 
 

@@ -7,6 +7,7 @@ near for BPR and LightGCN and too low for a model that keeps more tensors.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from recbole_siger.errors import UserError
 
-__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate"]
+__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate", "has_checked_formula"]
+
+_log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 _FLOAT = 4
@@ -167,32 +170,69 @@ def available(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    group = Path("/sys/fs/cgroup")  # a container may have less than its machine
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
+    swap = sizes.get("SwapFree", 0)
+    free = sizes["MemAvailable"] + swap if "MemAvailable" in sizes else None
+    left = _left_in_container(Path("/sys/fs/cgroup"), swap)
+    return left if free is None else free if left is None else min(free, left)
+
+
+def _left_in_container(group: Path, swap: int) -> int | None:
+    """Return the free bytes of a container, swap included, or None if it has no limit of its own.
+
+    Args:
+        group: The folder of its control group.
+        swap: Free swap of the machine, in bytes.
+    """
+
+    def read(name: str) -> int:
+        return int((group / f"memory.{name}").read_text(encoding="ascii"))
+
     try:
-        limit, used = (
-            int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
-        )
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        left = limit - used + int(stat["file"])  # the system drops cached files when it needs the room
+        left = read("max") - read("current") + int(stat["file"])  # the system drops cached files for room
     except (OSError, ValueError, KeyError):
-        return free
-    return left if free is None else min(free, left)
+        return None
+    try:
+        return left + min(swap, read("swap.max") - read("swap.current"))
+    except ValueError:  # "max": all of the machine's
+        return left + swap
+    except OSError:
+        return left
 
 
 def check_fits(experiment: Any) -> None:
-    """Refuse to start a training that does not fit into memory.
+    """Compare the estimate with the free memory before a training, as the key ``check_memory`` says.
+
+    ``refuse`` refuses a training that does not fit if the formula of the model was compared with what torch
+    allocates, and warns for any other model. ``warn`` only warns. ``ignore`` skips the check. Free memory
+    includes swap, except on a GPU.
 
     Raises:
         UserError: If the device has less free memory than the estimate says that training adds.
     """
+    mode = experiment.config.run.check_memory
+    if mode == "ignore":
+        return
     device = torch.device(experiment.config["device"])
     free, found = available(device), estimate(experiment)
     if free is None or found.to_come <= free:
         return
     worst = max((t for t in found.terms if t.when != "built"), key=lambda term: term.n_bytes)
-    raise UserError(
+    problem = (
         f"{experiment.config['model']} on {experiment.config['dataset']}: training needs about "
-        f"{found.to_come / MIB:.0f} MiB more and {device} has {free / MIB:.0f} MiB; the largest term is "
+        f"{found.to_come / MIB:.0f} MiB more and {device} has {free / MIB:.0f} MiB"
+        f"{'' if device.type == 'cuda' else ', swap included'}; the largest term is "
         f"{worst.name} with {worst.n_bytes / MIB:.0f} MiB: lower {worst.option}"
     )
+    if mode == "refuse" and has_checked_formula(experiment.model):
+        raise UserError(f"{problem}, or train all the same with --check_memory=warn")
+    _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
+
+
+def has_checked_formula(model: Any) -> bool:
+    """Return whether tests compare the estimate of a model with what torch allocates.
+
+    Those are the models with ``memory_terms``, and two of RecBole's.
+    """
+    return hasattr(model, "memory_terms") or type(model).__name__ in ("BPR", "LightGCN")

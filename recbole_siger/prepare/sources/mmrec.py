@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 
 from recbole_siger.common.files import atomic_path
 from recbole_siger.data.features import coverage_text, open_features, read_blocks
+from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.folder import (
     SPLITS,
@@ -216,8 +216,11 @@ def _read_modalities(
     modalities = {}
     for modality in sorted(paths, key=lambda key: (key != "image", key != "text", key)):
         path = paths[modality]
-        if not re.fullmatch(r"[\w-]+", modality):
-            raise UserError(f"{path}: modality {modality!r}: use letters, digits, '-' and '_', e.g. 'image'.")
+        if problem := name_problem(modality):
+            raise UserError(
+                f"{path}: modality {modality!r}: {problem} (rename NAME_feat.npy, or write "
+                "--feature NAME=FILE)."
+            )
         array = open_features(path)
         if len(array) == n_users != n_items and modality not in features:
             report(f"note: {path.name}: {n_users:,} rows, one a user: user features, skipped")

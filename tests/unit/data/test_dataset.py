@@ -105,7 +105,8 @@ def test_features_of_another_form(data: Path, listed: Any) -> None:
 def test_a_modality_name_that_is_none(data: Path, name: Any) -> None:
     message = refusal(data, features=[name])
     assert message == (
-        f"config_dict: features: {name!r} is not the name of a feature; use letters, digits and _"
+        f"config_dict: features: {name!r} is not the name of a feature; "
+        "use letters, digits and _, with no digit first, e.g. 'image'"
     )
 
 

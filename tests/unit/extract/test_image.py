@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from PIL import Image
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import EncoderSpec, UnusableInputError
 from recbole_siger.extract.image import ImageSource, load_image_encoder, open_image
+
+PIXELS = 50_000_000
 
 
 def png(colour: str = "red", size: tuple[int, int] = (11, 7), mode: str = "RGB", form: str = "PNG") -> bytes:
@@ -29,13 +33,13 @@ def test_images_are_found_by_name_with_or_without_suffix(tmp_path: Path) -> None
     for name in ("1.JPG", "a.b.png", "notes.txt"):
         (tmp_path / name).write_bytes(png())
     (tmp_path / "sub").mkdir()
-    source = ImageSource.of_folder(tmp_path, "file")
+    source = ImageSource.of_folder(tmp_path, "file", PIXELS)
     assert dict(source.files) == {"1": "1.JPG", "a.b": "a.b.png"}
     for asked, found in [("1", "1.JPG"), ("1.jpg", "1.JPG"), (" a.b ", "a.b.png"), ("a", None), ("", None)]:
         assert source.find({"file": asked}) == found
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UnusableInputError, match="unreadable: Is a directory"):
-        ImageSource.of_folder(tmp_path, "file").load("i", {"file": "folder"})
+        ImageSource.of_folder(tmp_path, "file", PIXELS).load("i", {"file": "folder"})
     for asked in ("../secret", "/etc/passwd", "sub"):
         with pytest.raises(UnusableInputError, match=r"^no image$"):
             source.load("i", {"file": asked})
@@ -44,7 +48,7 @@ def test_images_are_found_by_name_with_or_without_suffix(tmp_path: Path) -> None
 def test_a_link_to_nowhere_is_one_missing_image(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png())
     (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
-    source = ImageSource.of_folder(tmp_path, "file")
+    source = ImageSource.of_folder(tmp_path, "file", PIXELS)
     assert source.load("i1", {"file": "1"})[0].size == (11, 7)
     with pytest.raises(UnusableInputError, match="unreadable: No such file"):
         source.load("i2", {"file": "2"})
@@ -54,19 +58,19 @@ def test_two_images_of_one_item(tmp_path: Path) -> None:
     for name in ("1.jpg", "1.png"):
         (tmp_path / name).write_bytes(png())
     with pytest.raises(UserError, match=r"1\.jpg and 1\.png"):
-        ImageSource.of_folder(tmp_path, "item_id")
+        ImageSource.of_folder(tmp_path, "item_id", PIXELS)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK"])
 def test_any_mode_becomes_rgb(mode: str) -> None:
-    image = open_image(png(mode=mode, form="TIFF"))
+    image = open_image(png(mode=mode, form="TIFF"), PIXELS)
     assert (image.mode, image.size) == ("RGB", (11, 7))
 
 
 def test_grey_of_sixteen_bits_keeps_its_shades() -> None:
     handle = io.BytesIO()
     Image.fromarray(np.array([[0, 30_000, 65_535]], dtype=np.uint16)).save(handle, "PNG")
-    image = open_image(handle.getvalue())
+    image = open_image(handle.getvalue(), PIXELS)
     assert [image.getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (30_000 // 256,) * 3, (255,) * 3]
 
 
@@ -75,7 +79,7 @@ def test_pixels_without_a_range_are_no_image(dtype: Any) -> None:
     handle = io.BytesIO()
     Image.fromarray(np.full((3, 5), 1_000, dtype=dtype)).save(handle, "TIFF")
     with pytest.raises(UnusableInputError, match=r"unreadable: pixels of mode [IF] have no known range"):
-        open_image(handle.getvalue())
+        open_image(handle.getvalue(), PIXELS)
 
 
 def test_ghostscript_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +88,9 @@ def test_ghostscript_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
     with pytest.raises(UnusableInputError, match=r"^not an image$"):
-        open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+        open_image(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n", PIXELS
+        )
 
 
 def damaged_tag() -> bytes:
@@ -106,8 +112,47 @@ def big() -> bytes:
 )
 def test_what_cannot_be_read_has_a_reason(data: bytes) -> None:
     with pytest.raises(UnusableInputError, match=r"^(not an image|unreadable: .+)$") as caught:
-        open_image(data)
+        open_image(data, PIXELS)
     assert "0x" not in str(caught.value)  # the same every time
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
+    (tmp_path / "big.png").write_bytes(png(size=(2_003, 1_009)))
+    source = ImageSource.of_folder(tmp_path, "file", max_pixels=2_021_027)
+    assert source.load("i", {"file": "big"})[0].size == (2_003, 1_009)
+    source = ImageSource.of_folder(tmp_path, "file", max_pixels=2_021_026)
+    tracemalloc.start()
+    reason = r"^unreadable: big\.png: 2,003 x 1,009 pixels are more than --image_max_pixels=2021026$"
+    with pytest.raises(UnusableInputError, match=reason):
+        source.load("i", {"file": "big"})
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "WEBP"])
+def test_the_bound_on_pixels_holds_for_every_format(form: str) -> None:
+    data = png(size=(101, 103), form=form)
+    assert open_image(data, 101 * 103).size == (101, 103)
+    with pytest.raises(UnusableInputError, match="101 x 103 pixels"):
+        open_image(data, 101 * 103 - 1)
+
+
+def test_a_jpeg_of_too_many_pixels_is_decoded_smaller() -> None:
+    data = png(size=(1_009, 811), form="JPEG")
+    assert open_image(data, 1_009 * 811).size == (1_009, 811)
+    assert open_image(data, 1_009 * 811 - 1).size == (505, 406)
+    assert open_image(data, 30_000).size == (127, 102)
+    with pytest.raises(UnusableInputError, match="1,009 x 811 pixels"):
+        open_image(data, 10_000)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").symlink_to("/dev/zero")
+    source = ImageSource.of_folder(tmp_path, "file", PIXELS)
+    for name in "12":
+        with pytest.raises(UnusableInputError, match=rf"^unreadable: {name}\.png is a pipe"):
+            source.load("i", {"file": name})
 
 
 @pytest.mark.parametrize("model", ["resnet", "timm:", "open-clip:ViT-B-32", "efficientnet-lite", "os:system"])

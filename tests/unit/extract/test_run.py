@@ -257,7 +257,7 @@ def test_what_is_there_is_kept_unless_told(tmp_path: Path, capsys: pytest.Captur
         (["--items=nowhere.tsv"], "nowhere.tsv: no such table"),
         (["--tfidf_dim=22"], "tfidf_dim=22: expected a number in [1, 21]"),
         (["--tfidf_dim=0"], "expected a number in [1, inf)"),
-        (["--modality=a.b"], "modality 'a.b'"),
+        (["--modality=a.b"], "modality='a.b'"),
         (["--dataset=../x"], "dataset '../x'"),
         (["--engine=spark"], "engine='spark'"),
         (["--workers=2"], "needs --engine=ray"),
@@ -301,7 +301,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
 def test_no_model_and_no_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs --text_model or --image_model" in refused(capsys, "extract", "--items=i.tsv", "--dataset=s")
-    assert "`extract` needs --items" in refused(capsys, "extract", "--dataset=s")
+    assert "extract needs --items" in refused(capsys, "extract", "--dataset=s")
 
 
 def test_no_image_matched(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

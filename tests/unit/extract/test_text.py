@@ -14,7 +14,13 @@ import pytest
 
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import EncoderSpec, UnusableInputError
-from recbole_siger.extract.text import SentenceEncoder, TextSource, TfidfEncoder, load_text_encoder
+from recbole_siger.extract.text import (
+    SentenceEncoder,
+    TextSource,
+    TfidfEncoder,
+    check_modules,
+    load_text_encoder,
+)
 
 TEXTS = ["red apple pie", "green apple", "red car, red bus", "blue sky", "green car", "apple apple juice"]
 
@@ -93,6 +99,33 @@ def test_a_missing_extra_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'recbole-siger\[text\]'"):
         load_text_encoder(spec("some/model"), [])
+
+
+@pytest.mark.parametrize("kind", ["evil.Model", "os.system", "sentence_transformersx.Evil", 3])
+def test_a_model_folder_with_code_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "evil.py").write_text("raise AssertionError('imported')\n")
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": kind}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    monkeypatch.setattr("recbole_siger.extract.text.require", lambda *_: pytest.fail)  # no package is called
+    with pytest.raises(UserError, match=r"modules\.json: type=.*: this class is code of the model's own"):
+        SentenceEncoder(spec(str(folder)))
+
+
+@pytest.mark.parametrize("text", ["{", "[3]", "{}3", '[{"name": "x"}]', "[" * 100_000, "3"])
+def test_a_list_of_modules_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "modules.json").write_text(text)
+    with pytest.raises(UserError, match=r"modules\.json: is not a list of modules"):
+        check_modules(tmp_path, "text_model='x'")
+
+
+def test_a_list_of_modules_of_the_package_and_a_name_of_a_hub(tmp_path: Path) -> None:
+    check_modules(Path("sentence-transformers/all-MiniLM-L6-v2"), "text_model='x'")
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling"}]')
+    check_modules(tmp_path, "text_model='x'")
 
 
 # ---- what needs the extra `text`

@@ -60,7 +60,7 @@ def edges(*pairs: tuple[int, int]) -> torch.Tensor:
         ({"features": {}}, "features must be a dict with at least one modality"),
         (
             {"features": {"im.age": table()}},
-            "features['im.age']: the name of a modality must have",
+            "features['im.age']: use letters, digits and _",
         ),
         ({"features": {"training": table()}}, "features['training']: torch.nn uses this name itself"),
         ({"features": {"items": table()}}, "features['items']: torch.nn uses this name itself"),

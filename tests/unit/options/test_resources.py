@@ -1,4 +1,4 @@
-"""Shipped files are found in the repository and in a wheel."""
+"""Files that a user names: only regular files are opened."""
 
 from __future__ import annotations
 
@@ -7,46 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from recbole_siger.options import resources
-from recbole_siger.options.resources import find_resource, load_script
-
-ROOT = Path(__file__).parents[3]
-
-
-def test_shipped_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_resource("properties/overall.yaml") == ROOT / "properties" / "overall.yaml"
-    assert find_resource("properties/no_such.yaml") is None
+from recbole_siger import cli
+from recbole_siger.errors import UserError
+from recbole_siger.options.resources import regular_file
 
 
-def test_a_wheels_copy_inside_the_package_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "site-packages" / "recbole_siger"
-    for root, text in ((package, "wheel"), (package.parent, "stray")):
-        (root / "properties").mkdir(parents=True)
-        (root / "properties" / "overall.yaml").write_text(text)
-    monkeypatch.setattr(resources, "_PACKAGE", package)
-    found = find_resource("properties/overall.yaml")
-    assert found is not None
-    assert found.read_text() == "wheel"
+def test_a_file_and_a_link_to_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for name in "ab":
+        assert regular_file(tmp_path / name, "file", "fix") == tmp_path / name
 
 
-def test_a_script_is_imported_by_name() -> None:
-    module = load_script("ml_100k")
-    assert Path(module.__file__ or "") == ROOT / "dataset_scripts" / "ml_100k.py"
-    assert callable(module.prepare)
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("")
+    for name, problem in {
+        "pipe": "is a pipe, a socket or a device, not a table; fix",
+        "zero": "is a pipe, a socket or a device, not a table; fix",
+        "": "is a folder, not a table; fix",
+        "nowhere": "no such table; fix",
+        "file/below": "no such table; fix",
+        "nul\0": "is not the name of a file; fix",
+        "loop": "cannot be read (Too many levels of symbolic links); fix",
+        "x" * 300: "cannot be read (File name too long); fix",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            regular_file(tmp_path / name, "table", "fix")
+        assert str(caught.value).endswith(problem)
+        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["no_such", "../setup", "movielens.py"])
-def test_an_unknown_script_is_no_file(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"^dataset_scripts/{name}.py$"):
-        load_script(name)
-
-
-def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "evil.py").write_text("raise SystemExit('a dataset ran code')")
-    scripts = ROOT / "dataset_scripts"
-    for name in (str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", scripts)):
-        with pytest.raises(FileNotFoundError):
-            load_script(name)
+def test_a_configuration_file_that_is_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    words = ["run", "--model=BPR", "--dataset=toy", f"--config_files={tmp_path / 'pipe.yaml'}", "--dry_run"]
+    assert cli.main(words) == 2
+    message = "pipe.yaml: is a pipe, a socket or a device, not a configuration file; check --config_files\n"
+    assert capsys.readouterr().err.endswith(message)

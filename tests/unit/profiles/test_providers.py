@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,11 +142,75 @@ def test_no_server() -> None:
             provider(f"http://127.0.0.1:{taken.getsockname()[1]}").ask(PROMPT)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://", "http://me:pw@host/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "file:///etc/passwd", "http://", "http://me:pw@host/v1"),
+        *("http://[::1/v1", "http://[zz]/v1", "http://host:port/v1", "http://host:99999999/v1"),
+        *(
+            "http://h\u00f6st/v1",
+            "http://host/v\u0661",
+            "http://host/a b",
+            "http://host/\x1b[31m",
+            "http://a\n/v1",
+        ),
+    ],
+)
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(UserError, match="base_url=") as caught:
         provider(url)
     assert "pw@" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_an_address_with_an_ipv6_host() -> None:
+    provider("http://[::1]:8000/v1")
+
+
+def test_an_answer_without_an_end(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.setattr("recbole_siger.profiles.providers.MAX_ANSWER", 1_000)
+    server.reply = lambda number, body: (200, {}, b"x" * 1_001)
+    with pytest.raises(UserError, match="sends an answer of more than 1,000 bytes; check --base_url"):
+        provider(server.url).ask(PROMPT)
+
+
+def dripping(data: bytes) -> tuple[str, threading.Event]:
+    """Start a server that sends ``data`` and then a byte each 20 ms; setting the event ends it."""
+    ready, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        connection = ready.accept()[0]
+        with connection, contextlib.suppress(OSError):
+            connection.recv(10_000)
+            connection.sendall(data)
+            while not stop.wait(0.02):
+                connection.sendall(b"x")
+        ready.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{ready.getsockname()[1]}/v1", stop
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 500 ",
+    ],
+    ids=["body", "length", "chunk", "header", "status"],
+)
+def test_an_answer_that_drips(data: bytes) -> None:
+    url, stop = dripping(data)
+    began = time.monotonic()
+    try:
+        with pytest.raises(TryAgainError, match=r"timed out|takes too long|IncompleteRead|malformed"):
+            provider(url, timeout=0.3).ask(PROMPT)
+    finally:
+        stop.set()
+    assert time.monotonic() - began < 5
 
 
 def test_a_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,7 +265,7 @@ def test_the_key_is_in_no_file(
         ("item", ["--retries=1"], "127.0.0.1:9/v1/chat/completions: "),
         ("item", ["--text-cols=colour"], "has no column 'colour'"),
         ("item", ["--provider=oracle"], "provider='oracle'"),
-        ("item", ["--prompt=nowhere.txt"], "nowhere.txt': no such file"),
+        ("item", ["--prompt=nowhere.txt"], "nowhere.txt: no such prompt file"),
         ("item", ["--retry=1"], "has no option --retry; did you mean `retries`?"),
         ("item", ["--api-key-env=NOT_SET_HERE"], "the environment has no such variable"),
         ("thing", [], "kind='thing'"),
@@ -278,6 +278,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ) -> None:
     assert complaint in refused(capsys, *words(shop, kind, *more))
     assert files_of(shop) == files_of(shop, "user") == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "line"), [(b"Caf\xe9 {item}", 1), (b"One\ntwo\n\xff\xfe{item}", 3), (b"\xc3", 1)]
+)
+def test_a_prompt_that_is_not_utf8(
+    shop: Path, capsys: pytest.CaptureFixture[str], data: bytes, line: int
+) -> None:
+    file = shop / "prompt.txt"
+    file.write_bytes(data)
+    assert f"prompt.txt: line {line} is not UTF-8" in refused(
+        capsys, *words(shop, "item", f"--prompt={file}")
+    )
+
+
+def test_a_prompt_that_is_a_pipe_or_a_folder(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(shop / "pipe")
+    for name, kind in [("pipe", "a pipe, a socket or a device"), ("", "a folder")]:
+        message = refused(capsys, *words(shop, "item", f"--prompt={shop / name}"))
+        assert f"is {kind}, not a prompt file; name a text file" in message
 
 
 @pytest.mark.parametrize(

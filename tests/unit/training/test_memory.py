@@ -103,9 +103,49 @@ def test_a_run_that_cannot_fit_never_starts(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(estimate_module, "available", lambda device: None)
     check_fits(experiment)
     monkeypatch.setattr(estimate_module, "available", lambda device: needed - 1)
-    with pytest.raises(UserError, match=r"largest term is activations of a step .*: lower train_batch_size"):
+    message = r"largest term is activations of a step .*: lower train_batch_size.*--check_memory=warn$"
+    with pytest.raises(UserError, match=message):
         experiment.train()
     assert not experiment.run.file("metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "warned"),
+    [("SIGER", "ignore", False), ("SIGER", "warn", True), ("DMF", "refuse", True), ("DMF", "ignore", False)],
+)
+def test_the_check_of_memory_can_be_overridden(
+    model: str,
+    mode: Any,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    experiment = make_experiment(tmp_path, model, check_memory=mode)
+    monkeypatch.setattr(estimate_module, "available", lambda device: 10)
+    with caplog.at_level("WARNING"):
+        check_fits(experiment)
+    assert ("training needs about" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("mode", ["maybe", 2, False])
+def test_another_value_of_the_check_is_refused(mode: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"check_memory=.*: expected one of 'refuse', 'warn', 'ignore'"):
+        make_experiment(tmp_path, "BPR", check_memory=mode)
+
+
+def test_swap_is_free_memory(tmp_path: Path) -> None:
+    left = estimate_module._left_in_container
+    assert left(tmp_path, 7) is None
+    for name, text in {"max": "100", "current": "60", "stat": "anon 5\nfile 11"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert left(tmp_path, 7) == 51  # swap is off for the group
+    for maximum, current, swap in [("max", "3", 7), ("5", "3", 2), ("90", "3", 7), ("3", "3", 0)]:
+        (tmp_path / "memory.swap.max").write_text(maximum)
+        (tmp_path / "memory.swap.current").write_text(current)
+        assert left(tmp_path, 7) == 51 + swap
+    (tmp_path / "memory.max").write_text("max")
+    assert left(tmp_path, 7) is None
 
 
 def test_what_the_system_can_give_is_asked() -> None:

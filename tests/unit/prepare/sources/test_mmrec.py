@@ -300,8 +300,19 @@ def test_explicit_user_features_are_an_error(source: Path) -> None:
     assert "persona_feat.npy: 3 rows, expected 5" in message
 
 
-def test_modality_name(source: Path) -> None:
-    assert "modality 'a.b': use letters" in refusal(source, features={"a.b": Path("audio.npy")})
+@pytest.mark.parametrize("name", ["a.b", "3d", "my-audio", ""])
+def test_modality_name(source: Path, name: str) -> None:
+    assert f"modality {name!r}: use letters, digits and _" in refusal(
+        source, features={name: Path("audio.npy")}
+    )
+
+
+@pytest.mark.parametrize("name", ["train", "keys", "forward"])
+def test_a_modality_name_that_torch_uses(source: Path, name: str) -> None:
+    (source / "image_feat.npy").rename(source / f"{name}_feat.npy")
+    message = refusal(source)
+    assert f"modality {name!r}: torch.nn uses this name itself; choose another name" in message
+    assert f"{name}_feat.npy" in message
 
 
 def test_nothing_is_left_when_writing_fails(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
