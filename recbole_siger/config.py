@@ -53,6 +53,8 @@ class RunParams:
 
     run_dir: str | None
     saved: bool
+    save_embeddings: bool
+    save_features: bool
     seed: int = bounded("[0, 4294967296)")
     checkpoint_interval: float = bounded("[0, inf)")
     cache_dir: str | None

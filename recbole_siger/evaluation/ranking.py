@@ -13,11 +13,13 @@ __all__ = [
     "ItemLists",
     "hits_at_k",
     "top_k",
+    "top_k_by_id",
 ]
 
 Ids = NDArray[np.int64]
 
 _GROUP = 8  # items whose maximum is taken together: few maxima, and few candidates
+_TIED_ELEMENTS = 2**21  # scores whose ties are broken at a time
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,37 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     items = items[:, :k]
     if len(unsure):
         items[unsure] = scores[unsure].topk(k, dim=1).indices
+    return items
+
+
+def top_k_by_id(scores: Tensor, k: int) -> Tensor:
+    """Return the items of the ``k`` highest scores, best first; of equal scores the lower id.
+
+    The result depends on the scores alone, not on the device or the number of threads. It equals
+    :func:`top_k` in every row whose ``k + 1`` highest scores are distinct.
+
+    Args:
+        scores: shape ``(B, n_items)``, float32, without NaN.
+        k: in ``[1, n_items]``.
+
+    Returns:
+        shape ``(B, k)``, int64.
+
+    Example:
+        >>> top_k_by_id(torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.0, -0.0, -1.0, 0.0]]), 3).tolist()
+        [[1, 0, 2], [0, 1, 3]]
+    """
+    n_items = scores.shape[1]
+    items = top_k(scores, min(k + 1, n_items))
+    found = scores.gather(1, items)
+    unsure = (~(found[:, :-1] > found[:, 1:]).all(dim=1)).nonzero().squeeze(1)
+    items = items[:, :k]
+    # An integer in the order of the scores, with the item id below it, so that no two are equal.
+    order = torch.arange(n_items - 1, -1, -1, device=scores.device)
+    for some in unsure.split(max(1, _TIED_ELEMENTS // n_items)):
+        bits = (scores[some] + 0.0).view(torch.int32).long()  # 0.0 and -0.0 are equal
+        key = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits) * 2**31 + order
+        items[some] = key.topk(k, dim=1).indices
     return items
 
 

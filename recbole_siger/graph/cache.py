@@ -26,7 +26,7 @@ from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.files import atomic_path
 from recbole_siger.errors import UserError
 
-__all__ = ["Entry", "GraphCache"]
+__all__ = ["Entry", "GraphCache", "GraphRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,15 @@ class Entry(NamedTuple):
     path: Path
 
 
+class GraphRequest(NamedTuple):
+    """The arguments of one call of :meth:`GraphCache.cached`."""
+
+    kind: str
+    build: Callable[..., Tensor]
+    tensors: Mapping[str, Tensor]
+    arguments: Mapping[str, str | int | float | bool | None]
+
+
 class GraphCache:
     """A folder of graphs.
 
@@ -51,12 +60,24 @@ class GraphCache:
 
     Attributes:
         folder: Where the graphs are; ``None`` if nothing is kept.
+        requests: The calls of :meth:`cached` so far, in their order.
     """
 
     def __init__(self, cache_dir: str | Path | None = None) -> None:
         off = str(cache_dir) == "none"
         root = _user_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self.folder = None if off else root / "graphs"
+        self.requests: list[GraphRequest] = []
+
+    def learned(
+        self,
+        kind: str,
+        build: Callable[..., Tensor],
+        tensors: Mapping[str, Tensor],
+        arguments: Mapping[str, str | int | float | bool | None],
+    ) -> Tensor:
+        """Return ``build(**tensors, **arguments)``, a graph of learned numbers, which is never stored."""
+        return build(**tensors, **arguments)
 
     def cached(
         self,
@@ -78,6 +99,20 @@ class GraphCache:
         Returns:
             Coalesced sparse COO tensor on the device of the first of ``tensors``.
         """
+        self.requests.append(GraphRequest(kind, build, tensors, arguments))
+        return self._cached(kind, build, tensors, arguments)
+
+    def again(self, request: GraphRequest) -> Tensor:
+        """Return the graph of an earlier request, from its file or built again."""
+        return self._cached(*request)
+
+    def _cached(
+        self,
+        kind: str,
+        build: Callable[..., Tensor],
+        tensors: Mapping[str, Tensor],
+        arguments: Mapping[str, str | int | float | bool | None],
+    ) -> Tensor:
         if self.folder is None:
             return build(**tensors, **arguments)
         path = self.folder / f"{kind}-{_digest(kind, tensors, arguments)[:32]}{SUFFIX}"

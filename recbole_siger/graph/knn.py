@@ -15,7 +15,13 @@ from recbole_siger.graph.nearest import nearest, nearest_atoms
 from recbole_siger.graph.normalize import normalize_adjacency, sparse_matrix
 from recbole_siger.graph.ordering import first_k_per_row
 
-__all__ = ["knn_graph", "semantic_graph", "similarity_graph"]
+__all__ = [
+    "knn_graph",
+    "normalized_neighbors",
+    "semantic_graph",
+    "semantic_rows",
+    "similarity_graph",
+]
 
 
 def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_size: int = 1024) -> Tensor:
@@ -136,12 +142,53 @@ def knn_graph(features: Tensor, k: int, weight: str) -> Tensor:
                 [0.0000, 0.5000, 0.5000, 0.0000],
                 [0.0000, 0.0000, 0.5000, 0.5000]])
     """
-    graph = semantic_graph(features, k)
+    return normalized_neighbors(semantic_graph(features, k), weight)
+
+
+def normalized_neighbors(graph: Tensor, weight: str) -> Tensor:
+    """Make the graph of :func:`knn_graph` from the graph of :func:`semantic_graph`: sparse ``(I, I)``.
+
+    Args:
+        graph: Weights ``(1 + cos) / 2``, sparse COO, shape ``(I, I)``.
+        weight: ``"cosine"``, or ``"one"`` for every neighbour.
+
+    Raises:
+        ValueError: If ``weight`` is unknown.
+    """
     if weight not in ("cosine", "one"):
         raise ValueError(f"weight must be 'cosine' or 'one', got {weight!r}")
     half_cosine = graph.values()
     value = (2 * half_cosine - 1).clamp_min(0) if weight == "cosine" else torch.ones_like(half_cosine)
-    return normalize_adjacency(sparse_matrix(graph.indices(), value, (len(features), len(features))))
+    return normalize_adjacency(sparse_matrix(graph.indices(), value, (len(graph), len(graph))))
+
+
+def semantic_rows(queries: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Give rows outside a table the edges that :func:`semantic_graph` would give each of them alone.
+
+    Args:
+        queries: Raw features of the rows, shape ``(n, F)``.
+        atoms: Raw features of the table, shape ``(I, F)``.
+        k: Neighbours a row, the row itself counted, >= 1.
+
+    Returns:
+        Edges, row of ``queries`` then column, ``(2, e)``, where column I + r is row r itself; their weights,
+        float32 ``(e,)``.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> index, weight = semantic_rows(torch.tensor([[5.0, 0.0]]), x, 2)
+        >>> index.tolist(), weight.tolist()
+        ([[0, 0], [3, 1]], [1.0, 1.0])
+    """
+    rows, table = UnitRows(queries), UnitRows(atoms)
+    columns = [torch.stack((rows.index, len(atoms) + rows.index))]
+    weights = [torch.ones(len(rows), dtype=torch.float64, device=queries.device)]
+    if k > 1:
+        for some, found, step in nearest_atoms(rows, table, k - 1, same=False):
+            row, place = (found < len(table)).nonzero(as_tuple=True)
+            columns.append(torch.stack((rows.index[some][row], table.index[found[row, place]])))
+            weights.append((1 + step[row, place].double() * STEP) / 2)
+    return torch.cat(columns, dim=1), torch.cat(weights).float()
 
 
 def similarity_graph(queries: Tensor, atoms: Tensor, k: int, *, same: bool) -> Tensor:

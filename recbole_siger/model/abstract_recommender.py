@@ -17,7 +17,7 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.features import fill_missing
 from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache
-from recbole_siger.graph.knn import knn_graph
+from recbole_siger.graph.knn import normalized_neighbors, semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency
 from recbole_siger.graph.user_item import draw_edges, user_item_adjacency
 from recbole_siger.model.inputs import Batch, FieldNames, ModelInputs, seeded
@@ -116,6 +116,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         missing_modality: Literal["zero", "mean"] = "zero",
         cache_dir: str | Path | None = "none",
         user_features: Mapping[str, Tensor] | None = None,
+        graph_cache: GraphCache | None = None,
     ) -> Self:
         """Build a model without RecBole's Config and Dataset.
 
@@ -137,6 +138,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             missing_modality: What replaces the row of an item without a feature.
             cache_dir: Folder of the graph cache; ``"none"`` stores nothing, ``None`` is the user's folder.
             user_features: ``{name: (n_users, F)}``, as ``features``; for models that read some.
+            graph_cache: What builds graphs in place of the cache in ``cache_dir``.
 
         Returns:
             The model in training mode.
@@ -161,6 +163,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             missing_modality=missing_modality,
             cache_dir=cache_dir,
             user_features=cls._chosen_user_features(params, user_features or {}),
+            graph_cache=graph_cache,
         )
         inputs.check(needs_features=cls.uses_features)
         model = cls.__new__(cls)
@@ -182,7 +185,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         }
         self.train_edges = inputs.train_edges.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(inputs.seed)
-        self.graph_cache = GraphCache(inputs.cache_dir)
+        self.graph_cache = inputs.graph_cache or GraphCache(inputs.cache_dir)
         self.share = current_share()
         self.loss_names: tuple[str, ...] = ()
         self._missing_modality = inputs.missing_modality
@@ -284,9 +287,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     def knn_graphs(self, k: int, weight: str) -> dict[str, Tensor]:
         """Build each modality's normalised graph of nearest neighbours: sparse ``(I, I)``."""
-        arguments: dict[str, int | str] = {"k": k, "weight": weight}
+        arguments: dict[str, int | str] = {"k": k, "method": "exact"}
         return {
-            m: self.graph_cache.cached("knn", knn_graph, {"features": x}, arguments)
+            m: normalized_neighbors(
+                self.graph_cache.cached("semantic", semantic_graph, {"features": x}, arguments), weight
+            )
             for m, x in self.raw_features.items()
         }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_siger.data.names import name_problem
+from recbole_siger.graph.cache import GraphCache
 
 __all__ = ["Batch", "FieldNames", "ModelInputs", "seeded"]
 
@@ -51,6 +52,7 @@ class ModelInputs:
         cache_dir: Folder above the graph cache; ``None`` is the user's folder, ``"none"`` stores no graph.
         fields: The keys of a batch.
         user_features: ``{name: (U, F)}``, as ``features``, of users; only what the model asks for.
+        graph_cache: What builds graphs; None: a cache in ``cache_dir``.
     """
 
     params: Any
@@ -64,6 +66,7 @@ class ModelInputs:
     cache_dir: str | Path | None
     fields: FieldNames = FIELDS
     user_features: dict[str, Tensor] = field(default_factory=dict)
+    graph_cache: GraphCache | None = None
 
     def check(self, *, needs_features: bool = True) -> None:
         """Raise a ValueError of one line if an input has a wrong type, shape, range or value."""

@@ -21,7 +21,14 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
     # Another number of threads may add floats in another order, as another processor may.
     "device": ("gpu_id", "use_gpu", "threads"),
     # What is written, how often, and to which service.
-    "writing": ("saved", "checkpoint_interval", "log_wandb", "wandb_project"),
+    "writing": (
+        "saved",
+        "save_embeddings",
+        "save_features",
+        "checkpoint_interval",
+        "log_wandb",
+        "wandb_project",
+    ),
     # RecBole's keys without effect here: the run folder and the progress lines replace them.
     "unused": ("checkpoint_dir", "show_progress", "state"),
     # RecBole pickles what these keys name, and a pickle runs code when it is read: any value is refused.

@@ -11,6 +11,8 @@
     model.safetensors    the best epoch
     checkpoint.safetensors   the last epoch, while the run is unfinished
     users.csv            test metrics of each user
+    embeddings.safetensors, seen.safetensors, content.safetensors, items.tsv
+                         what recommends without the dataset, see recbole_siger.runs.scoring
     results.json         written last: a folder that has it is finished
 """
 

@@ -31,6 +31,7 @@ from recbole_siger.training.memory import check_fits
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
 from recbole_siger.training.trainer import build_trainer
+from recbole_siger.training.use_files import write_use_files
 
 __all__ = [
     "Experiment",
@@ -133,6 +134,7 @@ class Experiment:
         with run_settings(self.config):
             valid = self.fit()
             results = self._results(valid, self.test())
+            self._write_use_files()
         self.run.write_results(results)
         _log.info("best epoch %s of %d", self.trainer.best_epoch, self.trainer.n_epochs)
         for phase in ("valid", "test"):
@@ -164,6 +166,12 @@ class Experiment:
             "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
         }
+
+    def _write_use_files(self) -> None:
+        """Write what recommends without the dataset; models that do not rank all items have no such files."""
+        if ranks_all_items(self.config):
+            train, valid = self.train_data._dataset, self.valid_data._dataset
+            write_use_files(self.run, self.config, self.model, train, valid, _tokens(self.dataset)[1])
 
     def loaders(self) -> tuple[Any, Any, Any]:
         """Return the loaders of training, validation and test."""

@@ -128,7 +128,8 @@ class LATTICE(MultimodalRecommender):
         """
         projected = self.projections[modality](getattr(self.features, modality))
         projected = projected * has_feature(self.raw_features[modality])[:, None]
-        index = semantic_graph(projected.detach(), self.params.n_semantic_neighbors).indices()
+        tables, arguments = {"features": projected.detach()}, {"k": self.params.n_semantic_neighbors}
+        index = self.graph_cache.learned("semantic", semantic_graph, tables, arguments).indices()
         unit = unit_rows(projected)
         cosine = (unit[index[0]] * unit[index[1]]).sum(dim=1)
         return sparse_matrix(index, cosine.clamp_min(0), (self.n_items, self.n_items))

@@ -22,6 +22,8 @@ OTHER: dict[str, Any] = {
     "use_gpu": False,
     "threads": 3,
     "saved": False,
+    "save_embeddings": False,
+    "save_features": False,
     "checkpoint_interval": 7.0,
     "log_wandb": True,
     "wandb_project": "other",

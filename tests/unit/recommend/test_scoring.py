@@ -1,0 +1,86 @@
+"""The files of a run folder that scores are made of: what is written is read, what is damaged is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recbole_siger.errors import UserError
+from recbole_siger.evaluation.ranking import ItemLists
+from recbole_siger.recommend.ids import IdTable
+from recbole_siger.runs.content import Content, StoredGraph
+from recbole_siger.runs.folder import RunFolder
+from recbole_siger.runs.scoring import Scoring, open_scoring
+
+HISTORY = ItemLists.from_pairs(np.array([1, 1, 2]), np.array([3, 4, 1]), 3, 5)
+
+
+def test_sparse_and_dense_item_matrices_score_alike() -> None:
+    dense = torch.randn(5, 5, generator=torch.Generator().manual_seed(3)) * (torch.arange(5) % 2)
+    rows = sp.csr_matrix(dense.numpy())
+    parts = {
+        "indptr": torch.from_numpy(rows.indptr.astype(np.int64)),
+        "columns": torch.from_numpy(rows.indices),
+        "values": torch.from_numpy(rows.data),
+    }
+    for tensors in ({"matrix": dense}, parts):
+        scoring = Scoring("item_item", "X", tensors, 3, 5)
+        scores = scoring.scores(torch.tensor([2, 1, 0]), HISTORY)
+        assert torch.allclose(scores, torch.stack([dense[1], dense[3] + dense[4], torch.zeros(5)]))
+        pairs = scoring.pair_scores(torch.tensor([1, 2, 1]), torch.tensor([1, 1, 3]), HISTORY)
+        assert torch.allclose(pairs, torch.stack([scores[1, 1], scores[0, 1], scores[1, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "message"),
+    [
+        (
+            "embeddings",
+            {"user": torch.ones(3, 2), "item": torch.ones(4, 2)},
+            "'item' is not float32 of shape",
+        ),
+        (
+            "embeddings",
+            {"user": torch.ones(3, 2), "item": torch.ones(5, 7)},
+            "'item' is not float32 of shape",
+        ),
+        ("embeddings", {"item": torch.ones(5, 2)}, "'user' is not float32 of shape"),
+        ("item_score", {"score": torch.ones(5).double()}, "'score' is not float32"),
+        ("item_item", {"matrix": torch.ones(5, 4)}, "'matrix' is not float32"),
+        ("other", {}, "no known kind"),
+    ],
+)
+def test_damaged_embeddings_are_refused(kind: str, tensors: dict, message: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    Scoring(kind, "X", tensors, 3, 5).write(run)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(UserError, match=message):
+        open_scoring(run)
+
+
+def test_features_are_stored_without_loss_and_as_float16_where_possible(tmp_path: Path) -> None:
+    run, wide = RunFolder(tmp_path), torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
+    graph = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.25, 0.0, 0.5]]).to_sparse()
+    narrow = wide.half().float()
+    stored = [StoredGraph("semantic", "image", graph)]
+    Content({"image": wide, "text": narrow}, {"profile": wide[:3]}, stored).write(run)
+    found = Content.open(run, 3, 5)
+    assert [x.dtype for x in found.features.values()] == [torch.float32, torch.float16]
+    assert torch.equal(found.features["image"], wide)
+    assert torch.equal(found.features["text"].float(), narrow)
+    assert torch.equal(found.user_features["profile"], wide[:3])
+    assert torch.equal(found.graphs[0].graph.to_dense(), graph.to_dense())
+    with pytest.raises(UserError, match="'image' is not a float table of 7 rows"):
+        Content.open(run, 3, 7)
+
+
+def test_ids_are_text_and_the_padding_is_never_found() -> None:
+    table = IdTable(["[PAD]", "7", "b"], "item")
+    assert table.find([7, "b"]).tolist() == [1, 2]
+    assert table.find("b").tolist() == [2]
+    assert table.find(["[PAD]", "b", "c"], "skip").tolist() == [2]
+    with pytest.raises(ValueError, match="on_unknown"):
+        table.find(["b"], "ignore")  # type: ignore[arg-type]  # wrong on purpose
