@@ -1,4 +1,4 @@
-"""Points drawn by Optuna's sampler, each of them once."""
+"""Points drawn by Optuna's sampler, without repetition."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _TRIES = 100
 
 
 class Sampler(OptunaSearch):
-    """Optuna's sampler, asked again where it names a point for the second time.
+    """Optuna's sampler, which draws again when a point repeats an earlier point.
 
-    Trials have a folder and a row by their point. One that names no new point in 100 draws has ended.
+    The id of a point names the trial's folder and row. The sampler ends the search after 100 draws without a
+    new point.
 
     Args:
-        space: What may be tried.
+        space: Values to search.
         first: Points to begin with.
-        tried: Points that are over and are not to be named.
+        tried: Points of ended trials, which are not drawn again.
         metric: Ray's name of the score.
         mode: ``max`` or ``min``.
-        seed: Of the drawing.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -44,16 +45,16 @@ class Sampler(OptunaSearch):
             sampler=TPESampler(seed=seed),
         )
         self._named = {point_id(point, 0) for point in tried}
-        self._asked: dict[str, str] = {}  # Ray's trial -> the name under which Optuna was asked
+        self._asked: dict[str, str] = {}  # Ray's trial -> Optuna's name of the trial
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a new point, or that there is none."""
+        """Return a new point, or ``FINISHED`` if no new point is found."""
         for number in range(_TRIES):
             asked = f"{trial_id}-{number}"
             point = super().suggest(asked)
             if point is None or (key := point_id(point, 0)) not in self._named:
                 break
-            super().on_trial_complete(asked, error=True)  # Optuna forgets it
+            super().on_trial_complete(asked, error=True)  # Optuna discards the repeated point
         else:
             return Searcher.FINISHED
         if point is not None:
@@ -62,13 +63,13 @@ class Sampler(OptunaSearch):
         return point
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell Optuna of an epoch."""
+        """Report an epoch to Optuna."""
         super().on_trial_result(self._asked[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna of a trial's end."""
+        """Report the end of a trial to Optuna."""
         super().on_trial_complete(self._asked[trial_id], result, error)
 
 

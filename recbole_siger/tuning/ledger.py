@@ -1,4 +1,4 @@
-"""What a search knows of its trials, in memory and in the files that it leaves."""
+"""The trials of a search, in memory and in the files ``trials.csv`` and ``trials.json``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recbole_siger.tuning.space import Point, point_id
 __all__ = ["ENDED", "Ledger", "Trial"]
 
 ENDED = ("finished", "pruned", "failed")
-"""States in which a trial is over; the others are ``waiting`` and ``running``."""
+"""States of an ended trial; the other states are ``waiting`` and ``running``."""
 
 
 @dataclass
@@ -25,16 +25,16 @@ class Trial:
     """One point with one seed.
 
     Attributes:
-        id: Of point and seed, the same in every session.
+        id: Digest of point and seed; the same in every session.
         values: The point.
-        seed: Of the run.
+        seed: Seed of the run.
         state: ``waiting``, ``running``, ``finished``, ``pruned`` or ``failed``.
         score: Best validation score so far.
-        best_epoch: Its epoch, from 0.
-        epochs: Epochs trained.
-        seconds: Spent in them.
-        reason: Why it failed, in one line.
-        folder: The last checkpoint, a run folder, below the folder of the search.
+        best_epoch: Epoch of the best score, from 0.
+        epochs: Number of trained epochs.
+        seconds: Seconds spent in training and validation.
+        reason: Reason of a failure, in one line.
+        folder: Run folder of the last checkpoint, relative to the folder of the search.
     """
 
     id: str
@@ -50,18 +50,18 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the trial has ended."""
         return self.state in ENDED
 
     def told(self) -> str:
-        """Name the point in one line."""
+        """Return the point in one line."""
         pairs = self.values.items()
         return "  ".join(f"{key} {f'{v:.4g}' if isinstance(v, float) else v}" for key, v in pairs)
 
 
 @dataclass
 class Ledger:
-    """All trials of a search by id, and the folder in which their table lies; ``seconds`` is wall time."""
+    """All trials of a search by id, and the folder of their table; ``seconds`` is wall time."""
 
     folder: Path
     metric: str
@@ -71,24 +71,24 @@ class Ledger:
     _written: float = 0.0
 
     def add(self, values: Point, seed: int) -> Trial:
-        """Return the trial of a point and a seed, made if it is new."""
+        """Return the trial of a point and a seed; add the trial if it is new."""
         key = point_id(values, seed)
         return self.trials.setdefault(key, Trial(key, dict(values), seed))
 
     def counts(self) -> dict[str, int]:
-        """Return how many trials are in each state, for those states that occur."""
+        """Return the number of trials in each state, for the states that occur."""
         states = ("finished", "pruned", "failed", "running", "waiting")
         found = {state: sum(t.state == state for t in self.trials.values()) for state in states}
         return {state: n for state, n in found.items() if n}
 
     def best_trial(self) -> Trial | None:
-        """Return the trial with the best score so far, whatever its state."""
+        """Return the trial with the best score so far, in any state."""
         scored = [trial for trial in self.trials.values() if trial.score is not None]
         best = max if self.bigger else min
         return best(scored, key=lambda trial: trial.score or 0.0, default=None)
 
     def ranked(self) -> list[tuple[float, list[Trial]]]:
-        """Return ``(mean score, its trials)`` of each point whose every seed has finished, best first.
+        """Return ``(mean score, trials)`` of each point that finished with every seed, best first.
 
         Equal means keep the order in which the points were added.
         """
@@ -105,7 +105,7 @@ class Ledger:
     # ---- files
 
     def write(self, *, every: float = 0.0) -> None:
-        """Write ``trials.csv`` and ``trials.json``, unless that was done in the last ``every`` seconds."""
+        """Write ``trials.csv`` and ``trials.json``, unless written in the last ``every`` seconds."""
         if time.monotonic() - self._written < every:
             return
         write_text(self.folder / "trials.csv", self.table())
@@ -114,7 +114,7 @@ class Ledger:
         self._written = time.monotonic()
 
     def table(self) -> str:
-        """Return the trials as CSV, those with the best score first."""
+        """Return the trials as CSV, best score first."""
         keys = list(dict.fromkeys(key for trial in self.trials.values() for key in trial.values))
         stream = io.StringIO()
         table = csv.writer(stream, lineterminator="\n")
@@ -131,7 +131,7 @@ class Ledger:
         return stream.getvalue()
 
     def load(self, *, retry: bool) -> None:
-        """Take in the trials of an earlier session; to ``retry``, those that ran or failed wait again.
+        """Load the trials of an earlier session; with ``retry``, running and failed trials wait again.
 
         Raises:
             UserError: If the file is missing or damaged.
@@ -141,11 +141,11 @@ class Ledger:
             whole = json.loads(file.read_text(encoding="utf-8"))
             self.seconds, trials = float(whole["seconds"]), [Trial(**row) for row in whole["trials"]]
         except FileNotFoundError:
-            raise UserError(f"{file}: missing; this folder holds no search to resume") from None
+            raise UserError(f"{file}: missing; this folder has no search to resume") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file}: damaged ({error}); search anew with another --out") from None
+            raise UserError(f"{file}: damaged ({error}); start a new search with another --out") from None
         for trial in trials:
-            trial.id = point_id(trial.values, trial.seed)  # a file of another version may have other ids
+            trial.id = point_id(trial.values, trial.seed)  # files of other versions may have other ids
             if retry and trial.state in ("running", "failed"):
                 trial.state, trial.reason = "waiting", ""
             self.trials[trial.id] = trial

@@ -1,4 +1,4 @@
-"""What a search leaves: the winner's run folder and options, the story of the search, two pictures."""
+"""The results of a search: the winner's run folder and options, ``search.json``, two figures."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def write_outcome(config: Config, ledger: Ledger, request: Mapping[str, Any]) ->
     """Test the winner, once for each seed, and write ``best.yaml``, ``search.json`` and the figures.
 
     Args:
-        config: What all trials share.
-        ledger: The ended search.
-        request: What was asked, for ``search.json``.
+        config: Configuration that all trials share.
+        ledger: The trials of the ended search.
+        request: Arguments of the search, for ``search.json``.
 
     Returns:
-        What ``search.json`` holds.
+        The content of ``search.json``.
 
     Raises:
         UserError: If no trial finished.
@@ -77,10 +77,10 @@ def write_outcome(config: Config, ledger: Ledger, request: Mapping[str, Any]) ->
 
 
 def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
-    """Make a finished trial's checkpoint a run folder and test it; one that is there already is kept."""
+    """Copy a finished trial's checkpoint to a run folder and test it; keep an existing tested run."""
     run, source = RunFolder(folder / f"best-seed{trial.seed}"), folder / trial.folder
     here = config.effective()
-    # The trial may come from another machine.
+    # The trial may have run on another machine.
     places = {key: here[key] for key in sorted(NO_EFFECT & here.keys())}
     values = {**RunFolder(source).read_config(), **places}
     if run.file("results.json").exists() and run.read_config() == values:
@@ -92,7 +92,7 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def _write_options(config: Config, ledger: Ledger, trial: Trial, score: float) -> None:
-    """Write the winner's options for ``--config_files``, with those that were given for all trials."""
+    """Write the winner's options and the options given for all trials, for ``--config_files``."""
     left_out = NO_EFFECT | {"model", "dataset", "seed"}
     given = {key: value for key, value in config.external_config_dict.items() if key not in left_out}
     file, model, dataset = ledger.folder / "best.yaml", config["model"], config["dataset"]

@@ -1,4 +1,4 @@
-"""Tune a model with Ray Tune: chosen on validation, pruned, resumable."""
+"""Tune a model with Ray Tune: selection on validation, early pruning, resumable searches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParams:
-    """How a search goes; meanings and defaults stand in ``properties/tune.yaml``."""
+    """Options of a search; ``properties/tune.yaml`` documents them and sets their defaults."""
 
     search: Literal["grid", "random", "bayes"]
     num_samples: int | None = bounded("[1, inf)")
@@ -53,14 +53,16 @@ class SearchParams:
 
 
 def search_params(values: Mapping[str, Any]) -> SearchParams:
-    """Make the parameters of a search, text read as values.
+    """Make the parameters of a search; values in text form are parsed.
 
     Raises:
-        UserError: For a value that an option does not take.
+        UserError: If an option does not accept its value.
     """
     params = command_params(SearchParams, "tune", values)
     if params.search != "grid" and params.num_samples is None:
-        raise UserError(f"command line: --search={params.search} needs --num_samples=N, the points to try")
+        raise UserError(
+            f"command line: --search={params.search} requires --num_samples=N, the number of points"
+        )
     return params
 
 
@@ -79,29 +81,30 @@ def tune_model(
 ) -> dict[str, Any]:
     """Search a model's hyper-parameters, choose by validation, and test the winner once.
 
-    Each trial trains in a worker of Ray and reports validation metrics each epoch. The winner is the point
-    with the best mean over seeds of its best validation score, among those that were trained to their end.
+    Each trial trains in a worker of Ray and reports validation metrics each epoch. The score of a point is
+    the best validation score, averaged over seeds. The winner is the point with the best score among the
+    points whose trials all finished.
 
     Args:
         model: Registered name or import path ``package.module:Class`` of a general recommender.
         dataset: Dataset name.
         files: Configuration files of every trial.
-        options: Configuration of every trial, values or text as typed.
+        options: Configuration of every trial; values or text.
         space_file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``; by default
-            ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a model from
-            outside.
-        space: ``key=value,value``, instead of the default space or stronger than ``space_file``.
-        seeds: Each point is trained with each: how many, counted up from the key ``seed``, or a list.
+            ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of an imported
+            model.
+        space: ``key=value,value``; overrides ``space_file`` and replaces the default space.
+        seeds: Seeds of each point: their number, counted up from the key ``seed``, or a list.
         out: Folder of the search; by default ``runs/<dataset>/tune-<Model>``.
-        resume: Continue the search in ``out``; the other arguments must be those it was begun with.
+        resume: Continue the search in ``out``; the other arguments must equal those of the first session.
         **search: Keys of ``properties/tune.yaml``.
 
     Returns:
-        What ``search.json`` holds.
+        The content of ``search.json``.
 
     Raises:
-        UserError: For bad input, a search that is there already, no Ray, or if no trial finished.
-        KeyboardInterrupt: If it was interrupted; the tables are written.
+        UserError: If the input is invalid, ``out`` has a search, Ray is missing, or no trial finished.
+        KeyboardInterrupt: If the search was interrupted; the tables are written.
     """
     wanted = Request(
         model, dataset, tuple(files), dict(options or {}), space_file, tuple(space), seeds, out, search
@@ -113,17 +116,17 @@ def tune_model(
 
 
 def check_searcher(search: str) -> None:
-    """Raise a UserError with the mend where a search needs what is not installed."""
+    """Raise a UserError with the fix if a package that the searcher requires is not installed."""
     if search == "bayes":
         try:
             import optuna  # noqa: F401  # an extra
         except ImportError:
-            raise UserError("--search=bayes needs Optuna: pip install 'recbole-siger[bayes]'") from None
+            raise UserError("--search=bayes requires Optuna: pip install 'recbole-siger[bayes]'") from None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What :func:`tune_model` was asked for."""
+    """Arguments of :func:`tune_model`."""
 
     model: str
     dataset: str
@@ -137,28 +140,28 @@ class Request:
 
 
 class _Search:
-    """One search: what was asked, then what comes of it."""
+    """One search: its request, trials and results."""
 
     def __init__(self, wanted: Request) -> None:
         self.wanted, self.params = wanted, search_params(wanted.search)
         self.config = self._configuration()
         if not ranks_all_items(self.config):
-            raise UserError(f"{wanted.model}: tune is for general recommenders; choose another model")
+            raise UserError(f"{wanted.model}: tune supports general recommenders only; choose another model")
         if n_processes(self.config) > 1:
-            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; leave nproc out")
+            raise UserError(f"{self.config.origin['nproc']}: nproc: a trial is one process; remove nproc")
         check_searcher(self.params.search)
         self.space = read_space(self.config, wanted.space_file, wanted.space)
         self.seeds = seed_list(wanted.seeds, self.config.run.seed)
         if self.params.search == "bayes" and len(self.seeds) > 1:
             raise UserError(
-                "--seeds: --search=bayes takes one seed; `compare` repeats its winner with others"
+                "--seeds: --search=bayes accepts one seed; repeat its winner with other seeds in `compare`"
             )
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{short_name(wanted.model)}")
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
 
     def _configuration(self) -> Config:
-        """Return what all trials share; `recall@20` is no other metric than `Recall@20`."""
+        """Return the configuration that all trials share; metric names ignore upper and lower case."""
         model, dataset, files = self.wanted.model, self.wanted.dataset, self.wanted.files
         config = Config(model, dataset, files, command_line=self.wanted.options)
         metric = self.params.metric
@@ -173,12 +176,14 @@ class _Search:
         return self.folder / "request.json"
 
     def plan(self, resume: bool) -> None:
-        """List the trials, those of an earlier session first; nothing is written."""
+        """List the trials, those of an earlier session first; write nothing."""
         if resume:
             self._check_request()
             self.ledger.load(retry=True)
         elif self._file.exists():
-            raise UserError(f"{self.folder}: holds a search; --resume continues it, or choose another --out")
+            raise UserError(
+                f"{self.folder}: has a search; continue it with --resume, or choose another --out"
+            )
         if self.params.search != "bayes":
             n, grid = self.params.num_samples, self.params.search == "grid"
             defaults = self.config.effective()
@@ -187,7 +192,7 @@ class _Search:
                     self.ledger.add(point, seed)
 
     def _request(self) -> dict[str, Any]:
-        """Return what decides the trials; a search is continued with the same."""
+        """Return the values that decide the trials; ``resume`` requires equal values."""
         kept = ("search", "num_samples", "scheduler", "grace_epochs", "reduction_factor")
         asked = {key: value for key, value in asdict(self.params).items() if key in kept}
         space = {key: asdict(v) if isinstance(v, Range) else v for key, v in self.space.items()}
@@ -200,20 +205,22 @@ class _Search:
             earlier = dict(json.loads(self._file.read_text(encoding="utf-8")))
             before, now = ({**one, **one["config"]} for one in (earlier, self._request()))
         except FileNotFoundError:
-            raise UserError(f"{self.folder}: holds no search to resume; leave out --resume") from None
+            raise UserError(f"{self.folder}: has no search to resume; remove --resume") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self._file}: damaged ({error}); search anew with another --out") from None
+            raise UserError(
+                f"{self._file}: damaged ({error}); start a new search with another --out"
+            ) from None
         for key in [*now, *before]:
             if key not in NO_EFFECT | {"config"} and before.get(key) != now.get(key):
                 raise UserError(
-                    f"{self.folder}: its search has {key}={before.get(key)!r}, not {now.get(key)!r}; "
-                    "resume with what it was begun with, or choose another --out"
+                    f"{self.folder}: the search has {key}={before.get(key)!r}, not {now.get(key)!r}; "
+                    "resume with the values of the first session, or choose another --out"
                 )
 
     # ---- the search
 
     def fit(self) -> None:
-        """Run the trials that are left, here or on a cluster; nothing is written before Ray answers."""
+        """Run the remaining trials, here or on a cluster; write nothing before Ray answers."""
         if not self._left() and len(self.ledger.trials) >= self._total():
             return
         dataset = self._dataset()
@@ -231,7 +238,7 @@ class _Search:
                 self.fit_here(dataset, told)
 
     def _total(self) -> int:
-        """Return how many trials there will be; a searcher has yet to draw its own."""
+        """Return the total number of trials, including those that a searcher has not drawn yet."""
         if self.params.search == "bayes":
             return int(min(self.params.num_samples or 0, n_points(self.space)))
         return len(self.ledger.trials)
@@ -240,7 +247,7 @@ class _Search:
         return [trial for trial in self.ledger.trials.values() if not trial.ended]
 
     def _fit_on_head(self, told: str) -> None:
-        """Let the cluster's head run the search: Ray's client cannot hear of trials as they go."""
+        """Run the search on the cluster's head, because Ray's client receives no events of trials."""
         import ray
 
         wanted = replace(
@@ -255,7 +262,7 @@ class _Search:
         self.ledger.load(retry=False)
 
     def fit_here(self, dataset: MultimodalDataset, told: str) -> None:
-        """Run the trials that are left from this process."""
+        """Run the remaining trials from this process."""
         start, before = time.monotonic(), self.ledger.seconds
         with logging_to(self.folder / "tune.log"), interruptible():
             _log.info("%s", told)
@@ -270,7 +277,7 @@ class _Search:
 
         from recbole_siger.tuning.watch import Watch
 
-        # Those that have finished are reported again, so that ASHA and Optuna know them; none is trained.
+        # Finished trials are reported to ASHA and Optuna again, and are not trained again.
         known = [trial for trial in self.ledger.trials.values() if trial.state == "finished"]
         trials = [*known, *self._left()]
         parts = sorted((self.folder / "ray").glob("session-*"), key=lambda part: int(part.name[8:]))
@@ -334,11 +341,11 @@ class _Search:
         return {"trial": tune.grid_search([{"point": one.values, "seed": one.seed} for one in trials])}
 
     def _n_samples(self, trials: Sequence[Trial]) -> int:
-        """Return how often Ray asks for a configuration, or walks through the listed ones."""
+        """Return how many configurations Ray requests from the searcher, or 1 for a list of trials."""
         if self.params.search != "bayes":
             return 1
         over = sum(trial.ended for trial in self.ledger.trials.values())
-        known = sum(trial.ended for trial in trials)  # asked for again
+        known = sum(trial.ended for trial in trials)  # the searcher is asked for ended trials again
         return self._total() - over + known
 
     def _scheduler(self) -> Any:
@@ -351,8 +358,8 @@ class _Search:
             time_attr="epochs",
             grace_period=grace,
             reduction_factor=self.params.reduction_factor,
-            max_t=last,  # no rung at the very end, where nothing is saved by stopping
-            stop_last_trials=False,  # a trial knows itself when it is over
+            max_t=last,  # no rung at the last epoch, where stopping saves nothing
+            stop_last_trials=False,  # a trial ends by itself
         )
 
     def _searcher(self, trials: Sequence[Trial]) -> Any:
@@ -365,12 +372,12 @@ class _Search:
         return Sampler(self.space, first, tried, SCORE, self._mode, self.seeds[0])
 
     def finish(self) -> dict[str, Any]:
-        """Test the winner, once for each seed, and write what the search leaves."""
+        """Test the winner, once for each seed, and write the results of the search."""
         return write_outcome(self.config, self.ledger, self._request())
 
 
 def _fit_remotely(wanted: Request, told: str) -> None:
-    """Continue, on the head of a cluster, a search whose folder has just been made."""
+    """Continue a search on the head of a cluster; the folder of the search has just been made."""
     search = _Search(wanted)
     search.plan(resume=True)
     search.fit_here(search._dataset(), told)

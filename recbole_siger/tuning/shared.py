@@ -1,4 +1,4 @@
-"""A loaded dataset on its way to other processes: read once, and its features never copied."""
+"""A loaded dataset for other processes: read once, features shared without copies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["SharedDataset"]
 
 
 class SharedDataset:
-    """A dataset without its configuration, features as arrays: what Ray puts into its object store.
+    """A dataset without its configuration and with features as arrays, for Ray's object store.
 
-    A process that takes it out maps the arrays; they are shared memory and may only be read.
+    A worker that gets the dataset maps the arrays. The arrays are shared memory and read-only.
 
     Args:
-        dataset: Loaded, not yet split.
+        dataset: The loaded dataset, not yet split.
     """
 
     def __init__(self, dataset: MultimodalDataset) -> None:
@@ -31,7 +31,7 @@ class SharedDataset:
         ]
 
     def with_config(self, config: Config) -> MultimodalDataset:
-        """Return the dataset for one run; splitting it leaves what is shared as it was."""
+        """Return the dataset for one run; splitting the returned dataset does not change the shared one."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             items, users = (

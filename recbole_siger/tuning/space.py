@@ -1,4 +1,4 @@
-"""What a search may try: a space of values, checked before anything runs, and the points drawn from it."""
+"""The space of a search: values for each key, checked before any trial runs, and points of the space."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole ones if both ends are.
+    """Numbers from ``low`` to ``high``, both included; integers if both ends are integers.
 
     Attributes:
         low: Lower end; above 0 if ``log``.
@@ -41,11 +41,11 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether only integers are meant."""
+        """Whether the range holds integers only."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def at(self, share: float) -> float | int:
-        """Return the value below which ``share`` of the draws lie, ``share`` in [0, 1).
+        """Return the value below which ``share`` of the draws fall, ``share`` in [0, 1).
 
         >>> Range(1, 4).at(0.75), Range(1e-4, 1.0, log=True).at(0.5)
         (4, 0.01)
@@ -59,9 +59,9 @@ class Range:
 
 
 Space = dict[str, list[Any] | Range]
-"""Key -> the values to try, or a range to draw from."""
+"""Key -> a list of values, or a range."""
 
-# A search compares models on the same data by the same measure; these keys decide data and measure.
+# All trials of a search use the same data and the same measure; these keys decide data and measure.
 _MEASURED = (
     *(
         "model",
@@ -78,25 +78,25 @@ _MEASURED = (
     *("user_inter_num_interval", "item_inter_num_interval", "val_interval"),
 )
 _NOT_SEARCHED = {
-    **dict.fromkeys(_MEASURED, "it decides what is measured; give it once, as --key=value"),
-    **dict.fromkeys(NO_EFFECT, "it changes no result; give it once, as --key=value"),
+    **dict.fromkeys(_MEASURED, "the key decides what is measured; set it once, as --key=value"),
+    **dict.fromkeys(NO_EFFECT, "the key changes no result; set it once, as --key=value"),
     "seed": "--seeds=2020,2021 repeats each point",
     "nproc": "a trial is one process",
 }
 
 
 def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[str] = ()) -> Space:
-    """Read the space of a search, and hold every value of it against the model's options.
+    """Read the space of a search, and check every value against the model's options.
 
     Args:
         config: The configuration that all trials share.
-        file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``. By default, and without
-            ``pairs``, ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a
-            model from outside.
-        pairs: ``key=value,value``, stronger than the file.
+        file: YAML with ``key: [values]`` or ``key: {low: , high: , log: }``. Without ``file`` and
+            ``pairs``: ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of an
+            imported model.
+        pairs: ``key=value,value``; overrides the file.
 
     Raises:
-        UserError: Naming file, key and value.
+        UserError: With file, key and value.
     """
     model = config["model"]
     space: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[s
         values = parse_value(text) if text.lstrip().startswith("{") else parse_value(f"[{text}]")
         space[key], origin[key] = _values("command line", key, values), "command line"
     if not space:
-        raise UserError(f"{source}: holds no key; write `key: [values]` lines")
+        raise UserError(f"{source}: has no key; write `key: [values]` lines")
     for key, tried in space.items():
         _check(config, key, tried, origin[key])
     return space
@@ -133,7 +133,7 @@ def _values(source: str, key: str, given: Any) -> list[Any] | Range:
         texts = [json.dumps(value, sort_keys=True, default=str) for value in given]
         if len(set(texts)) == len(texts):
             return given
-        raise UserError(f"{source}: {key}={given!r}: a value stands there twice; keep one")
+        raise UserError(f"{source}: {key}={given!r}: the list repeats a value; keep each value once")
     if isinstance(given, dict) and {"low", "high"} <= set(given) <= {"low", "high", "log"}:
         low, high, log = given["low"], given["high"], given.get("log", False)
         numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
@@ -146,9 +146,9 @@ def _values(source: str, key: str, given: Any) -> list[Any] | Range:
 
 
 def _check(config: Config, key: str, tried: list[Any] | Range, source: str) -> None:
-    """Refuse a key or a value that a trial would refuse."""
+    """Reject a key or a value that a trial would reject."""
     if key in _NOT_SEARCHED:
-        raise UserError(f"{source}: {key} is not searched: {_NOT_SEARCHED[key]}")
+        raise UserError(f"{source}: {key} cannot be searched: {_NOT_SEARCHED[key]}")
     if key not in config.known_keys():
         raise UserError(f"{source}: unknown key `{key}`{did_you_mean(key, config.known_keys())}")
     for value in [tried.low, tried.high] if isinstance(tried, Range) else tried:
@@ -159,7 +159,7 @@ def _check(config: Config, key: str, tried: list[Any] | Range, source: str) -> N
 
 
 def n_points(space: Space) -> float:
-    """Return how many points a space has.
+    """Return the number of points of a space.
 
     >>> n_points({"a": ["x", "y"], "b": Range(1, 4)}), n_points({"c": Range(0.0, 1.0)})
     (8, inf)
@@ -179,18 +179,18 @@ def draw_points(
 ) -> list[Point]:
     """Return the points of a grid, or points drawn at random, without repetition.
 
-    A grid thinned to ``n`` points is a random part of it, in the grid's order, that keeps the point of the
-    model's defaults if that is on the grid. Random points are as many different ones as there are, at most n.
+    A grid reduced to ``n`` points is a random subset in the grid's order. The subset includes the point of
+    the model's defaults if the grid includes that point. Random points are distinct, and at most ``n``.
 
     Args:
-        space: What may be tried.
-        n: How many; None for a whole grid.
-        seed: Of the drawing.
-        grid: Whether every combination is meant, or ``n`` random ones.
-        defaults: The model's values.
+        space: Values to search.
+        n: Number of points; None for the whole grid.
+        seed: Seed of the draws.
+        grid: Whether to return every combination, or ``n`` random points.
+        defaults: The model's default values.
 
     Raises:
-        UserError: If a grid is asked for and the space has a range.
+        UserError: If ``grid`` is set and the space has a range.
     """
     ranges = [key for key, tried in space.items() if isinstance(tried, Range)]
     if grid and ranges:
@@ -207,7 +207,7 @@ def draw_points(
         return [_point_at(lists, i) for i in sorted(kept)]
     assert n is not None
     points: dict[str, Point] = {}
-    for _ in range(20 * n):  # a small space of whole numbers may have fewer than n points
+    for _ in range(20 * n):  # a space of integers may have fewer than n points
         point = {key: _draw(tried, random) for key, tried in space.items()}
         points.setdefault(point_id(point, 0), point)
         if len(points) == n:
@@ -221,7 +221,7 @@ def _draw(tried: list[Any] | Range, random: np.random.Generator) -> Any:
 
 
 def _point_at(lists: Mapping[str, list[Any]], place: int) -> Point:
-    """Return a point of a grid by its place; the last key goes through its values first."""
+    """Return the point at an index of a grid; the last key changes fastest."""
     point = {}
     for key, values in reversed(list(lists.items())):
         place, number = divmod(place, len(values))
@@ -230,7 +230,7 @@ def _point_at(lists: Mapping[str, list[Any]], place: int) -> Point:
 
 
 def _place_of(lists: Mapping[str, list[Any]], defaults: Mapping[str, Any]) -> int | None:
-    """Return the place of the defaults in a grid, if they are on it."""
+    """Return the index of the defaults in a grid, or None if they are not on the grid."""
     place = 0
     for key, values in lists.items():
         if defaults.get(key) not in values:

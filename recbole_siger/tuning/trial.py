@@ -1,6 +1,6 @@
-"""One trial, in a worker of Ray: train, report each validated epoch, leave a run folder as the checkpoint.
+"""One trial, in a worker of Ray: train, report each validated epoch, store a run folder as the checkpoint.
 
-Nothing here tests: the test split is ranked once, for the winner, after the search.
+A trial never tests. The test split is ranked once, for the winner, after the search.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SCORE = "score"
 """Ray's name of the best validation score so far."""
 
 TRIAL_FILE = "trial.json"
-"""In a run folder: its training is over."""
+"""File in a run folder that marks a finished training."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials share, sent to the workers once.
+    """Values that all trials share, sent to each worker once.
 
     Attributes:
-        values: Effective configuration, paths absolute.
-        metric: The validation metric, as results name it.
-        seed: Of trials that name none.
+        values: Effective configuration with absolute paths.
+        metric: The validation metric, as named in results.
+        seed: Seed of trials that name no seed.
         earlier: Trial id -> run folder of an earlier session.
     """
 
@@ -50,7 +50,7 @@ class Plan:
     earlier: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, sampled: Mapping[str, Any]) -> tuple[Point, int]:
-        """Return the point and the seed that Ray's configuration of a trial stands for."""
+        """Return the point and the seed of Ray's configuration of a trial."""
         trial = sampled.get("trial") or {"point": sampled, "seed": self.seed}
         return dict(trial["point"]), int(trial["seed"])
 
@@ -59,8 +59,8 @@ def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> 
     """Train one point; Ray calls this in a worker.
 
     Args:
-        sampled: ``{trial: {point: {key: value}, seed: }}``, or the point itself where a searcher draws it.
-        plan: What all trials share.
+        sampled: ``{trial: {point: {key: value}, seed: }}``, or the point alone if a searcher draws points.
+        plan: Values that all trials share.
         shared: The loaded dataset, from Ray's object store.
     """
     point, seed = plan.of(sampled)
@@ -83,7 +83,7 @@ def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> 
 
 
 def _device() -> dict[str, Any]:
-    """Return the keys that put a trial on the GPUs that Ray gave it, or on none."""
+    """Return the keys that select the GPUs that Ray assigned to the trial, or no GPU."""
     import ray
 
     given = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
@@ -91,9 +91,9 @@ def _device() -> dict[str, Any]:
 
 
 def _take_over(plan: Plan, trial: str, reporter: _Reporter) -> bool:
-    """Bring what this trial has left before: in this session, where Ray restarts it, or in an earlier one.
+    """Restore the trial's last checkpoint, from this session (Ray restarted the trial) or an earlier session.
 
-    Ray does not know the epochs of an earlier session, so they are reported again.
+    Ray has no record of the epochs of an earlier session, so the trial reports those epochs again.
     """
     from ray import tune
 
@@ -108,12 +108,12 @@ def _take_over(plan: Plan, trial: str, reporter: _Reporter) -> bool:
         if reporter.hear(EpochRecord(**row)) and checkpoint is None:
             reporter.tell()
     if checkpoint is None:
-        reporter.tell(run)  # so that what Ray keeps is whole again
+        reporter.tell(run)  # Ray then has a complete checkpoint again
     return True
 
 
 class _Reporter(Progress):
-    """Reports each validated epoch to Ray, with the run folder whenever its checkpoint is a new one."""
+    """Report each validated epoch to Ray, with the run folder when its checkpoint is new."""
 
     def __init__(self, metric: str, run: RunFolder) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Reporter(Progress):
             self._sent = written
 
     def hear(self, record: EpochRecord) -> bool:
-        """Note an epoch; return whether it was validated."""
+        """Record an epoch; return whether it was validated."""
         self._seconds += record.seconds_train + record.seconds_valid
         if record.valid is None or record.best_epoch is None:
             return False
@@ -148,7 +148,7 @@ class _Reporter(Progress):
         return True
 
     def tell(self, run: RunFolder | None = None) -> None:
-        """Report the last validated epoch, with a checkpoint if there is one to keep."""
+        """Report the last validated epoch, with a checkpoint if ``run`` is given."""
         import ray
         from ray import tune
 
@@ -161,7 +161,7 @@ class _Reporter(Progress):
 
 
 def usable_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a trial's folder that was copied to its end, if there is one."""
+    """Return the newest complete checkpoint in a trial's folder, or None."""
     for path in sorted(folder.glob("checkpoint_*"), reverse=True):
         with contextlib.suppress(UserError, KeyError):
             run = RunFolder.open(path)

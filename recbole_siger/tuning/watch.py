@@ -1,4 +1,4 @@
-"""How a search goes: Ray's events into the ledger, and a line or a live table for people."""
+"""Progress of a search: Ray's events update the ledger; users see a line or a live table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SHOWN = 8
 
 
 class Watch(Callback):
-    """Keeps the ledger and its files up to date, and shows them.
+    """Update the ledger and its files, and show the progress.
 
     Args:
-        ledger: The trials; those of the points that are known beforehand stand in it already.
-        plan: What all trials share.
-        total: How many trials there will be.
+        ledger: The trials, including all points known at the start.
+        plan: Values that all trials share.
+        total: Total number of trials.
     """
 
     def __init__(self, ledger: Ledger, plan: Plan, total: int) -> None:
@@ -41,13 +41,13 @@ class Watch(Callback):
         self._before = {trial.id for trial in ledger.trials.values() if trial.ended}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to this process: Ray writes its callbacks down with a search."""
+        """Return an empty state: Ray stores callbacks, and the ledger belongs to this process."""
         return {}
 
     def _new(self, trial: Any) -> Trial | None:
-        """Return ours; None if it was over before, and Ray only hears of its epochs again.
+        """Return our trial; None if the trial ended in an earlier session and only repeats its reports.
 
-        ASHA may stop it then, at an epoch whose rung had other trials the first time.
+        ASHA may stop such a trial at an epoch whose rung had other trials in the earlier session.
         """
         ours = self.ledger.add(*self.plan.of(trial.config))
         return None if ours.id in self._before else ours
@@ -58,21 +58,21 @@ class Watch(Callback):
     # ---- Ray's events
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Begin to show the search."""
+        """Start the live table."""
         console = Console(stderr=True)
         if console.is_terminal:
             self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table)
             self._live.start()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Mark it as running."""
+        """Mark the trial as running."""
         if (ours := self._new(trial)) is not None:
             ours.state = "running"
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take in an epoch."""
+        """Record an epoch."""
         if (ours := self._new(trial)) is None:
             return
         ours.score, ours.best_epoch = float(result[SCORE]), int(result["best_epoch"])
@@ -84,12 +84,12 @@ class Watch(Callback):
     def on_checkpoint(
         self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
     ) -> None:
-        """Note where the run folder is kept."""
+        """Record the path of the run folder."""
         if (ours := self._new(trial)) is not None:
             ours.folder = Path(checkpoint.path).relative_to(self.ledger.folder.resolve()).as_posix()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note the end; a trial that did not say that it had finished was stopped."""
+        """Record the end; a trial that did not report ``finished`` was pruned."""
         if (ours := self._new(trial)) is None:
             return
         if ours.state != "finished":
@@ -97,17 +97,17 @@ class Watch(Callback):
         self._ended(ours)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note why it failed; the search goes on."""
+        """Record the reason of a failure; the search continues."""
         if (ours := self._new(trial)) is not None:
             ours.state, ours.reason = "failed", _reason(trial)
             self._ended(ours)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Stop showing."""
+        """Stop the live table."""
         self.close()
 
     def close(self) -> None:
-        """Write the tables, and stop showing; harmless twice."""
+        """Write the tables and stop the live table; a second call has no effect."""
         self.ledger.write()
         if self._live is not None:
             self._live.stop()
@@ -126,7 +126,7 @@ class Watch(Callback):
         _log.info("        %s", self.summary())
 
     def summary(self) -> str:
-        """Tell in one line what is best so far, what became of the trials, and how long the rest may take."""
+        """Return one line: the best score so far, the number of trials by state, and the remaining time."""
         parts = []
         best = self.ledger.best_trial()
         if best is not None:
@@ -136,7 +136,7 @@ class Watch(Callback):
         left, done = self.total - ended, ended - len(self._before)
         if left and done:
             minutes = (time.monotonic() - self._started) / done * left / 60
-            parts.append(f"{left} to end, about {minutes:.0f} min")
+            parts.append(f"{left} trials left, about {minutes:.0f} min")
         return "; ".join(parts)
 
     def _table(self) -> Group:
@@ -154,5 +154,5 @@ class Watch(Callback):
 def _reason(trial: Any) -> str:
     try:
         return failure_line(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
-    except (OSError, TypeError):  # there is no such file
+    except (OSError, TypeError):  # Ray wrote no error file
         return "failed without a message"

@@ -136,7 +136,7 @@ def test_ray_takes_over_what_was_killed_here(items: Path, capsys: pytest.Capture
     kill_in_the_middle(items, "killed")
     assert cli.main(words(items, "killed", "--engine=ray", "--workers=2")) == 0
     out = capsys.readouterr().out
-    assert "text: 7 of 13 shards are there already\n" in out
+    assert "text: 7 of 13 shards exist already\n" in out
     assert "text: 6 of 6 shards" in out
     assert files_of(items, "killed") == files_of(items, "whole")
 

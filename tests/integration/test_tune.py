@@ -139,10 +139,10 @@ def test_trials_read_no_data_file(
     ("asked", "complaint"),
     [
         ({"metric": "recal@5"}, "valid_metric='recal@5' is not among metrics x topk: Recall@3, Recall@5"),
-        ({"options": {"nproc": 2}}, "nproc: a trial is one process; leave nproc out"),
-        ({"search": "random"}, "--search=random needs --num_samples"),
+        ({"options": {"nproc": 2}}, "nproc: a trial is one process; remove nproc"),
+        ({"search": "random"}, "--search=random requires --num_samples"),
         ({"cpus_per_trial": 0}, r"cpus_per_trial=0: expected a number in \(0, inf\)"),
-        ({"resume": True}, "out: holds no search to resume"),
+        ({"resume": True}, "out: has no search to resume"),
     ],
 )
 def test_bad_input_leaves_nothing(
@@ -205,11 +205,11 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     assert "test" not in "".join(path.read_text() for path in Path("out/ray").rglob("result.json"))
     assert {path.name for path in Path("out").iterdir()} >= {"trials.csv", "search.json", "parallel.png"}
 
-    with pytest.raises(UserError, match="holds a search; --resume continues it"):
+    with pytest.raises(UserError, match="has a search; continue it with --resume, or choose another --out"):
         tune_model("BPR", "contrary", **asked)
-    with pytest.raises(UserError, match="its search has epochs=30, not 31"):
+    with pytest.raises(UserError, match="the search has epochs=30, not 31"):
         tune_model("BPR", "contrary", **{**asked, "options": {**options, "epochs": 31}}, resume=True)
-    with pytest.raises(UserError, match=r"its search has space=.*0\.02.*, not .*0\.03"):
+    with pytest.raises(UserError, match=r"the search has space=.*0\.02.*, not .*0\.03"):
         tune_model("BPR", "contrary", **{**asked, "space": ["learning_rate=1e-7,0.03"]}, resume=True)
     # Resuming what is over trains nothing and tells the same.
     before = Path("out/trials.csv").read_text()
@@ -259,7 +259,7 @@ def test_optuna_is_asked_for_where_it_is_missing(
     workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"needs Optuna: pip install 'recbole-siger\[bayes\]'"):
+    with pytest.raises(UserError, match=r"requires Optuna: pip install 'recbole-siger\[bayes\]'"):
         search_module.check_searcher("bayes")
 
 

@@ -109,7 +109,7 @@ def test_writing_may_be_put_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [(None, "holds no search"), ("{", "damaged"), ('{"seconds": 1, "trials": [{}]}', "damaged")],
+    [(None, "has no search"), ("{", "damaged"), ('{"seconds": 1, "trials": [{}]}', "damaged")],
 )
 def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path, text: str | None, part: str) -> None:
     if text is not None:

@@ -51,14 +51,17 @@ def test_pairs_stand_instead_of_the_grid_and_over_a_file(tmp_path: Path) -> None
     [
         ("co_weigt=0.1", "command line: unknown key `co_weigt`; did you mean `co_weight`?"),
         ("co_weight=0.1,7", "command line: co_weight=7: expected a number in [0, 1]"),
-        ("co_weight=0.1,0.1", "command line: co_weight=[0.1, 0.1]: a value stands there twice; keep one"),
+        (
+            "co_weight=0.1,0.1",
+            "command line: co_weight=[0.1, 0.1]: the list repeats a value; keep each value once",
+        ),
         ("co_weight={low: 0.5, high: 0.1}", "expected low < high"),
         ("co_weight={low: 0, high: 0.1, log: true}", "low > 0 with log: true"),
         ("co_weight={low: 0, high: 1, step: 2}", "write a list of values"),
         ("co_weight={low: 0.5, high: 7}", "co_weight=7: expected a number in [0, 1]"),
-        ("seed=1,2", "seed is not searched: --seeds=2020,2021 repeats each point"),
-        ("nproc=1,2", "nproc is not searched: a trial is one process"),
-        ("protocol=mmrec", "protocol is not searched: it decides what is measured"),
+        ("seed=1,2", "seed cannot be searched: --seeds=2020,2021 repeats each point"),
+        ("nproc=1,2", "nproc cannot be searched: a trial is one process"),
+        ("protocol=mmrec", "protocol cannot be searched: the key decides what is measured"),
         ("co_weight", "--set co_weight: write --set key=value,value"),
         ("=1", "--set =1: write --set key=value,value"),
     ],
@@ -74,7 +77,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--space=.*space\.yaml: no such file$"):
         read_space(config(tmp_path), file)
     for text, complaint in [
-        ("", "holds no key"),
+        ("", "has no key"),
         ("co_weight: 3", "write a list"),
         ("co_weight: [3]", "[0, 1]"),
     ]:
@@ -158,5 +161,5 @@ def test_an_id_is_of_the_point_and_the_seed() -> None:
 
 @pytest.mark.parametrize("key", ["cache_dir", "saved", "gpu_id"])
 def test_a_key_that_changes_no_result_is_not_searched(key: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"command line: {key} is not searched: it changes no result"):
+    with pytest.raises(UserError, match=f"command line: {key} cannot be searched: the key changes no result"):
         read_space(config(tmp_path), pairs=[f"{key}=1,2"])

@@ -50,7 +50,7 @@ def test_a_search_as_it_goes(tmp_path: Path) -> None:
     assert list(watch.ledger.trials.values())[3].reason == "MemoryError: 3 GB"
     told = watch.summary()
     assert told.startswith("best valid recall@20 0.3000 (a 0); 1 finished; 1 pruned; 1 failed; 1 running; ")
-    assert told.endswith("2 to end, about 0 min")
+    assert told.endswith("2 trials left, about 0 min")
 
     stream = io.StringIO()
     Console(file=stream, width=150).print(watch._table())
