@@ -1,1 +1,1 @@
-"""Raw public data, or tables of one's own, to a dataset folder."""
+"""Convert raw public data, or the user's own tables, to a dataset folder."""

@@ -1,4 +1,4 @@
-"""Download of raw files: with progress, continued where it was cut, checked, tried again."""
+"""Download of raw files: with progress, resumed after an interruption, verified, retried."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Download", "fetch", "fetch_all"]
 CHUNK = 2**20
 ATTEMPTS = 5
 TIMEOUT = 60.0
-"""Seconds without a byte after which an attempt is given up."""
+"""An attempt fails after this number of seconds without a byte."""
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that may be another in a moment."""
+"""HTTP statuses of temporary failures."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the net: ``checksum`` is its publisher's, ``md5:...`` or ``sha256:...``, or None."""
+    """A file on the web: ``checksum`` is the publisher's, ``md5:...`` or ``sha256:...``, or None."""
 
     url: str
     name: str
@@ -41,26 +41,27 @@ class Download:
 def fetch_all(
     downloads: Sequence[Download], folder: Path, *, mirror: str | None, report: Callable[[str], None]
 ) -> None:
-    """Download what ``folder`` lacks.
+    """Download the files that are missing in ``folder``.
 
-    A file that ``SHA256SUMS`` in the folder lists (as ``sha256sum`` writes it) is held to that checksum, any
-    other to the publisher's, where there is one.
+    A file listed in the folder's ``SHA256SUMS`` (in the format of ``sha256sum``) must have the listed
+    checksum.
+    Any other file must have the publisher's checksum, if the publisher gives one.
 
     Args:
         downloads: The files.
-        folder: Where they shall lie; made where it is missing.
-        mirror: Take each file from ``<mirror>/<name>`` instead of its own address.
+        folder: Folder of the files; made if it is missing.
+        mirror: Download each file from ``<mirror>/<name>`` instead of its own address.
         report: Called with each line for the user.
 
     Raises:
-        UserError: If a file cannot be had, or its checksum is another.
+        UserError: If a file cannot be downloaded, or its checksum is wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = _listed(folder / "SHA256SUMS")
     for one in downloads:
         path = folder / one.name
         if path.exists():
-            report(f"{path}: is there already")
+            report(f"{path}: exists already")
             continue
         url = f"{mirror.rstrip('/')}/{one.name}" if mirror else one.url
         report(f"{path}: downloading {url}")
@@ -69,7 +70,7 @@ def fetch_all(
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """Return file -> checksum of a list that ``sha256sum`` has written; empty where there is none."""
+    """Return file -> checksum of a list that ``sha256sum`` has written; empty if the list is missing."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = (re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line) for line in lines)
     return {match[2]: f"sha256:{match[1]}" for match in found if match}
@@ -83,20 +84,22 @@ def fetch(
     report: Callable[[str], None] = print,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Download one file; ``path`` appears when it is whole and its checksum is right.
+    """Download one file; ``path`` appears once the file is complete and its checksum is right.
 
-    What has arrived is kept in ``<path>.part`` and continued by the next attempt or call, if the server still
-    has the same file. An attempt that fails in passing is repeated after 1, 2, 4 and 8 seconds.
+    The received part is kept in ``<path>.part``. The next attempt or call continues the part if the server
+    still
+    has the same file. A temporary failure is retried after 1, 2, 4 and 8 seconds.
 
     Args:
         url: An http or https address.
         path: The file to write.
-        checksum: ``md5:...`` or ``sha256:...``; None takes any.
+        checksum: ``md5:...`` or ``sha256:...``; None accepts any file.
         report: Called with a line about each failed attempt.
-        wait: Called with seconds before each further attempt.
+        wait: Called with the seconds before each further attempt.
 
     Raises:
-        UserError: If the server cannot be reached, refuses, or sends another file than the checksum's.
+        UserError: If the server cannot be reached, rejects the request, or sends a file with a wrong
+            checksum.
     """
     part = path.with_name(f"{path.name}.part")
     for attempt in range(1, ATTEMPTS + 1):
@@ -106,11 +109,11 @@ def fetch(
         except urllib.error.HTTPError as error:
             reason, passing = f"the server answers {error.code} {error.reason}", error.code in PASSING
             error.close()
-        except (OSError, http.client.HTTPException, ValueError) as error:  # no network, a cut, a bad address
+        except (OSError, http.client.HTTPException, ValueError) as error:  # no network, cut off, bad address
             reason, passing = _reason(error), not isinstance(error, ValueError)
         if not passing or attempt == ATTEMPTS:
             raise UserError(
-                f"{url}: cannot be downloaded ({reason}); try again, which continues it, or put the file "
+                f"{url}: cannot be downloaded ({reason}); run the command again to continue, or put the file "
                 f"into {path.parent} as {path.name} and run the command without --download."
             )
         report(f"note: {path.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
@@ -126,15 +129,15 @@ def _reason(error: Exception) -> str:
 
 
 def _tag(part: Path) -> Path:
-    """Name the file that holds the server's mark of the version that ``part`` is a part of."""
+    """Return the file that stores the server's mark (ETag) of the version of ``part``."""
     return part.with_name(f"{part.name}.etag")
 
 
 def _receive(url: str, part: Path) -> None:
-    """Append to ``part`` what it lacks of ``url``; begin anew where the server does not continue it.
+    """Append the rest of ``url`` to ``part``; start again if the server cannot continue the part.
 
     Raises:
-        OSError: If the connection fails or ends early; what has arrived stays.
+        OSError: If the connection fails or ends early; the received part is kept.
     """
     tag, start = _tag(part), part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "recbole-siger"}
@@ -148,13 +151,13 @@ def _receive(url: str, part: Path) -> None:
             raise
         error.close()
         if error.headers.get("Content-Range") == f"bytes */{start}":
-            return  # the part is the whole file: the last attempt was cut before it was moved
+            return  # the part is complete: the last attempt ended before the file was moved
         _discard(part)
-        raise OSError("what was there is no part of the server's file, and is deleted") from None
+        raise OSError("the partial file does not match the server's file and is deleted") from None
     with response:
         if response.status == 206 and not _continues(response.headers.get("Content-Range"), start):
             _discard(part)
-            raise OSError("the server continues another part, and what was there is deleted")
+            raise OSError("the server continues at another position; the partial file is deleted")
         if response.status != 206:
             start = 0
             _keep_tag(tag, response.headers.get("ETag") or response.headers.get("Last-Modified"))
@@ -179,7 +182,7 @@ def _discard(part: Path) -> None:
 
 
 def _keep_tag(tag: Path, mark: str | None) -> None:
-    """Keep the mark of a version; without one, or with a weak one, a part cannot be continued."""
+    """Store the mark of a version; a part without a mark, or with a weak one, cannot be continued."""
     if mark and not mark.startswith("W/"):
         tag.write_text(mark, encoding="utf-8")
     else:
@@ -188,7 +191,7 @@ def _keep_tag(tag: Path, mark: str | None) -> None:
 
 @contextmanager
 def _progress(part: Path, start: int, whole: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function that takes the bytes that have arrived."""
+    """Show a progress bar on a terminal; yield a function that accepts the number of received bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -205,6 +208,6 @@ def _check(url: str, part: Path, checksum: str | None) -> None:
     if found != expected:
         _discard(part)
         raise UserError(
-            f"{url}: its {kind} is {found}, expected {expected}; what was downloaded is deleted. Try again, "
-            "or correct SHA256SUMS if the file is a newer edition that you want."
+            f"{url}: its {kind} is {found}, expected {expected}; the downloaded file is deleted. Run the "
+            "command again, or correct SHA256SUMS if you want this newer edition of the file."
         )

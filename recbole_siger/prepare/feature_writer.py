@@ -1,4 +1,4 @@
-"""Feature files written row by row: nothing of the size of the matrix is held."""
+"""Feature files written row by row: the matrix is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Block = tuple[list[str], NDArray[np.float32]]
 
 
 class _RowWriter:
-    """Appends rows to a ``.npy`` file whose number of rows is known only at its end."""
+    """Append rows to a ``.npy`` file; the number of rows is known only at the end."""
 
     def __init__(self, handle: IO[bytes], dim: int) -> None:
         self._handle, self._dim, self.rows = handle, dim, 0
@@ -33,7 +33,7 @@ class _RowWriter:
         self.rows += len(block)
 
     def finish(self) -> None:
-        """Write the header again; numpy leaves room in it for the number of rows to grow."""
+        """Write the header again; numpy reserves space in the header for a larger number of rows."""
         self._write_header()
         self._handle.seek(0, 2)
 
@@ -51,12 +51,12 @@ def write_features(stem: Path, modality: str, blocks: Iterable[Block], dim: int)
 
     Args:
         stem: ``<folder>/<name>``.
-        modality: Such as ``image``.
-        blocks: Tokens and rows, in the order in which they are to stand.
-        dim: Columns F.
+        modality: For example ``image``.
+        blocks: Tokens and rows, in the order of the file.
+        dim: Number of columns F.
 
     Returns:
-        How many rows were written. Without any, no file is left.
+        The number of written rows. Without any row, no file remains.
     """
     path = stem.with_name(f"{stem.name}.{modality}.npy")
     ids = path.with_suffix(".ids")
@@ -72,6 +72,6 @@ def write_features(stem: Path, modality: str, blocks: Iterable[Block], dim: int)
 
 
 def feature_facts(tokens: Sequence[str], written: int, dim: int, encoder: str) -> dict[str, Any]:
-    """Return what the manifest tells of a modality; ``missing`` counts items of the dataset without a row."""
+    """Return the manifest's facts of a modality; ``missing`` counts items of the dataset without a row."""
     missing = len(tokens) - written
     return {"rows": written, "dim": dim, "dtype": "float32", "missing": missing, "encoder": encoder}

@@ -1,4 +1,4 @@
-"""Which interactions stay: one a user-item pair, and the k-core."""
+"""Filters of interactions: one row for each user-item pair, and the k-core."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def first_of_pairs(
 ) -> NDArray[np.bool_]:
     """Mark the earliest row of each user-item pair.
 
-    Rows of equal time, or without one, go by their order. The curators of Amazon Reviews 2023 keep the
-    earliest review, too.
+    Rows with equal times, or without times, are compared by their order. The curators of Amazon Reviews 2023
+    also keep the earliest review.
 
     Args:
         user: User of each row, shape ``(E,)``.
@@ -29,7 +29,7 @@ def first_of_pairs(
         [False, True, True]
     """
     time = np.zeros(len(user)) if timestamp is None else timestamp
-    order = np.lexsort((time, item, user))  # stable, so that equal rows keep their order
+    order = np.lexsort((time, item, user))  # the sort is stable: equal rows keep their order
     first = np.ones(len(order), dtype=bool)
     first[1:] = (np.diff(user[order]) != 0) | (np.diff(item[order]) != 0)
     marked = np.zeros(len(order), dtype=bool)
@@ -40,16 +40,17 @@ def first_of_pairs(
 def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     """Mark the rows of the largest part in which every user and every item has at least ``k`` rows.
 
-    Users and items with fewer rows go, and those left with fewer by that, until none is; the result does not
-    depend on who goes first.
+    Users and items with fewer rows are removed. The removal is repeated until every remaining user and item
+    has
+    ``k`` rows. The result does not depend on the order of removal.
 
     Args:
         user: User of each row, shape ``(E,)``, >= 0.
         item: Item of each row, shape ``(E,)``, >= 0.
-        k: Fewest rows; 0 or 1 keeps all.
+        k: Smallest number of rows; 0 or 1 keeps all rows.
 
     Returns:
-        Shape ``(E,)``; all False where there is no such part.
+        Shape ``(E,)``; all False if no such part exists.
 
     Example:
         >>> k_core(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]), 2).tolist()

@@ -1,4 +1,4 @@
-"""The folder of a dataset: where it may be written, its interaction files, its YAML, what is told of it."""
+"""The folder of a dataset: target path, interaction files, YAML, and the final report."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ SPLITS = ("train", "valid", "test")
 
 
 def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrite: bool) -> Path:
-    """Return ``<data_path>/<name>``, after making sure that it may be written.
+    """Return ``<data_path>/<name>`` after checking that the folder may be written.
 
     Args:
         name: Name of the dataset.
         data_path: RecBole's folder of datasets.
-        inputs: Files and folders that will be read; none may lie inside the target.
-        overwrite: Whether a folder that is there may be replaced.
+        inputs: Files and folders to read; none may lie inside the target.
+        overwrite: Whether an existing folder may be replaced.
 
     Raises:
-        UserError: If the name is none, or the target exists, is no folder or holds an input.
+        UserError: If the name is invalid, or the target exists, is not a folder, or contains an input.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', e.g. 'baby'.")
+        raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', for example 'baby'.")
     target = data_path / name
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UserError(f"{target}: is not a plain folder; move it away, or choose another name.")
+        raise UserError(f"{target}: is not a plain folder; move it, or choose another name.")
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists already; choose another name, or replace it with --overwrite.")
-    # Replacing a folder deletes it, and with it any input that lies inside.
+    # Replacing a folder deletes everything in the folder, so no input may lie inside.
     for path in inputs:
         if path.resolve().is_relative_to(target.resolve()):
-            raise UserError(f"{target}: holds the input {path}; choose another name or data_path.")
+            raise UserError(f"{target}: contains the input {path}; choose another name or data_path.")
     return target
 
 
 def write_interactions(stem: Path, rows: pd.DataFrame, labels: NDArray[np.integer]) -> None:
-    """Write ``<stem>.train.inter``, ``.valid.inter`` and ``.test.inter``, rows in their order.
+    """Write ``<stem>.train.inter``, ``.valid.inter`` and ``.test.inter``; the order of rows is kept.
 
     Args:
         stem: ``<folder>/<name>``.
-        rows: One row an interaction, columns named as in an atomic file (``user_id:token``, ...).
+        rows: One row for each interaction, columns named as in an atomic file (``user_id:token``, ...).
         labels: 0, 1 or 2 for each row, shape ``(E,)``.
     """
     for label, split in enumerate(SPLITS):
@@ -69,18 +69,18 @@ def dataset_yaml(
 
     Args:
         name: Name of the dataset.
-        origin: What follows the name in the first line.
-        modalities: Those with features.
+        origin: Text after the name in the first line.
+        modalities: Modalities with features.
         facts: Further settings, each with type and meaning.
     """
     settings = [
-        ("benchmark_filename: [train, valid, test]", "(list) The given split, one file a part."),
+        ("benchmark_filename: [train, valid, test]", "(list) The given split, one file for each part."),
         ("load_col:", "(dict) The suffix of atomic files: (list) field names to be loaded."),
         ("  inter: [user_id, item_id]", ""),
         *facts,
     ]
     if modalities:
-        # Quoted where YAML would read something else than the name, such as "no" or "3".
+        # Quotes for names that YAML would read as another type, such as "no" or "3".
         names = [one if yaml.safe_load(one) == one else json.dumps(one) for one in modalities]
         files = f"(list) Modalities to load, each from {name}.<modality>.npy and .ids."
         settings.append((f"features: [{', '.join(names)}]", files))
@@ -97,15 +97,15 @@ def report_dataset(
     coverage: Mapping[str, str],
     published: Mapping[str, Any] | None,
 ) -> None:
-    """Tell what was written, and the command that comes next.
+    """Report what was written, and the next command.
 
     Args:
         report: Called with each line.
         name: Name of the dataset.
         target: Its folder.
-        counts: Its size.
-        coverage: Modality -> the line that tells how many items have it.
-        published: From ``compare_published``.
+        counts: Sizes of the dataset.
+        coverage: Modality -> a line with the number of items that have the modality.
+        published: Result of ``compare_published``.
     """
     report(counts.line(name))
     for line in coverage.values():
@@ -113,9 +113,9 @@ def report_dataset(
     if published is not None:
         report(published_line(published))
     if not coverage:
-        report("note: no features; a multimodal model needs at least one modality")
+        report("note: no features; a multimodal model requires at least one modality")
     report(f"written to {target}")
-    # A command that works: a multimodal model has nothing to run on without features.
+    # Name a model that can run: a multimodal model cannot run without features.
     model = "SIGER" if coverage else "LightGCN"
     elsewhere = "" if target.parent == Path("dataset") else f" --data_path={shlex.quote(str(target.parent))}"
     report(f"next: recbole-siger run --model={model} --dataset={name}{elsewhere}")

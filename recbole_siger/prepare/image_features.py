@@ -22,13 +22,14 @@ BLOCK_RECORDS = 256
 def read_image_features(path: Path, items: Collection[str], rejected: Rejected) -> Iterator[Block]:
     """Yield the features of the wanted items, in the order of the file, 256 records at a time.
 
-    A record that is not finite, repeats an item or has an ASIN that is not ASCII is rejected; so is one that
-    is all zero, for it tells nothing of its item.
+    A record is rejected if its values are not finite, if it repeats an item, if its ASIN is not ASCII, or if
+    all
+    its values are zero (such a row carries no information about the item).
 
     Args:
         path: ``image_features_<category>.b``.
-        items: Those to keep.
-        rejected: Gets the broken records, by their number from 1.
+        items: Items to keep.
+        rejected: Collects the broken records, numbered from 1.
 
     Yields:
         Tokens and rows, shape ``(<= 256, 4096)``.
@@ -39,8 +40,8 @@ def read_image_features(path: Path, items: Collection[str], rejected: Rejected) 
     size = path.stat().st_size
     if size % RECORD.itemsize:
         raise UserError(
-            f"{path}: is cut short: its {size:,} bytes are no multiple of {RECORD.itemsize:,}, the size of a "
-            "record; download it again."
+            f"{path}: is truncated: its {size:,} bytes are not a multiple of {RECORD.itemsize:,}, the size "
+            "of a record; download it again."
         )
     wanted, seen = set(items), set()
     with path.open("rb") as handle:

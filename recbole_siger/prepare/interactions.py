@@ -1,4 +1,4 @@
-"""Interactions as arrays: tokens are numbered as they are met, so that millions of rows stay small."""
+"""Interactions as arrays: tokens are numbered in order of appearance, so millions of rows fit in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MISSING = frozenset(
 """Words that RecBole, through pandas, reads as a missing value."""
 
 UNWRITABLE = re.compile('[\t\n\r"\ud800-\udfff]')
-"""What would break a line, and halves of characters, which JSON can name and UTF-8 cannot."""
+"""Characters that would break a line, and unpaired surrogates, which JSON can encode and UTF-8 cannot."""
 
 Row = tuple[str, str, float | None, float | None]
 """User, item, rating, timestamp."""
@@ -36,7 +36,7 @@ Row = tuple[str, str, float | None, float | None]
 
 @dataclass(frozen=True)
 class Interactions:
-    """Rows in the order of the source; ``users[user[row]]`` is a row's user."""
+    """Rows in the order of the source; ``users[user[row]]`` is the user of a row."""
 
     users: list[str]
     items: list[str]
@@ -50,26 +50,26 @@ class Interactions:
 
     @property
     def n_users(self) -> int:
-        """Users that have a row."""
+        """The users that have a row."""
         return len(np.unique(self.user))
 
     @property
     def n_items(self) -> int:
-        """Items that have a row."""
+        """The items that have a row."""
         return len(np.unique(self.item))
 
     def item_tokens(self) -> list[str]:
-        """Name the items that have a row, in the order in which they were first met."""
+        """Return the items that have a row, in order of first appearance."""
         return [self.items[index] for index in np.unique(self.item)]
 
     def keep(self, rows: NDArray[np.bool_]) -> Interactions:
-        """Return the rows that are marked, with the same numbers of users and items."""
+        """Return the marked rows; users and items keep their numbers."""
         rating = None if self.rating is None else self.rating[rows]
         timestamp = None if self.timestamp is None else self.timestamp[rows]
         return replace(self, user=self.user[rows], item=self.item[rows], rating=rating, timestamp=timestamp)
 
     def table(self) -> pd.DataFrame:
-        """Return the rows under the names of an atomic file."""
+        """Return the rows with the column names of an atomic file."""
         columns: dict[str, Any] = {
             "user_id:token": np.array(self.users, dtype=object)[self.user],
             "item_id:token": np.array(self.items, dtype=object)[self.item],
@@ -77,7 +77,7 @@ class Interactions:
         if self.rating is not None:
             columns["rating:float"] = self.rating
         if self.timestamp is not None:
-            # Beyond 2**63 there is no int64.
+            # int64 ends at 2**63.
             whole = bool((self.timestamp == np.floor(self.timestamp)).all())
             whole = whole and bool((np.abs(self.timestamp) < 2.0**63).all())
             columns["timestamp:float"] = self.timestamp.astype(np.int64) if whole else self.timestamp
@@ -87,13 +87,13 @@ class Interactions:
 def collect(
     path: Path, records: Iterable[tuple[int, Any]], read: Callable[[Any], Row], rejected: Rejected
 ) -> Interactions:
-    """Read records into arrays; a record that ``read`` refuses with a ``ValueError`` is rejected.
+    """Read records into arrays; a record for which ``read`` raises a ``ValueError`` is rejected.
 
     Args:
         path: The file, for ``rejected.csv``.
         records: Line number and record.
-        read: Makes a row of a record; whether a row has a rating and a timestamp is the same for all.
-        rejected: Gets the broken ones, with the error's message as reason.
+        read: Makes a row of a record; all rows have a rating or none has, and likewise a timestamp.
+        rejected: Collects the broken records; the error's message is the reason.
     """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
@@ -121,19 +121,21 @@ def collect(
 
 
 def read_token(what: str, value: Any) -> str:
-    """Return an id as it stands in atomic files.
+    """Return an id as atomic files contain it.
 
     >>> read_token("item", " B0017 ")
     'B0017'
 
     Raises:
-        ValueError: If it is empty, reads as a missing value, would break a line, or is no text.
+        ValueError: If the id is empty, reads as a missing value, would break a line, or is not text.
     """
     token = "" if value is None else str(value).strip()
     if not token or token in MISSING:
         raise ValueError(f"{what} is missing")
     if UNWRITABLE.search(token):
-        raise ValueError(f"{what} {token!r} holds a tab, a line end, a quotation mark or half a character")
+        raise ValueError(
+            f"{what} {token!r} contains a tab, a line end, a quotation mark or an unpaired surrogate"
+        )
     return token
 
 
@@ -141,11 +143,11 @@ def number(what: str, value: Any) -> float:
     """Return a finite number.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the value is not a finite number.
     """
     try:
         found = float(value)
-    except (TypeError, ValueError, OverflowError):  # JSON has integers that no float holds
+    except (TypeError, ValueError, OverflowError):  # JSON integers may exceed the range of float
         found = math.nan
     if not math.isfinite(found):
         raise ValueError(f"{what} is {value!r}, not a finite number")
@@ -153,13 +155,13 @@ def number(what: str, value: Any) -> float:
 
 
 def timestamp(what: str, value: Any) -> float:
-    """Return a time: a number as it is, an ISO 8601 date as seconds since 1970, UTC where it names no zone.
+    """Return a time: a number unchanged; an ISO 8601 date as seconds since 1970, in UTC by default.
 
     >>> timestamp("time", "1970-01-02")
     86400.0
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If the value is neither a number nor a date.
     """
     try:
         return number(what, value)

@@ -1,4 +1,4 @@
-"""What is known of items in words: ``<name>.item`` for RecBole, ``items.tsv`` for encoders of text."""
+"""Texts of items: ``<name>.item`` for RecBole, ``items.tsv`` for text encoders."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["ItemTable", "clean", "flatten"]
 
 @dataclass
 class ItemTable:
-    """Texts of items: one value a column, "" where it is not known."""
+    """Texts of items: one value for each column, "" if it is unknown."""
 
     columns: Mapping[str, str]
     """Column -> its type in an atomic file, ``token`` or ``token_seq``."""
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, item: str, values: Mapping[str, Any]) -> None:
-        """Keep an item's values, flattened and cleaned."""
+        """Store an item's values, flattened and cleaned."""
         self.rows[item] = tuple(clean(flatten(values.get(column))) for column in self.columns)
 
     def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
-        """Return what the manifest tells: how many of the dataset's items have a value in each column."""
+        """Return the manifest's facts: the number of the dataset's items with a value in each column."""
         known = [self.rows[item] for item in tokens if item in self.rows]
         counts = [sum(bool(row[place]) for row in known) for place in range(len(self.columns))]
         return {"with_record": len(known), "columns": dict(zip(self.columns, counts, strict=True))}
 
     def write(self, stem: Path, tokens: Sequence[str]) -> None:
-        """Write ``<stem>.item`` and ``items.tsv`` beside it, one line an item of the dataset, in its order.
+        """Write ``<stem>.item`` and ``items.tsv`` beside it, one line for each item, in the dataset's order.
 
         An item without a record has empty cells.
         """
@@ -47,11 +47,11 @@ def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def clean(text: str) -> str:
-    r"""Put a text on one line of a tab separated table.
+    r"""Return a text in the form of a cell of a tab separated table, on one line.
 
-    Runs of white space become one blank. A text that begins with a quotation mark gets a blank before it:
-    readers that know quoted cells, RecBole's among them, would otherwise look for the end of one. Halves of
-    characters, which JSON can name and UTF-8 cannot, become replacement characters.
+    Runs of white space become one blank. A text that begins with a quotation mark gets a blank at its start.
+    Without the blank, readers of quoted cells, such as RecBole's, would search for the closing mark. Unpaired
+    surrogates, which JSON can encode and UTF-8 cannot, become replacement characters.
 
     >>> clean('"Baby\ttalk"\n 2')
     ' "Baby talk" 2'
@@ -61,7 +61,7 @@ def clean(text: str) -> str:
 
 
 def flatten(value: Any) -> str:
-    """Return the texts of nested lists, each once, in their order, with blanks between them.
+    """Return the distinct texts of nested lists, in their order, separated by blanks.
 
     >>> flatten([["Baby", "Feeding"], ["Baby", "Gifts"]])
     'Baby Feeding Gifts'

@@ -1,4 +1,4 @@
-"""What a dataset folder says of itself: checksums of the inputs, counts beside published ones."""
+"""The manifest of a dataset folder: checksums of the inputs, and counts compared with published counts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Counts:
         return 1.0 - self.interactions / (self.users * self.items)
 
     def line(self, name: str) -> str:
-        """Tell the counts in one line."""
+        """Return the counts in one line."""
         return (
             f"{name}: {self.users:,} users, {self.items:,} items, {self.interactions:,} interactions "
             f"({self.train:,} train, {self.valid:,} valid, {self.test:,} test), sparsity {self.sparsity:.4%}"
@@ -55,10 +55,10 @@ class Counts:
 
 
 def describe_inputs(source: Path, paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return file -> checksum and size, without any folder of this machine.
+    """Return file -> checksum and size; no path of this machine is included.
 
     Args:
-        source: The folder that names are relative to; a file elsewhere goes by its name alone.
+        source: The folder to which names are relative; a file elsewhere is listed by its name alone.
         paths: The files that were read.
     """
     inputs: dict[str, dict[str, Any]] = {}
@@ -66,14 +66,14 @@ def describe_inputs(source: Path, paths: Sequence[Path]) -> dict[str, dict[str, 
         inside = path.resolve().is_relative_to(source.resolve())
         key = path.resolve().relative_to(source.resolve()).as_posix() if inside else path.name
         entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
-        while inputs.get(key, entry) != entry:  # two files of one name from different folders
+        while inputs.get(key, entry) != entry:  # two files with the same name from different folders
             key += "'"
         inputs[key] = entry
     return inputs
 
 
 def compare_published(known: str | None, counts: Counts) -> dict[str, Any] | None:
-    """Hold the counts against ``PUBLISHED[known]``: PASS or DIFF each; None where nothing is published."""
+    """Compare the counts with ``PUBLISHED[known]``: PASS or DIFF for each; None if nothing is published."""
     if known is None:
         return None
     comparison: dict[str, Any] = {"dataset": known}
@@ -84,11 +84,11 @@ def compare_published(known: str | None, counts: Counts) -> dict[str, Any] | Non
 
 
 def published_line(comparison: Mapping[str, Any]) -> str:
-    """Tell a comparison in one line."""
+    """Return a comparison in one line."""
     parts = [f"{key} {comparison[key]['published']:,} {comparison[key]['status']}" for key in PUBLISHED_KEYS]
     return f"published {comparison['dataset']}: {', '.join(parts)}"
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """Return a manifest as it is written."""
+    """Return the text of a manifest file."""
     return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

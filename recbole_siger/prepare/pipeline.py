@@ -1,4 +1,4 @@
-"""Source to dataset folder: read, filter, split, write; the folder appears whole or not at all."""
+"""Source to dataset folder: read, filter, split, write; the folder appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["PrepareParams", "Source", "prepare_dataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareParams:
-    """How a dataset is filtered and split; meanings and defaults stand in ``properties/prepare.yaml``."""
+    """Options of filter and split; ``properties/prepare.yaml`` documents them and sets their defaults."""
 
     k_core: int = bounded("[0, inf)")
     split: Literal["random", "leave_one_out", "temporal"]
@@ -45,43 +45,43 @@ class PrepareParams:
         """Return ``ratios`` as numbers.
 
         Raises:
-            UserError: If they are not three whole numbers from 1.
+            UserError: If the ratios are not three integers >= 1.
         """
         if not re.fullmatch(r"[1-9][0-9]{0,5}(:[1-9][0-9]{0,5}){2}", self.ratios):
-            raise UserError(f"ratios={self.ratios!r}: expected three whole numbers from 1, e.g. 8:1:1")
+            raise UserError(f"ratios={self.ratios!r}: expected three integers from 1, for example 8:1:1")
         train, valid, test = map(int, self.ratios.split(":"))
         return train, valid, test
 
 
 class Source(ABC):
-    """Raw data of one kind. Its files are looked for when it is made, and read when they are asked for."""
+    """Raw data of one kind. The constructor finds the files; the methods read them."""
 
     @abstractmethod
     def folder(self) -> Path:
-        """Where its files lie; names in the manifest are relative to it."""
+        """The folder of the files; names in the manifest are relative to this folder."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """What the manifest says of the source: its kind, edition, category, unit of time."""
+        """Facts of the source for the manifest: kind, edition, category, unit of time."""
 
     @abstractmethod
     def inputs(self) -> list[Path]:
-        """Name the files that are read, interactions first."""
+        """Return the files to read, interactions first."""
 
     @abstractmethod
     def interactions(self, rejected: Rejected) -> Interactions:
         """Read all interactions."""
 
     def items(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
-        """Read what is known of the items in ``kept``; None where the source says nothing of items."""
+        """Read the texts of the items in ``kept``; None if the source has no item texts."""
         return None
 
     def write_features(self, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
-        """Write the features that the source carries for ``tokens``; return the facts of each modality."""
+        """Write the features of ``tokens`` that the source contains; return the facts of each modality."""
         return {}
 
     def published(self, k: int) -> str | None:
-        """Name the published counts that a ``k``-core of this source is to have."""
+        """Return the name of the published counts for a ``k``-core of this source."""
         return None
 
 
@@ -96,21 +96,21 @@ def prepare_dataset(
 ) -> Path:
     """Write a source as RecBole's atomic files, feature files, YAML, manifest and list of rejected records.
 
-    The same input, options and seed give the same bytes. The folder appears whole or not at all.
+    Equal input, options and seed give equal bytes. The folder appears complete or not at all.
 
     Args:
         source: The raw data.
         name: Name of the dataset.
-        params: Filter and split.
+        params: Options of filter and split.
         data_path: RecBole's folder of datasets; ``<data_path>/<name>`` is written.
-        overwrite: Replace a dataset folder that is there already.
+        overwrite: Whether to replace an existing dataset folder.
         report: Called with each line for the user.
 
     Returns:
         The folder ``<data_path>/<name>``.
 
     Raises:
-        UserError: If the input is not of its form, nothing or an empty split is left, or the folder exists.
+        UserError: If the input has another format, no row or an empty split remains, or the folder exists.
     """
     inputs = source.inputs()
     target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
@@ -119,7 +119,7 @@ def prepare_dataset(
     raw = source.interactions(rejected)
     if not len(raw):
         raise UserError(
-            f"{inputs[0]}: holds no usable interaction ({rejected.first(inputs[0])}); check the file."
+            f"{inputs[0]}: has no usable interaction ({rejected.first(inputs[0])}); check the file."
         )
     report(f"read: {raw.n_users:,} users, {raw.n_items:,} items, {len(raw):,} interactions")
     rows, filters = _filter(inputs[0], raw, params)
@@ -147,7 +147,7 @@ def prepare_dataset(
 
 
 def _write_content(source: Source, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
-    """Write what is known of the items, the YAML and the list of rejected records; return facts of them."""
+    """Write the texts of items, the YAML and the list of rejected records; return their facts."""
     items = source.items(set(tokens), rejected)
     if items is not None:
         items.write(stem, tokens)
@@ -166,10 +166,10 @@ def _report(
     report: Callable[[str], None], name: str, target: Path, counts: Counts, manifest: Mapping[str, Any]
 ) -> None:
     if manifest["rejected"]:
-        report(f"note: {manifest['rejected']:,} broken records left out; see {target / 'rejected.csv'}")
+        report(f"note: {manifest['rejected']:,} broken records skipped; see {target / 'rejected.csv'}")
     if manifest["filters"]["repeated_pairs"]:
         repeated = manifest["filters"]["repeated_pairs"]
-        report(f"note: {repeated:,} rows repeat a user-item pair; the earliest is kept")
+        report(f"note: {repeated:,} rows repeat a user-item pair; the earliest row of a pair is kept")
     coverage = {
         modality: coverage_text(modality, one["rows"], counts.items, one["dim"])
         for modality, one in manifest["features"].items()
@@ -183,8 +183,8 @@ def _filter(where: Path, raw: Interactions, params: PrepareParams) -> tuple[Inte
     rows = rows.keep(k_core(rows.user, rows.item, params.k_core))
     if not len(rows):
         raise UserError(
-            f"{where}: no interaction is left with k_core={params.k_core} (of {len(raw):,}); lower it, "
-            "--k_core=0 keeps all."
+            f"{where}: no interaction remains with k_core={params.k_core} (of {len(raw):,}); choose a lower "
+            "--k_core; 0 keeps all interactions."
         )
     return rows, {"repeated_pairs": repeated, "k_core": params.k_core}
 
@@ -193,7 +193,9 @@ def _split(where: Path, rows: Interactions, params: PrepareParams, shares: tuple
     if params.split == "random":
         labels = split_random(rows.user, shares, params.seed)
     elif rows.timestamp is None:
-        raise UserError(f"{where}: has no timestamps, which split={params.split} needs; use --split=random.")
+        raise UserError(
+            f"{where}: has no timestamps, but split={params.split} requires them; use --split=random."
+        )
     elif params.split == "leave_one_out":
         labels = leave_one_out(rows.user, rows.timestamp)
     else:
@@ -201,7 +203,7 @@ def _split(where: Path, rows: Interactions, params: PrepareParams, shares: tuple
     for label, size in enumerate(_sizes(labels)):
         if not size:
             raise UserError(
-                f"{where}: split={params.split} leaves no row for {SPLITS[label]} ({len(rows):,} in all); "
+                f"{where}: split={params.split} gives {SPLITS[label]} no row ({len(rows):,} rows in all); "
                 "choose another split or other ratios, or keep more rows with a lower --k_core."
             )
     return labels
@@ -212,7 +214,7 @@ def _sizes(labels: Labels) -> list[int]:
 
 
 def _split_facts(params: PrepareParams, shares: tuple[int, int, int]) -> dict[str, Any]:
-    """Return the options that had a say in the split."""
+    """Return the options that affect the split."""
     facts: dict[str, Any] = {"kind": params.split}
     if params.split != "leave_one_out":
         facts["ratios"] = list(shares)

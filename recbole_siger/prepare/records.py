@@ -1,4 +1,4 @@
-"""Records of raw files, one at a time; what is broken is counted and kept for ``rejected.csv``."""
+"""Records of raw files, one at a time; broken records are counted and stored for ``rejected.csv``."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from recbole_siger.errors import UserError
 __all__ = ["Rejected", "find_file", "open_raw", "read_json_lines", "read_rows"]
 
 LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
-"""What ``ast.literal_eval`` raises for text that is no literal."""
+"""Exceptions of ``ast.literal_eval`` for text that is not a literal."""
 
 UNDECODED = re.compile("[\udc80-\udcff]")
-"""What the error handler ``surrogateescape`` leaves of bytes that are no text."""
+"""Characters by which the error handler ``surrogateescape`` represents bytes that are not text."""
 
 
 class Rejected:
-    """Records that could not be used: file, line (or record of a binary file) and reason."""
+    """Unusable records: file, line (or record of a binary file) and reason."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, int, str]] = []
 
     def add(self, path: Path, line: int, reason: str) -> None:
-        """Keep one record's place and reason."""
+        """Store the place of a record and the reason."""
         self.rows.append((path.name, line, reason))
 
     def write(self, path: Path) -> None:
-        """Write ``file,line,reason``, in the order in which they were met."""
+        """Write ``file,line,reason``, in the order of rejection."""
         with path.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerows([("file", "line", "reason"), *self.rows])
 
     def first(self, path: Path) -> str:
-        """Tell the first rejected record of a file, for an error."""
+        """Return the place and reason of the first rejected record of a file, for an error message."""
         found = next(
             (f"line {line:,}: {reason}" for name, line, reason in self.rows if name == path.name), ""
         )
@@ -51,11 +51,11 @@ class Rejected:
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first of ``names`` that lies in ``folder``, compressed by gzip or not; None without any.
+    """Return the first of ``names`` that exists in ``folder``, compressed by gzip or not; None without any.
 
     Args:
-        folder: Where to look.
-        names: In the order of preference, without ``.gz``.
+        folder: Folder to search.
+        names: Names without ``.gz``, in order of preference.
     """
     candidates = (folder / f"{name}{suffix}" for name in names for suffix in (".gz", ""))
     return next((path for path in candidates if path.is_file()), None)
@@ -63,10 +63,10 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
 
 @contextmanager
 def open_raw(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, through gzip where its name ends in ``.gz``.
+    """Open a file for reading bytes; decompress a name that ends in ``.gz``.
 
     Raises:
-        UserError: If the file is missing, or the gzip data are damaged or cut short.
+        UserError: If the file is missing, or the gzip data are damaged or truncated.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
@@ -74,7 +74,7 @@ def open_raw(path: Path) -> Iterator[IO[bytes]]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; correct the path.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: is damaged or cut short ({error}); download it again.") from error
+        raise UserError(f"{path}: is damaged or truncated ({error}); download it again.") from error
 
 
 def read_json_lines(
@@ -84,12 +84,12 @@ def read_json_lines(
 
     Args:
         path: The file, compressed if its name ends in ``.gz``.
-        rejected: Gets the lines that hold no object.
-        literals: Whether a line may also be a Python dict literal, as in Amazon's files of 2014. It is
-            parsed, never run.
+        rejected: Collects the lines without an object.
+        literals: Whether a line may also be a Python dict literal, as in Amazon's files of 2014. Literals are
+            parsed, never executed.
 
     Raises:
-        UserError: If the file is missing, or the gzip data are damaged or cut short.
+        UserError: If the file is missing, or the gzip data are damaged or truncated.
     """
     with open_raw(path) as handle:
         for number, line in enumerate(handle, start=1):
@@ -120,19 +120,19 @@ def _parse(text: str, literals: bool) -> Any:
 def read_rows(
     path: Path, rejected: Rejected, *, sep: str = ",", encoding: str = "utf-8-sig", quoted: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of a table, a header among them; blank lines are skipped.
+    """Yield line number and cells of a table, including the header; blank lines are skipped.
 
-    A row with another number of cells than the first is rejected.
+    A row is rejected if its number of cells differs from the first row's.
 
     Args:
         path: The file, compressed if its name ends in ``.gz``.
-        rejected: Gets the lines that are broken.
-        sep: What separates cells, one character or more.
-        encoding: Of the text; a character that is none rejects its row.
-        quoted: Whether ``"`` may enclose a cell; never with a separator of several characters.
+        rejected: Collects the broken lines.
+        sep: Separator of cells, one or more characters.
+        encoding: Encoding of the text; a row with bytes outside the encoding is rejected.
+        quoted: Whether ``"`` may enclose a cell; not with a separator of several characters.
 
     Raises:
-        UserError: If the file is missing, or the gzip data are damaged or cut short.
+        UserError: If the file is missing, or the gzip data are damaged or truncated.
     """
     width = None
     with open_raw(path) as handle:

@@ -1,4 +1,4 @@
-"""The kinds of raw data by name, and the options that a command line gives for each."""
+"""The kinds of raw data by name, and the command-line options of each kind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RAW = ("source", "edition", "download", "mirror")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of raw data: options of its own, those that it needs, how it is opened, what is downloaded."""
+    """One kind of raw data: its options, the required options, the function that opens it, its downloads."""
 
     options: tuple[str, ...]
     needed: tuple[str, ...]
@@ -74,11 +74,11 @@ KINDS = {
         _table,
     ),
 }
-"""What ``recbole-siger prepare`` takes."""
+"""Options of ``recbole-siger prepare``."""
 
 
 def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
-    """Prepare a dataset from the options of a command line.
+    """Prepare a dataset from command-line options.
 
     Args:
         kind: A key of ``KINDS``.
@@ -89,7 +89,7 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
         The dataset's folder.
 
     Raises:
-        UserError: If an option is unknown, missing or wrong, or the data are.
+        UserError: If an option is unknown, missing or invalid, or the data are invalid.
     """
     if kind not in KINDS:
         raise UserError(
@@ -99,16 +99,18 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
     known = (*COMMON, *one.options)
     for key in values:
         if key not in known:
-            raise UserError(f"command line: prepare {kind} takes no --{key}{did_you_mean(key, known)}")
+            raise UserError(f"command line: prepare {kind} has no option --{key}{did_you_mean(key, known)}")
     for key in one.needed:
         if not values.get(key):
-            raise UserError(f"command line: prepare {kind} needs --{key}; see `recbole-siger prepare --help`")
+            raise UserError(
+                f"command line: prepare {kind} requires --{key}; see `recbole-siger prepare --help`"
+            )
     chosen = _with_defaults(kind, values)
     params = build_params(PrepareParams, chosen, dict.fromkeys(values, "command line"))
     params.shares()
     name, data_path, overwrite = values["name"], Path(chosen["data_path"]), _on(values, "overwrite")
     if one.downloads is not None and _on(values, "download"):
-        check_target(name, data_path, [Path(values["source"])], overwrite=overwrite)  # before hours go by
+        check_target(name, data_path, [Path(values["source"])], overwrite=overwrite)  # before a long download
         _download(one.downloads(chosen), values, report)
     source = one.open(chosen)
     return prepare_dataset(source, name, params, data_path=data_path, overwrite=overwrite, report=report)
@@ -119,14 +121,14 @@ def _on(values: Values, key: str) -> bool:
 
 
 def _with_defaults(kind: str, values: Values) -> dict[str, Any]:
-    """Return the options, with those of ``properties/`` for what is not given; numbers as numbers."""
+    """Return all options: given values, then defaults from ``properties/``; numbers as numbers."""
     chosen: dict[str, Any] = {}
     for file in ("prepare.yaml", f"prepare/{kind}.yaml"):
         path = find_resource(f"properties/{file}")
         if path is not None:
             chosen |= read_yaml(path)
     for key, value in values.items():
-        # Not as YAML, for which 8:1:1 is a number to the base of 60.
+        # YAML 1.1 would read 8:1:1 as a base-60 number.
         chosen[key] = int(value) if isinstance(chosen.get(key), int) and value.isdecimal() else value
     return chosen
 

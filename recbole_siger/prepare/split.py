@@ -1,4 +1,4 @@
-"""Training, validation and test rows: at random per user, the last of each user, or by time."""
+"""Training, validation and test rows: at random for each user, the last rows of each user, or by time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ Labels = NDArray[np.int8]
 """0 (train), 1 (valid) or 2 (test) for each row."""
 
 SMALL_USER = 10
-"""A user with fewer rows gives one to validation and one to test."""
+"""A user with fewer rows gives one row to validation and one row to test."""
 
 
 def split_random(user: NDArray[np.int64], ratios: tuple[int, int, int], seed: int) -> Labels:
     """Split each user's rows at random, as LATTICE and MMRec do.
 
-    A user with n rows keeps ``n - h``, ``h = floor(n * (valid + test) / total)``; validation gets
-    ``floor(h * valid / (valid + test))``, test the rest. A user with fewer than ten rows gives one to each,
-    one with fewer than three none. With 8:1:1 these are the sizes of MMRec's ``1splitting.ipynb``, and of the
+    A user has n rows, of which ``h = floor(n * (valid + test) / total)`` are held out. Validation gets
+    ``floor(h * valid / (valid + test))`` rows, test gets the other held-out rows, and training gets ``n - h``
+    rows. A user with fewer than ten rows gives one row to validation and one to test. A user with fewer than
+    three rows gives none. With 8:1:1 these sizes equal those of MMRec's ``1splitting.ipynb`` and of the
     published splits of Baby and Sports.
 
     Args:
@@ -46,7 +47,7 @@ def split_random(user: NDArray[np.int64], ratios: tuple[int, int, int], seed: in
 def _held_out(
     sizes: NDArray[np.int64], ratios: tuple[int, int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many rows a user with as many rows gives to validation, and to test."""
+    """Return the numbers of rows that users with given numbers of rows give to validation and to test."""
     held = sizes * (ratios[1] + ratios[2]) // sum(ratios)
     valid = held * ratios[1] // (ratios[1] + ratios[2])
     small, none = sizes < SMALL_USER, sizes < 3
@@ -55,16 +56,16 @@ def _held_out(
 
 
 def _ranks(user: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the size of each row's user and the row's place within it; rows of a user lie together."""
+    """Return the number of rows of each row's user, and the row's position; a user's rows are adjacent."""
     starts = np.flatnonzero(np.r_[True, np.diff(user) != 0][: len(user)])
     counts = np.diff(np.r_[starts, len(user)])
     return np.repeat(counts, counts), np.arange(len(user)) - np.repeat(starts, counts)
 
 
 def leave_one_out(user: NDArray[np.int64], timestamp: NDArray[np.float64]) -> Labels:
-    """Put each user's last row into test, the one before into validation.
+    """Put each user's last row into test and the second last row into validation.
 
-    Rows of equal time go by their order. A user with fewer than three rows keeps all in training.
+    Rows with equal times keep their order. A user with fewer than three rows keeps all rows in training.
 
     Args:
         user: User of each row, shape ``(E,)``.
@@ -85,16 +86,16 @@ def leave_one_out(user: NDArray[np.int64], timestamp: NDArray[np.float64]) -> La
 
 
 def split_temporal(timestamp: NDArray[np.float64], ratios: tuple[int, int, int]) -> Labels:
-    """Put the earliest rows into training, the next into validation, the latest into test.
+    """Put the earliest rows into training, the next rows into validation, the latest rows into test.
 
-    Rows of equal time stay together, in the later split, so that no split begins before another has ended.
+    Rows with equal times stay together, in the later split, so that the time ranges of splits do not overlap.
 
     Args:
         timestamp: Time of each row, shape ``(E,)``.
         ratios: Shares of train, valid and test, each >= 1.
 
     Returns:
-        Labels, shape ``(E,)``; a split may be empty where many rows have the same time.
+        Labels, shape ``(E,)``; a split may be empty if many rows have the same time.
 
     Example:
         >>> split_temporal(np.array([5.0, 1.0, 2.0, 2.0]), (2, 1, 1)).tolist()

@@ -1,1 +1,1 @@
-"""One file a kind of raw data."""
+"""One file for each kind of raw data."""

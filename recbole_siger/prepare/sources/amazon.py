@@ -29,14 +29,14 @@ PUBLISHED = {
 """Category of 2014 -> the published counts of its 5-core."""
 
 CSV_FIELDS = ("user", "item", "rating", "time")
-"""Names of a csv file's columns here, whatever the edition calls them."""
+"""Names of a csv file's columns in this module, for all editions."""
 
 
 def edition_of(year: str, category: str) -> Edition:
     """Return an edition that has the category.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If the edition or the category is unknown.
     """
     if year not in EDITIONS:
         raise UserError(f"edition={year!r}: expected one of {', '.join(EDITIONS)}")
@@ -44,7 +44,7 @@ def edition_of(year: str, category: str) -> Edition:
     if category not in edition.categories:
         known = ", ".join(sorted(edition.categories))
         raise UserError(
-            f"category={category!r}: the edition of {year} has none of that name"
+            f"category={category!r}: the edition of {year} has no such category"
             f"{did_you_mean(category, edition.categories)} (it has {known})"
         )
     return edition
@@ -53,7 +53,7 @@ def edition_of(year: str, category: str) -> Edition:
 class Amazon(Source):
     """One category of one edition in a folder.
 
-    Metadata and image features are used where they are there; reviews or ratings must be.
+    The folder must contain reviews or ratings. Metadata and image features are optional.
     """
 
     def __init__(self, folder: Path, category: str, year: str) -> None:
@@ -63,7 +63,7 @@ class Amazon(Source):
         reviews = find_file(folder, names)
         if reviews is None:
             raise UserError(
-                f"{folder}: holds none of {', '.join(names)}, compressed by gzip or not; put one there, or "
+                f"{folder}: has none of {', '.join(names)}, compressed by gzip or not; put one there, or "
                 "add --download."
             )
         self._reviews = reviews
@@ -98,7 +98,7 @@ class Amazon(Source):
         return collect(path, records, lambda record: _row(record, fields), rejected)
 
     def _ratings(self, rejected: Rejected) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield the rows of a csv file under the names of ``CSV_FIELDS``, with or without a header."""
+        """Yield the rows of a csv file, with or without a header, under the names of ``CSV_FIELDS``."""
         edition = self._edition
         names = dict(zip((edition.user, edition.item, edition.rating, edition.time), CSV_FIELDS, strict=True))
         columns: Sequence[str] = edition.csv_columns
@@ -109,7 +109,7 @@ class Amazon(Source):
                 yield line, dict(zip(columns, cells, strict=False))
 
     def items(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
-        """See ``Source``; of an item that the metadata repeat, the first record is used."""
+        """See ``Source``; if the metadata repeat an item, its first record is used."""
         if self._meta is None:
             return None
         edition = self._edition
@@ -150,8 +150,8 @@ def _row(record: dict[str, Any], fields: tuple[str, str, str, str]) -> Row:
 
 
 def _image_url(record: dict[str, Any], value: Any) -> str:
-    """Return the address of an item's first image, whatever the edition keeps: a string, a list, or dicts."""
-    entries = value or record.get("imageURL") or record.get("image")  # names of 2018's smaller images
+    """Return the address of an item's first image; the editions store a string, a list, or dicts."""
+    entries = value or record.get("imageURL") or record.get("image")  # field names of the small files of 2018
     first = entries[0] if isinstance(entries, list) and entries else entries
     if isinstance(first, dict):
         first = first.get("large") or first.get("hi_res") or first.get("thumb")

@@ -1,4 +1,4 @@
-"""Where the three editions of the Amazon reviews differ: categories, files, fields, addresses.
+"""Differences of the three editions of the Amazon reviews: categories, files, fields, addresses.
 
 2014: https://jmcauley.ucsd.edu/data/amazon/ (He and McAuley, WWW 2016).
 2018: https://nijianmo.github.io/amazon/ (Ni, Li and McAuley, EMNLP 2019).
@@ -17,11 +17,11 @@ __all__ = ["EDITIONS", "Edition"]
 
 @dataclass(frozen=True)
 class Edition:
-    """One edition. ``{}`` in names and addresses stands for the category."""
+    """One edition. ``{}`` in names and addresses is replaced by the category."""
 
     categories: tuple[str, ...]
     reviews: tuple[str, ...]
-    """Files of interactions, the preferred first; one that ends in ``.csv`` holds ratings alone."""
+    """Files of interactions in order of preference; a file that ends in ``.csv`` has ratings only."""
     meta: str
     image_features: str | None
     user: str
@@ -38,7 +38,7 @@ class Edition:
     urls: tuple[str, ...]
 
     def downloads(self, category: str) -> list[Download]:
-        """List the files of a category; no checksums are published."""
+        """List the files of a category; the publisher gives no checksums."""
         addresses = [url.format(category) for url in self.urls]
         return [Download(url, url.rpartition("/")[2]) for url in addresses]
 

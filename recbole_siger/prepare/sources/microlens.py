@@ -39,8 +39,8 @@ USER_NAMES, ITEM_NAMES = ("user", "userID", "user_id"), ("item", "videoID", "ite
 class MicroLens(Source):
     """A folder with ``MicroLens-*_pairs.csv`` (user, item, timestamp) or ``MicroLens-*_pairs.tsv``.
 
-    The ``.tsv`` has a user and the sequence of their items on a line; places in the sequence serve as times.
-    Titles, ``*_titles.csv`` or ``*_title_en.csv``, and features are used where they are there.
+    Each line of the ``.tsv`` has a user and the sequence of the user's items; positions in the sequence serve
+    as times. Titles (``*_titles.csv`` or ``*_title_en.csv``) and features are used if they exist.
     """
 
     def __init__(self, folder: Path, edition: str | None = None) -> None:
@@ -63,7 +63,7 @@ class MicroLens(Source):
         """List the files of an edition.
 
         Raises:
-            UserError: If there is none of that name.
+            UserError: If the edition is unknown.
         """
         if edition not in FILES:
             raise UserError(f"edition={edition!r}: expected one of {', '.join(FILES)}")
@@ -101,7 +101,7 @@ class MicroLens(Source):
     def _sequences(self, rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
         for line, cells in read_rows(self._pairs, rejected, sep="\t", quoted=False):
             if len(cells) != 2:
-                rejected.add(self._pairs, line, f"{len(cells)} cells, a user and their items expected")
+                rejected.add(self._pairs, line, f"{len(cells)} cells, expected a user and the user's items")
                 continue
             for place, item in enumerate(cells[1].split()):
                 yield line, [cells[0], item, str(place)]
@@ -122,7 +122,7 @@ class MicroLens(Source):
         return table
 
     def write_features(self, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
-        """See ``Source``; row i belongs to video i + 1, as the publishers number them."""
+        """See ``Source``; row i is the row of video i + 1, as the publishers number videos."""
         facts = {}
         for modality, (encoder, path) in self._features.items():
             array = open_features(path)
@@ -143,7 +143,7 @@ class MicroLens(Source):
 
 
 def _glob(folder: Path, edition: str | None, rest: str) -> list[Path]:
-    """Return the files of an edition, or of all."""
+    """Return the files of one edition, or of all editions."""
     return sorted(folder.glob(f"MicroLens-{edition or '*'}{rest}"))
 
 
@@ -154,7 +154,7 @@ def _row(cells: list[str]) -> Row:
 
 
 def _blocks(path: Path, array: np.ndarray, wanted: set[str]) -> Iterator[Block]:
-    """Yield the rows of wanted videos that are not all zero."""
+    """Yield the rows of the wanted videos, without rows of zeros."""
     for start, block in read_blocks(path, array, range(1, len(array) + 1)):
         tokens = [str(start + row + 1) for row in range(len(block))]
         rows = [row for row, token in enumerate(tokens) if token in wanted and block[row].any()]

@@ -1,7 +1,8 @@
 """Item features for RecBole's embedded ml-100k, from titles, years and genres.
 
-``ml-100k.text.npy`` (TF-IDF, reduced by a truncated SVD), ``ml-100k.genre.npy`` (one column a genre), the
-``.ids`` of both and ``ml-100k.manifest.json``. The interactions stay where RecBole has them.
+``ml-100k.text.npy`` has TF-IDF reduced by a truncated SVD, ``ml-100k.genre.npy`` one column for each genre.
+Both
+have ``.ids``. ``ml-100k.manifest.json`` describes both. The interactions remain in RecBole's folder.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ COLUMNS = ("item_id", "movie_title", "release_year", "class")
 
 
 def prepare(atomic_dir: Path, output_dir: Path, name: str = "ml-100k", *, text_dim: int = 128) -> None:
-    """Write text and genre features of a MovieLens dataset, and a manifest of how they were made.
+    """Write text and genre features of a MovieLens dataset, and a manifest that describes them.
 
-    The same input and the same versions of the libraries give the same files, on any number of threads.
+    Equal input and equal versions of the libraries give equal files, on any number of threads.
 
     Args:
         atomic_dir: Folder with ``<name>.item``, a RecBole atomic file.
@@ -68,9 +69,9 @@ def prepare(atomic_dir: Path, output_dir: Path, name: str = "ml-100k", *, text_d
 
 
 def _read_items(path: Path) -> pd.DataFrame:
-    """Read the atomic file as text; the columns lose their ``:type``."""
+    """Read the atomic file as text; column names lose their ``:type``."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the folder that holds it with --atomic_dir.")
+        raise UserError(f"{path}: no such file; name the folder that contains it with --atomic_dir.")
     items = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
     items.columns = [str(column).partition(":")[0] for column in items.columns]
     for column in COLUMNS:
@@ -80,7 +81,7 @@ def _read_items(path: Path) -> pd.DataFrame:
             )
     repeated = items.loc[items["item_id"].duplicated(), "item_id"]
     if len(repeated):
-        raise UserError(f"{path}: item_id {repeated.iloc[0]!r} is repeated; keep one line an item.")
+        raise UserError(f"{path}: item_id {repeated.iloc[0]!r} is repeated; keep one line for each item.")
     return items
 
 
@@ -91,7 +92,7 @@ def _encode_text(items: pd.DataFrame, text_dim: int) -> NDArray[np.float32]:
 
 
 def _encode_genres(classes: Sequence[str]) -> tuple[NDArray[np.float32], list[str]]:
-    """Return one column of 0 or 1 a genre, shape ``(I, G)``, and the genres in the order of the columns."""
+    """Return one column of 0 or 1 for each genre, shape ``(I, G)``, and the genres in column order."""
     genres = sorted({genre for line in classes for genre in line.split()})
     column = {genre: index for index, genre in enumerate(genres)}
     encoded = np.zeros((len(classes), len(genres)), dtype=np.float32)
@@ -101,7 +102,7 @@ def _encode_genres(classes: Sequence[str]) -> tuple[NDArray[np.float32], list[st
 
 
 def embedded_dir(name: str) -> Path:
-    """Find the datasets that RecBole ships, without importing RecBole."""
+    """Return the folder of the datasets that RecBole ships, without importing RecBole."""
     spec: Any = importlib.util.find_spec("recbole")
     if spec is None:
         raise UserError("recbole is not installed; install it, or name the folder with --atomic_dir.")

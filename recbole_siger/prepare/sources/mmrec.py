@@ -52,7 +52,7 @@ class _Modality:
     missing: int
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells: all but the path, which is this machine's."""
+        """Return the manifest's facts; the path is omitted because it belongs to this machine."""
         return {"rows": self.rows, "dim": self.dim, "dtype": self.dtype, "missing": self.missing}
 
 
@@ -67,29 +67,29 @@ def import_mmrec(
 ) -> Path:
     """Turn a dataset in MMRec's layout into RecBole's atomic files, feature files and a manifest.
 
-    Everything is checked before anything is written, and the folder appears whole or not at all.
+    All input is checked before any file is written. The folder appears complete or not at all.
 
     Args:
         source: Folder with one ``*.inter`` (tab separated: userID, itemID, x_label, optionally rating and
             timestamp) and any number of ``<modality>_feat.npy``, whose row i belongs to itemID i.
         name: Name of the dataset to write.
         data_path: RecBole's folder of datasets; ``<data_path>/<name>`` is written.
-        features: Modality -> feature file, over and above those found in ``source``. A relative path is
-            looked up in ``source``, then in the working folder.
-        overwrite: Replace a dataset folder that is there already.
+        features: Modality -> feature file, in addition to the files found in ``source``. A relative path is
+            searched in ``source``, then in the working folder.
+        overwrite: Whether to replace an existing dataset folder.
         report: Called with each line for the user.
 
     Returns:
         The folder ``<data_path>/<name>``.
 
     Raises:
-        UserError: If the source is not of this form, a value is out of range, or the folder exists.
+        UserError: If the source has another format, a value is out of range, or the folder exists.
     """
     source = Path(source)
     inputs = (source, *features.values(), *(source / path for path in features.values()))
     target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
     if not source.is_dir():
-        raise UserError(f"{source}: no such folder; name the folder that holds MMRec's .inter file.")
+        raise UserError(f"{source}: no such folder; name the folder that contains MMRec's .inter file.")
     inter_path = _find_inter(source)
     inter = _read_inter(inter_path, report)
     counts = _count(inter_path, inter)
@@ -124,17 +124,17 @@ def import_mmrec(
 def _find_inter(source: Path) -> Path:
     found = sorted(path for path in source.glob("*.inter") if path.is_file())
     if not found:
-        raise UserError(f"{source}: holds no .inter file; put the interaction file there.")
+        raise UserError(f"{source}: has no .inter file; put the interaction file there.")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"{source}: holds {len(found)} .inter files ({names}); keep the one to import.")
+        raise UserError(f"{source}: has {len(found)} .inter files ({names}); keep the file to import.")
     return found[0]
 
 
 def _read_inter(path: Path, report: Callable[[str], None]) -> pd.DataFrame:
-    """Read and check the interactions; the columns are those of ``COLUMNS`` that exist, and ``x_label``.
+    """Read and check the interactions; the columns are ``x_label`` and the existing ones of ``COLUMNS``.
 
-    Ratings and timestamps stay text, so that they are written as they were read.
+    Ratings and timestamps remain text, so that they are written as they were read.
     """
     text = _read_table(path)
     for column in ("userID", "itemID", "x_label"):
@@ -160,10 +160,10 @@ def _read_inter(path: Path, report: Callable[[str], None]) -> pd.DataFrame:
             inter[column] = inter[column].astype("int8")
         else:
             number = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
-            _check_column(path, text, column, number, "a finite number; mend or remove the line")
+            _check_column(path, text, column, number, "a finite number; fix or remove the line")
     repeated = int(inter.duplicated(["userID", "itemID"]).sum())
     if repeated:
-        report(f"note: {path.name}: {repeated:,} rows repeat a user-item pair; they are kept")
+        report(f"note: {path.name}: {repeated:,} rows repeat a user-item pair; all rows are kept")
     return inter
 
 
@@ -176,14 +176,14 @@ def _read_table(path: Path) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,
             quoting=3,  # csv.QUOTE_NONE: a quotation mark is a character like any other
-            skip_blank_lines=False,  # the index shall give the line number
+            skip_blank_lines=False,  # the index must equal the line number
             encoding="utf-8-sig",
         )
-    except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError and EmptyDataError among them
+    except (ValueError, pd.errors.ParserError) as error:  # includes UnicodeDecodeError and EmptyDataError
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is not a tab separated UTF-8 table ({reason}); mend the file.") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for an index
-        raise UserError(f"{path}: rows have more values than the header has names; mend the header.")
+        raise UserError(f"{path}: is not a tab separated UTF-8 table ({reason}); fix the file.") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas uses a surplus first column as the index
+        raise UserError(f"{path}: rows have more values than the header has names; fix the header.")
     table = table.fillna("")
     table.index = pd.RangeIndex(2, len(table) + 2)
     return table[(table != "").any(axis=1)]
@@ -209,7 +209,7 @@ def _count(path: Path, inter: pd.DataFrame) -> Counts:
 def _read_modalities(
     source: Path, features: Mapping[str, Path], inter: pd.DataFrame, report: Callable[[str], None]
 ) -> dict[str, _Modality]:
-    """Find and check the feature files; image first, text second, the others by name."""
+    """Find and check the feature files; order: image, text, then the other modalities by name."""
     n_items, n_users = int(inter["itemID"].max()) + 1, int(inter["userID"].max()) + 1
     paths = {path.name.removesuffix("_feat.npy"): path for path in sorted(source.glob("*_feat.npy"))}
     paths.update({modality: _locate(source, modality, Path(path)) for modality, path in features.items()})
@@ -223,7 +223,7 @@ def _read_modalities(
             )
         array = open_features(path)
         if len(array) == n_users != n_items and modality not in features:
-            report(f"note: {path.name}: {n_users:,} rows, one a user: user features, skipped")
+            report(f"note: {path.name}: {n_users:,} rows, the number of users: user features, skipped")
             continue
         if len(array) != n_items:
             raise UserError(
@@ -236,7 +236,7 @@ def _read_modalities(
     taken = {path.resolve() for path in paths.values()}
     others = [path.name for path in sorted(source.glob("*.npy")) if path.resolve() not in taken]
     if others:
-        report(f"note: not used, for want of a modality: {', '.join(others)}")
+        report(f"note: skipped, because the name has no modality: {', '.join(others)}")
     return modalities
 
 

@@ -1,4 +1,4 @@
-"""MovieLens (Harper and Konstan, TiiS 2015) in its three layouts: ml-100k, ml-1m, later csv."""
+"""MovieLens (Harper and Konstan, TiiS 2015) in three layouts: ml-100k, ml-1m, and the later csv files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EDITIONS = {
     "ml-32m": None,
     "ml-latest-small": None,
 }
-"""Edition -> the checksum that GroupLens prints, for those that never change."""
+"""Edition -> the checksum that GroupLens prints, for the editions that never change."""
 
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
@@ -68,10 +68,10 @@ LAYOUTS = (
 
 
 class MovieLens(Source):
-    """A folder with ``u.data``, ``ratings.dat`` or ``ratings.csv``, and the file of movies where it is there.
+    """A folder with ``u.data``, ``ratings.dat`` or ``ratings.csv``, and optionally the file of movies.
 
-    The layout is told by the files. The edition, where it is said, goes into the manifest and names the
-    published counts; ``u.data`` is ml-100k's alone.
+    The file names decide the layout. The edition, if it is given, is stored in the manifest and selects the
+    published counts. Only ml-100k has ``u.data``.
     """
 
     def __init__(self, folder: Path, edition: str | None = None) -> None:
@@ -94,7 +94,7 @@ class MovieLens(Source):
         """List the archive of an edition.
 
         Raises:
-            UserError: If there is none of that name.
+            UserError: If the edition is unknown.
         """
         _check_edition(edition)
         return [Download(URL.format(edition), f"{edition}.zip", EDITIONS[edition])]
@@ -127,7 +127,7 @@ class MovieLens(Source):
         table = ItemTable({"title": "token_seq", "release_year": "token", "genres": "token_seq"})
         for line, cells in self._read(self._movies, self._layout.movie_sep, rejected):
             if len(cells) < 3:
-                rejected.add(self._movies, line, f"{len(cells)} cells, 3 or more expected")
+                rejected.add(self._movies, line, f"{len(cells)} cells, expected 3 or more")
             elif cells[0] in table.rows:
                 rejected.add(self._movies, line, f"item {cells[0]} is repeated; its first record is used")
             elif cells[0] in kept:
@@ -137,7 +137,7 @@ class MovieLens(Source):
         return table
 
     def published(self, k: int) -> str | None:
-        """See ``Source``; the publishers count before any filter."""
+        """See ``Source``; the published counts are counts before any filter."""
         return self._edition if self._edition in PUBLISHED and k <= 1 else None
 
 
@@ -147,7 +147,7 @@ def _check_edition(edition: str) -> None:
 
 
 def _encoding(movies: Path) -> str:
-    """Return the encoding of a file of movies: ml-10m's and later ones are UTF-8, earlier ones Latin-1."""
+    """Return the encoding of a file of movies: UTF-8 from ml-10m on, Latin-1 in earlier editions."""
     if movies.suffix == ".csv":
         return "utf-8-sig"
     try:
@@ -170,7 +170,7 @@ def _row(cells: list[str]) -> Row:
 
 
 def _title_and_year(title: str) -> tuple[str, str]:
-    """Take the year of ``Toy Story (1995)`` off.
+    """Split ``Toy Story (1995)`` into title and year.
 
     >>> _title_and_year("Toy Story (1995)")
     ('Toy Story', '1995')
@@ -180,10 +180,10 @@ def _title_and_year(title: str) -> tuple[str, str]:
 
 
 def unpack(archive: Path) -> None:
-    """Take the files of ratings and movies out of GroupLens's archive, into the folder where it lies.
+    """Extract the files of ratings and movies from GroupLens's archive into the archive's folder.
 
     Raises:
-        UserError: If the archive is damaged or holds no ratings.
+        UserError: If the archive is damaged or has no ratings.
     """
     wanted = {name for layout in LAYOUTS for name in (layout.ratings, layout.movies)}
     try:
@@ -196,4 +196,4 @@ def unpack(archive: Path) -> None:
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: is damaged ({error}); delete it and download it again.") from error
     if not members:
-        raise UserError(f"{archive}: holds none of {', '.join(sorted(wanted))}; use GroupLens's own archive.")
+        raise UserError(f"{archive}: has none of {', '.join(sorted(wanted))}; use GroupLens's own archive.")

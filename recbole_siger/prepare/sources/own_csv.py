@@ -17,12 +17,12 @@ from recbole_siger.prepare.records import Rejected, read_rows
 __all__ = ["Columns", "Table"]
 
 SEPARATORS = {"tab": "\t", r"\t": "\t"}
-"""Words for separators that a shell makes hard to write."""
+"""Names of separators that are hard to type in a shell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of columns. Ratings and times are used where the table has them, unless one is asked for here."""
+    """Names of columns. Ratings and times are used if the table has them; a column named here must exist."""
 
     user: str
     item: str
@@ -31,13 +31,13 @@ class Columns:
 
 
 class Table(Source):
-    """Interactions with a header, and items with a header whose other columns are texts.
+    """Interactions with a header, and items with a header; the other columns of items are texts.
 
     Args of the constructor:
         inter: Table of interactions.
         items: Table of items, or None.
         columns: Names of columns.
-        sep: Separator of both; None for a tab in ``.tsv``, ``.txt`` and atomic files, else a comma.
+        sep: Separator of both tables; by default a tab in ``.tsv``, ``.txt`` and atomic files, else a comma.
     """
 
     def __init__(self, inter: Path, items: Path | None, columns: Columns, sep: str | None) -> None:
@@ -68,14 +68,14 @@ class Table(Source):
         return by_name._replace(sep=sep)
 
     def _open(self, path: Path, rejected: Rejected) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
-        """Return names of columns, rows, and what to do about a missing column."""
+        """Return names of columns, rows, and the fix for a missing column."""
         form = self._format(path)
         rows, before = read_rows(path, rejected, sep=form.sep, quoted=form.quoted), len(rejected.rows)
         _, header = next(rows, (0, []))
-        for _, line, reason in rejected.rows[before:]:  # the next row is no header
+        for _, line, reason in rejected.rows[before:]:  # the header itself is broken
             raise UserError(f"{path}: line {line:,}: {reason}; write a header, in UTF-8.")
         if not header:
-            raise UserError(f"{path}: is empty; write a header and one row a line.")
+            raise UserError(f"{path}: is empty; write a header, and one line for each row.")
         fix = f"name the column, or the separator with --sep (it is {form.sep!r})."
         return column_names(header, typed=True), rows, fix
 
@@ -98,7 +98,7 @@ class Table(Source):
         return collect(self._inter, rows, read, rejected)
 
     def _optional(self, header: list[str], asked: str | None, usual: str, fix: str) -> int | None:
-        """Return the place of the column that was asked for, or of the usual one; None without either."""
+        """Return the index of the given column, or of the usual column; None if neither exists."""
         if asked is None and usual not in header:
             return None
         return column_index(self._inter, header, asked or usual, fix)
@@ -107,7 +107,7 @@ class Table(Source):
         """See ``Source``.
 
         Raises:
-            UserError: If a column is missing, two have one name, or an item has two rows.
+            UserError: If a column is missing, two columns have one name, or an item has two rows.
         """
         if self._items is None:
             return None
@@ -116,7 +116,7 @@ class Table(Source):
         names = [re.sub(r"\W+", "_", name) for name in header]
         texts = [name for column, name in enumerate(names) if column != place]
         if "" in names or len({*texts, "item_id"}) != len(names):
-            raise UserError(f"{self._items}: columns {', '.join(header)}; give each a name of its own.")
+            raise UserError(f"{self._items}: columns {', '.join(header)}; give each column a different name.")
         table = ItemTable(dict.fromkeys(texts, "token_seq"))
         lines: dict[str, int] = {}
         for line, cells in rows:
@@ -127,8 +127,8 @@ class Table(Source):
                 continue
             if item in lines:
                 raise UserError(
-                    f"{self._items}: line {line:,}: item {item!r} is in line {lines[item]:,} already; "
-                    "keep one line an item."
+                    f"{self._items}: line {line:,}: item {item!r} is already in line {lines[item]:,}; "
+                    "keep one line for each item."
                 )
             lines[item] = line
             if item in kept:

@@ -133,7 +133,7 @@ def test_cuts_are_continued(server: Server, tmp_path: Path) -> None:
 
 def test_a_later_call_continues_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
     server.cuts = [100_000] * ATTEMPTS
-    with pytest.raises(UserError, match=r"cannot be downloaded \(.*\); try again, which continues it"):
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*\); run the command again to continue"):
         get(server, tmp_path / "x")
     assert not (tmp_path / "x").exists()
     assert (tmp_path / "x.part").stat().st_size == 100_000 * ATTEMPTS
@@ -172,7 +172,7 @@ def test_another_part_than_asked_for_is_not_appended(server: Server, tmp_path: P
     lines, _ = get(server, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
     assert server.seen == [None, "bytes=300000-", None]
-    assert "the server continues another part" in lines[1]
+    assert "the server continues at another position" in lines[1]
 
 
 def test_a_part_that_is_longer_than_the_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_refusal_is_final(server: Server, tmp_path: Path, status: int) -> None
 
 
 def test_a_wrong_checksum_deletes_what_came(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"its sha256 is \w{64}, expected 0; what was downloaded is deleted"):
+    with pytest.raises(UserError, match=r"its sha256 is \w{64}, expected 0; the downloaded file is deleted"):
         get(server, tmp_path / "x", checksum="sha256:0")
     assert only(tmp_path)
 
@@ -215,7 +215,7 @@ def test_no_network(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             fetch(f"http://127.0.0.1:{port}/a.gz", tmp_path / "a.gz", report=lambda line: None, wait=waits)
     message = str(caught.value)
-    assert "cannot be downloaded (Connection refused); try again, which continues it, or" in message
+    assert "cannot be downloaded (Connection refused); run the command again to continue, or" in message
     assert message.endswith(f"put the file into {tmp_path} as a.gz and run the command without --download.")
     assert "\n" not in message
     assert waits == [1.0, 2.0, 4.0, 8.0]
@@ -234,7 +234,7 @@ def test_what_is_there_is_not_fetched_and_a_list_of_checksums_holds(server: Serv
     wanted = [Download("http://nowhere.invalid/a", name) for name in ("there", "data.bin")]
     fetch_all(wanted, tmp_path, mirror=f"{server.url}/", report=lines.append)
     assert lines == [
-        f"{tmp_path / 'there'}: is there already",
+        f"{tmp_path / 'there'}: exists already",
         f"{tmp_path / 'data.bin'}: downloading {server.url}/data.bin",
         f"{tmp_path / 'data.bin'}: {len(DATA):,} bytes",
     ]

@@ -73,7 +73,7 @@ def test_a_file_that_ends_within_a_record(tmp_path: Path, missing: int) -> None:
     path = tmp_path / "image_features_Baby.b"
     write_b(path, 2)
     path.write_bytes(path.read_bytes()[:-missing])
-    with pytest.raises(UserError, match=r"Baby\.b: is cut short: its .* bytes are no multiple of 16,394"):
+    with pytest.raises(UserError, match=r"Baby\.b: is truncated: its .* bytes are not a multiple of 16,394"):
         next(read_image_features(path, ["B000000000"], Rejected()))
 
 

@@ -23,7 +23,7 @@ def test_words_that_pandas_reads_as_missing_are_no_ids(word: str) -> None:
 
 @pytest.mark.parametrize("value", ["a\tb", "a\nb", 'a"b', "a\ud83d"])
 def test_ids_that_would_break_a_line(value: str) -> None:
-    with pytest.raises(ValueError, match="holds a tab, a line end, a quotation mark or half a char"):
+    with pytest.raises(ValueError, match="contains a tab, a line end, a quotation mark or an unpaired surr"):
         read_token("item", value)
 
 

@@ -101,8 +101,8 @@ def test_counts_and_inputs_of_the_manifest(run: Preparer, tmp_path: Path) -> Non
     assert run.lines[:4] == [
         "reading my.csv",
         "read: 8 users, 5 items, 37 interactions",
-        f"note: 2 broken records left out; see {folder / 'rejected.csv'}",
-        "note: 1 rows repeat a user-item pair; the earliest is kept",
+        f"note: 2 broken records skipped; see {folder / 'rejected.csv'}",
+        "note: 1 rows repeat a user-item pair; the earliest row of a pair is kept",
     ]
 
 
@@ -138,7 +138,7 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(run: Preparer, tmp_pat
 def test_an_input_inside_the_target_is_refused(run: Preparer) -> None:
     write_csv(run.data_path / "toy", SHAPE)
     message = run.refusal("csv", inter=run.data_path / "toy" / "my.csv", overwrite=True)
-    assert "holds the input" in message
+    assert "contains the input" in message
     assert (run.data_path / "toy" / "my.csv").exists()
 
 

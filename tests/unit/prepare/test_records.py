@@ -63,9 +63,9 @@ def flipped(content: bytes) -> bytes:
 def test_a_damaged_gzip_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "reviews.json.gz"
     path.write_bytes(damage(b"".join(json.dumps({"n": n}).encode() + b"\n" for n in range(5_000))))
-    with pytest.raises(UserError, match=r"reviews\.json\.gz: is damaged or cut short .*; download it again"):
+    with pytest.raises(UserError, match=r"reviews\.json\.gz: is damaged or truncated .*; download it again"):
         list(read_json_lines(path, Rejected()))
-    with pytest.raises(UserError, match="is damaged or cut short"):
+    with pytest.raises(UserError, match="is damaged or truncated"):
         list(read_rows(path, Rejected()))
 
 

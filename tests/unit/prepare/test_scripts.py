@@ -36,7 +36,7 @@ def test_help_and_a_missing_option(script: str, tmp_path: Path, capsys: pytest.C
     assert (helped.returncode, helped.stdout) == (0, capsys.readouterr().out)
     refused = call(script, cwd=tmp_path)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: command line: prepare {DOORS[script]} needs --")
+    assert refused.stderr.startswith(f"error: command line: prepare {DOORS[script]} requires --")
     assert refused.stderr.count("\n") == 1
 
 

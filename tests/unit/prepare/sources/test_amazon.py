@@ -112,7 +112,7 @@ def test_2018(run: Preparer, tmp_path: Path) -> None:
     write_lines(source / "meta_Video_Games.json.gz", meta)
     folder = run("amazon", category="Video_Games", edition="2018", source=source)
     assert inter(folder) == EXPECTED  # of the repeated pair the earliest
-    assert "note: 1 rows repeat a user-item pair; the earliest is kept" in run.lines
+    assert "note: 1 rows repeat a user-item pair; the earliest row of a pair is kept" in run.lines
     assert manifest(folder)["filters"] == {"repeated_pairs": 1, "k_core": 0}
     assert (folder / "items.tsv").read_text().splitlines()[1:] == [
         "i1\tOne\tAcme\tVideo Games PC\tFirst. Second.\tFast\thttp://large",
@@ -192,20 +192,20 @@ def test_refusals(run: Preparer, tmp_path: Path) -> None:
     source = tmp_path / "raw"
     source.mkdir()
     say = lambda **values: run.refusal("amazon", **({"category": "Baby", "source": source} | values))  # noqa: E731
-    assert "category='Bbay': the edition of 2014 has none of that name; did you mean `Baby`? (it has" in say(
+    assert "category='Bbay': the edition of 2014 has no such category; did you mean `Baby`? (it has" in say(
         category="Bbay"
     )
-    assert "category='Baby': the edition of 2018 has none" in say(edition="2018")
+    assert "category='Baby': the edition of 2018 has no such category" in say(edition="2018")
     assert "edition='2015': expected one of 2014, 2018, 2023" in say(edition="2015")
     message = say()
-    assert f"{source}: holds none of reviews_Baby_5.json, reviews_Baby.json, ratings_Baby.csv" in message
+    assert f"{source}: has none of reviews_Baby_5.json, reviews_Baby.json, ratings_Baby.csv" in message
     assert message.endswith("add --download.")
     path = write_lines(source / "reviews_Baby_5.json.gz", ["no", "records"])
-    assert "holds no usable interaction (line 1: neither JSON nor a Python literal)" in say()
+    assert "has no usable interaction (line 1: neither JSON nor a Python literal)" in say()
     write_lines(path, reviews())
     path.write_bytes(path.read_bytes()[:-9])
-    assert f"{path}: is damaged or cut short" in say()
+    assert f"{path}: is damaged or truncated" in say()
     write_lines(path, reviews())
     (source / "image_features_Baby.b").write_bytes(b"short")
-    assert "image_features_Baby.b: is cut short" in say()
+    assert "image_features_Baby.b: is truncated" in say()
     assert not (tmp_path / "dataset").exists() or not list((tmp_path / "dataset").iterdir())

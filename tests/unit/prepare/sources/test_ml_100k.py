@@ -70,7 +70,7 @@ def test_manifest(atomic_dir: Path, tmp_path: Path) -> None:
     ("old", "new", "says"),
     [
         ("class:token_seq", "genre:token_seq", "column 'class' is missing"),
-        ("3\tThe", "7\tThe", "item_id '7' is repeated; keep one line an item"),
+        ("3\tThe", "7\tThe", "item_id '7' is repeated; keep one line for each item"),
     ],
 )
 def test_bad_items(atomic_dir: Path, tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -87,7 +87,7 @@ def test_features_keep_their_bytes_and_find_their_items(source: Path) -> None:
     assert (folder / "toy.image.ids").read_bytes() == b"0\n1\n2\n3\n4\n"
     loaded = load_features(folder / "toy.image.npy", ["[PAD]", "4", "0", "2"])
     assert loaded.equal(torch.tensor([[0.0, 0.0], [8.0, 9.0], [0.0, 0.0], [4.0, 5.0]]))
-    assert "note: persona_feat.npy: 3 rows, one a user: user features, skipped" in lines
+    assert "note: persona_feat.npy: 3 rows, the number of users: user features, skipped" in lines
     assert [line for line in lines if "missing" in line] == [
         "image: 4 of 5 items (1 missing), 2-d",
         "text: 5 of 5 items (0 missing), 3-d",
@@ -138,7 +138,7 @@ def test_report_ends_with_the_next_command(source: Path, monkeypatch: pytest.Mon
     import_mmrec(Path("raw"), "toy", data_path=Path("dataset"), features={}, report=lines.append)
     counts = "toy: 3 users, 4 items, 5 interactions (3 train, 1 valid, 1 test), sparsity 58.3333%"
     assert counts in lines
-    assert "note: not used, for want of a modality: audio.npy" in lines
+    assert "note: skipped, because the name has no modality: audio.npy" in lines
     assert lines[-2:] == [
         f"written to {Path('dataset/toy')}",
         "next: recbole-siger run --model=SIGER --dataset=toy",
@@ -181,7 +181,7 @@ def test_published_counts(source: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_repeated_pairs_are_a_note(source: Path) -> None:
     with (source / "toy.inter").open("a") as handle:
         handle.write("0\t0\t1\t1\t2\t\n\n")
-    assert "note: toy.inter: 1 rows repeat a user-item pair; they are kept" in run(source)[1]
+    assert "note: toy.inter: 1 rows repeat a user-item pair; all rows are kept" in run(source)[1]
 
 
 def test_existing_folder(source: Path) -> None:
@@ -198,9 +198,9 @@ def test_an_input_inside_the_target_is_refused(source: Path) -> None:
     target.mkdir(parents=True)
     np.save(target / "audio.npy", np.ones((5, 1)))
     message = refusal(source, features={"audio": target / "audio.npy"}, overwrite=True)
-    assert f"{target}: holds the input" in message
+    assert f"{target}: contains the input" in message
     assert "choose another name" in message
-    with pytest.raises(UserError, match="holds the input"):
+    with pytest.raises(UserError, match="contains the input"):
         import_mmrec(source, "raw", data_path=source.parent, features={}, overwrite=True, report=print)
     assert (source / "toy.inter").exists()
 
@@ -213,15 +213,15 @@ def test_name(source: Path, name: str) -> None:
 def test_target_that_is_a_file(source: Path) -> None:
     (source.parent / "dataset").mkdir()
     (source.parent / "dataset" / "toy").touch()
-    assert "is not a plain folder; move it away" in refusal(source, overwrite=True)
+    assert "is not a plain folder; move it, or choose another name" in refusal(source, overwrite=True)
 
 
 def test_source_must_hold_one_inter(source: Path) -> None:
     (source / "two.inter").write_text(INTER)
-    assert "holds 2 .inter files (toy.inter, two.inter); keep the one" in refusal(source)
+    assert "has 2 .inter files (toy.inter, two.inter); keep the file" in refusal(source)
     (source / "two.inter").unlink()
     (source / "toy.inter").unlink()
-    assert "holds no .inter file; put" in refusal(source)
+    assert "has no .inter file; put" in refusal(source)
     with pytest.raises(UserError, match="no such folder; name the folder"):
         import_mmrec(source / "no", "toy", data_path=source / "d", features={}, report=print)
 
@@ -260,7 +260,7 @@ def test_bad_row(source: Path, row: str, says: str) -> None:
     [
         (b"", "is not a tab separated UTF-8 table"),
         (b"userID\titemID\tx_label\n\xff\t1\t1\n", "is not a tab separated UTF-8 table"),
-        (b"userID\titemID\tx_label\n1\t1\t1\t1\n", "more values than the header has names; mend the header"),
+        (b"userID\titemID\tx_label\n1\t1\t1\t1\n", "more values than the header has names; fix the header"),
         (b"userID\titemID\tx_label\n", "no row has x_label 0 (train)"),
         (b"userID\titemID\tx_label\n1\t1\t0\n1\t2\t2\n", "no row has x_label 1 (valid); give each split"),
     ],

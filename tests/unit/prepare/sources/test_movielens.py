@@ -153,5 +153,5 @@ def test_unpack_takes_the_known_files_alone(tmp_path: Path) -> None:
         unpack(archive)
     with zipfile.ZipFile(archive, "w") as content:
         content.writestr("x", "y")
-    with pytest.raises(UserError, match=r"holds none of movies\.csv"):
+    with pytest.raises(UserError, match=r"has none of movies\.csv"):
         unpack(archive)

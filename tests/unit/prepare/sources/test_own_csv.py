@@ -74,20 +74,23 @@ def test_atomic_files_and_gzip(run: Preparer, files: dict[str, Path], tmp_path: 
         ({"sep": ";;"}, "sep=';;': expected one character, or tab"),
         ({"inter": "no.csv"}, "no.csv: no such file; correct the path"),
         ({"items": "no.csv"}, "no.csv: no such file; correct the path"),
-        ({"k_core": 4}, "no interaction is left with k_core=4 (of 9); lower it, --k_core=0 keeps all"),
+        (
+            {"k_core": 4},
+            "no interaction remains with k_core=4 (of 9); choose a lower --k_core; 0 keeps all interactions",
+        ),
         ({"k_core": -1}, "command line: k_core='-1': expected an integer"),
         (
             {"split": "rnadom"},
             "split='rnadom': expected one of 'random', 'leave_one_out', 'temporal'; did you",
         ),
-        ({"ratios": "8:2"}, "ratios='8:2': expected three whole numbers from 1, e.g. 8:1:1"),
+        ({"ratios": "8:2"}, "ratios='8:2': expected three integers from 1, for example 8:1:1"),
         ({"ratios": "8:0:2"}, "ratios='8:0:2': expected three"),
-        ({"split": "temporal", "ratios": "100:1:1"}, "split=temporal leaves no row for valid (9 in all)"),
+        ({"split": "temporal", "ratios": "100:1:1"}, "split=temporal gives valid no row (9 rows in all)"),
         ({"seed": "x"}, "command line: seed='x': expected an integer"),
         ({"name": "a/b"}, "dataset name 'a/b'"),
         ({"overwrite": "maybe"}, "command line: --overwrite=maybe: write --overwrite alone"),
-        ({"sed": "3"}, "command line: prepare csv takes no --sed; did you mean `se"),
-        ({"source": "raw"}, "command line: prepare csv takes no --source"),
+        ({"sed": "3"}, "command line: prepare csv has no option --sed; did you mean `se"),
+        ({"source": "raw"}, "command line: prepare csv has no option --source"),
     ],
 )
 def test_refused_options(run: Preparer, files: dict[str, Path], values: dict[str, Any], says: str) -> None:
@@ -113,14 +116,14 @@ def test_a_quotation_mark_of_an_atomic_file_is_a_character(run: Preparer, tmp_pa
     ("which", "content", "says"),
     [
         ("inter", "", "my.csv: is empty; write a header"),
-        ("inter", "user_id,item_id\n", "my.csv: holds no usable interaction (the file is empty)"),
-        ("inter", "user_id,item_id\n,i1\n", "holds no usable interaction (line 2: user_id is missing)"),
+        ("inter", "user_id,item_id\n", "my.csv: has no usable interaction (the file is empty)"),
+        ("inter", "user_id,item_id\n,i1\n", "has no usable interaction (line 2: user_id is missing)"),
         ("inter", "user_id,item_id,user_id\na,b,c\n", "has two columns 'user_id'"),
-        ("inter", "user_id,item_id\na,b\na,c\n", "split=random leaves no row for valid (2 in all)"),
+        ("inter", "user_id,item_id\na,b\na,c\n", "split=random gives valid no row (2 rows in all)"),
         ("items", "", "items.csv: is empty"),
         ("items", "id,title\ni1,x\n", "items.csv: has no column 'item_id' (it has id, title)"),
-        ("items", "item_id,t\ni1,x\ni2,y\ni1,z\n", "line 4: item 'i1' is in line 2 already; keep one"),
-        ("items", "item_id,a b,a_b\ni1,x,y\n", "give each a name of its own"),
+        ("items", "item_id,t\ni1,x\ni2,y\ni1,z\n", "line 4: item 'i1' is already in line 2; keep one"),
+        ("items", "item_id,a b,a_b\ni1,x,y\n", "give each column a different name"),
         ("items", "item_id,t\nI1,x\n", "none of its 1 items has an interaction that is kept"),
     ],
 )
@@ -147,11 +150,11 @@ def test_splits_that_need_times(run: Preparer, files: dict[str, Path]) -> None:
     files["inter"].write_text("user_id,item_id\na,b\na,c\na,d\n")
     for split in ("leave_one_out", "temporal"):
         message = run.refusal("csv", inter=files["inter"], split=split)
-        assert f"has no timestamps, which split={split} needs; use --split=random" in message
+        assert f"has no timestamps, but split={split} requires them; use --split=random" in message
 
 
 def test_missing_options_and_kinds(run: Preparer) -> None:
-    assert "prepare csv needs --inter; see" in run.refusal("csv")
+    assert "prepare csv requires --inter; see" in run.refusal("csv")
     assert "prepare 'amzon': expected one of amazon, microlens, movielens, csv; did you mean `amazon`?" in (
         run.refusal("amzon")
     )
