@@ -1,4 +1,4 @@
-"""What turns texts or images into rows: the protocol, the specification, and what all encoders share."""
+"""Encoders of texts and images: the protocol, the specification, and functions that all encoders share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class UnusableInputError(Exception):
-    """An item without a usable text or image; the message is the reason that ``missing.csv`` gives."""
+    """An item has no usable text or image; the message is the reason in ``missing.csv``."""
 
 
 class Encoder(Protocol):
@@ -44,9 +44,10 @@ class Encoder(Protocol):
 
     Attributes:
         dim: Width of a row.
-        facts: What the manifest tells of it: name, revision, pooling, versions. Equal facts and equal inputs
+        facts: Facts for the manifest: name, revision, pooling, versions. Equal facts and equal inputs
             give equal rows on one kind of device.
-        fitted: Whether it was fitted to all items; such a one is sent to workers, any other they load.
+        fitted: Whether the encoder was fitted to all items. A fitted encoder is sent to workers; workers load
+            any other encoder themselves.
     """
 
     dim: int
@@ -60,7 +61,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What a worker needs to load an encoder: the modality's kind, a name or path, and options."""
+    """Specification from which a worker loads an encoder: kind of modality, name or path, options."""
 
     kind: str
     model: str
@@ -71,7 +72,7 @@ class EncoderSpec:
 
 
 def batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of ``size`` values, the last one shorter.
+    """Yield lists of ``size`` values; the last list may be shorter.
 
     >>> list(batches("abc", 2))
     [['a', 'b'], ['c']]
@@ -85,22 +86,22 @@ def require(module: str, extra: str, option: str) -> ModuleType:
     """Import a package of an extra.
 
     Raises:
-        UserError: If it is missing or broken, with the mend.
+        UserError: If the package is missing or broken; the message gives the fix.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if importlib.util.find_spec(module) is None:
             raise UserError(
-                f"{option} needs {module.replace('_', '-')}; pip install 'recbole-siger[{extra}]'"
+                f"{option} requires {module.replace('_', '-')}; pip install 'recbole-siger[{extra}]'"
             ) from None
         raise UserError(f"{option}: {module} cannot be imported: {_first_line(error)}") from error
-    except RuntimeError as error:  # torchvision built for another torch
+    except RuntimeError as error:  # torchvision was built for another version of torch
         raise UserError(f"{option}: {module} cannot be imported: {_first_line(error)}") from error
 
 
 def bundled_file(package: str, relative: str, option: str) -> Path:
-    """Return a file that lies inside an installed package, without importing it.
+    """Return the path of a file in an installed package, without importing the package.
 
     Raises:
         UserError: If the package is not installed.
@@ -114,12 +115,12 @@ def bundled_file(package: str, relative: str, option: str) -> Path:
 
 @contextmanager
 def loading(option: str) -> Iterator[None]:
-    """Turn whatever a library raises about a model that cannot be loaded into one line."""
+    """Convert any exception from loading a model to one line."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # libraries and hubs raise anything, and the user is to read it
+    except Exception as error:  # libraries and hubs raise exceptions of any type
         raise UserError(
             f"{option}: cannot be loaded: {_first_line(error)}; check the name, or give its folder"
         ) from error
@@ -130,7 +131,7 @@ def _first_line(error: Exception) -> str:
 
 
 def weights_sha256(arrays: Iterable[tuple[str, Any]]) -> str:
-    """Return the SHA-256 of named arrays: what was loaded, wherever it came from."""
+    """Return the SHA-256 of named arrays: it identifies the loaded weights, whatever their source."""
     digest = hashlib.sha256()
     for name, value in arrays:
         array = np.ascontiguousarray(value)
@@ -140,7 +141,7 @@ def weights_sha256(arrays: Iterable[tuple[str, Any]]) -> str:
 
 
 def state_sha256(model: Any) -> str:
-    """Return :func:`weights_sha256` of a torch module's state, as float32, which numpy knows."""
+    """Return :func:`weights_sha256` of a torch module's state, as float32, because numpy has no bfloat16."""
     return weights_sha256((name, value.float().cpu()) for name, value in model.state_dict().items())
 
 

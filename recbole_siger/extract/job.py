@@ -1,4 +1,4 @@
-"""One modality of one table: what is encoded, by what. Either engine runs the same job."""
+"""One modality of one table: inputs and encoder. Both engines run the same job."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ __all__ = ["Job", "Source", "encode_shard", "load_encoder"]
 
 
 class Source(Protocol):
-    """Where an item's input comes from."""
+    """The source of the items' inputs."""
 
     @property
     def stamp(self) -> str:
-        """Changes when inputs outside the table do."""
+        """A stamp that changes when inputs outside the table change."""
         ...
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the table that it reads."""
+        """Columns of the table to read."""
         ...
 
     def load(self, item: str, row: Row) -> tuple[Any, bytes]:
-        """Return what the encoder takes, and its bytes; raise UnusableInputError for a gap."""
+        """Return the encoder's input, and its bytes; raise UnusableInputError if there is no usable input."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells."""
+        """Return the manifest's facts."""
         ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """A table, its inputs, and the encoder's specification; small, so that it is sent to workers."""
+    """A table, its inputs, and the encoder's specification; small enough to be sent to workers."""
 
     table: Table
     source: Source
@@ -66,11 +66,11 @@ class Job:
         return canonical_digest(inputs)
 
     def payloads(self) -> Iterator[Any]:
-        """Yield every usable input, for an encoder that is fitted."""
+        """Yield every usable input, to fit an encoder."""
         for item, row in self.table.all_rows():
             try:
                 yield self.source.load(item, row)[0]
-            except UnusableInputError:  # encode_shard names it
+            except UnusableInputError:  # encode_shard reports it
                 continue
 
 
@@ -78,7 +78,7 @@ def load_encoder(job: Job) -> Encoder:
     """Load the job's encoder, in this process.
 
     Raises:
-        UserError: If it is unknown, cannot be loaded, or cannot be fitted.
+        UserError: If the encoder is unknown, cannot be loaded, or cannot be fitted.
     """
     if job.threads is not None:
         import torch
@@ -90,10 +90,10 @@ def load_encoder(job: Job) -> Encoder:
 
 
 def encode_shard(job: Job, encoder: Encoder, number: int) -> Shard:
-    """Encode one slice; an item whose input or row is of no use is named in ``missing``.
+    """Encode one slice; items without a usable input or row are listed in ``missing``.
 
-    The rows do not depend on the engine or on other slices. A row that is zero or not finite says nothing of
-    its item, and is left out.
+    The rows do not depend on the engine or on other slices. A row that is zero or not finite carries no
+    information about its item and is skipped.
     """
     found: list[str] = []
     missing: list[tuple[str, str]] = []

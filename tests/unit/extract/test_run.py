@@ -260,10 +260,10 @@ def test_what_is_there_is_kept_unless_told(tmp_path: Path, capsys: pytest.Captur
         (["--modality=a.b"], "modality='a.b'"),
         (["--dataset=../x"], "dataset '../x'"),
         (["--engine=spark"], "engine='spark'"),
-        (["--workers=2"], "needs --engine=ray"),
+        (["--workers=2"], "requires --engine=ray; use --threads"),
         (["--txt_cols=title"], "has no option --txt_cols; did you mean `text_cols`?"),
-        (["--template={title}"], "--text_cols or --template, and not both"),
-        (["--image-model=efficientnet-lite0"], "needs --image_dir"),
+        (["--template={title}"], "requires either --text_cols or --template"),
+        (["--image-model=efficientnet-lite0"], "requires --image_dir"),
         (["--image-model=mean", "--image-dir=nowhere"], "nowhere: no such folder"),
         (["stray"], "cannot place 'stray'"),
     ],
@@ -295,7 +295,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
     words: Any,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "device='cuda': torch finds no GPU here" in refused(capsys, *words(tmp_path, "--device=cuda"))
+    assert "device='cuda': torch finds no GPU; remove" in refused(capsys, *words(tmp_path, "--device=cuda"))
     assert not (tmp_path / "dataset").exists()
 
 

@@ -186,7 +186,7 @@ def test_max_tokens_cuts(model_folder: Path) -> None:
 
 def test_more_tokens_than_the_model_reads_are_one_line(model_folder: Path) -> None:
     assert SentenceEncoder(spec(str(model_folder), max_tokens=512)).facts["max_tokens"] == 512
-    with pytest.raises(UserError, match=r"max_tokens=513 is more than the model reads; lower it"):
+    with pytest.raises(UserError, match=r"max_tokens=513 is more than the model can read; lower it"):
         SentenceEncoder(spec(str(model_folder), max_tokens=513))
 
 
