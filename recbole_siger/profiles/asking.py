@@ -1,4 +1,4 @@
-"""Ask for many answers: several at a time, not too fast, again after a failure, never twice."""
+"""Send many prompts: in parallel, at a limited rate, with retries, and each prompt only once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class Manners:
-    """How a provider is asked; see ``properties/profiles.yaml``."""
+    """Limits and retries of requests; see ``properties/profiles.yaml``."""
 
     retries: int
     backoff: float
@@ -44,20 +44,20 @@ def ask_all(
     manners: Manners,
     report: Callable[[str], None],
 ) -> dict[str, str]:
-    """Ask for what the cache lacks; each answer is on disk before the next of its thread is asked for.
+    """Request the answers missing in the cache; a thread stores each answer before its next request.
 
     Args:
-        provider: Who is asked.
+        provider: The provider that answers.
         prompts: Key -> prompt.
-        cache: Where answers are kept.
-        manners: Pace and patience.
+        cache: Storage of answers.
+        manners: Limits and retries.
         report: Called with each line for the user.
 
     Returns:
-        Key -> reason, for prompts that got no answer though the provider is there.
+        Key -> reason, for prompts without an answer from a provider that can be reached.
 
     Raises:
-        UserError: If the provider refuses, or cannot be reached.
+        UserError: If the provider rejects a request, or cannot be reached.
     """
     todo = {key: prompt for key, prompt in prompts.items() if key not in cache.answers}
     asking = _Asking(provider, cache, manners, report, len(todo))
@@ -90,7 +90,7 @@ class _Asking:
         self._done, self._n_todo, self._told = 0, n_todo, time.monotonic()
 
     def ask(self, key: str, prompt: Prompt) -> None:
-        """Ask until there is an answer, or patience ends."""
+        """Send a prompt until an answer arrives or the retries are used up."""
         for attempt in range(self.manners.retries + 1):
             self._take_turn()
             if self.stop.is_set():
@@ -104,7 +104,7 @@ class _Asking:
                     self.stop.wait(seconds)
                 elif isinstance(error, UnreachableError):
                     raise UserError(
-                        f"{error}; is the server there? What it has answered so far is kept."
+                        f"{error}; check that the server is running. Received answers are stored."
                     ) from None
                 else:
                     self.failed[key] = f"{prompt.token}: {error}"
@@ -125,7 +125,7 @@ class _Asking:
         self.stop.wait(max(0.0, turn - time.monotonic()))
 
     def _tell(self, line: str, last: bool = False) -> None:
-        """Report a line now and then, and the last one."""
+        """Report a line from time to time, and the last line."""
         with self._lock:
             now = time.monotonic()
             if last or now - self._told >= SECONDS_BETWEEN_LINES:

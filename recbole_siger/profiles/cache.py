@@ -1,4 +1,4 @@
-"""Answers on disk, one a line, so that nothing is asked twice."""
+"""Answers on disk, one for each line, so that no prompt is sent twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["AnswerCache"]
 
 
 def _parse(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the answers, and the number of bytes of whole lines; a crash may have cut the last one short.
+    """Return the answers, and the bytes of complete lines; a crash may have truncated the last line.
 
     Raises:
         UserError: If another line is damaged.
@@ -36,7 +36,7 @@ def _parse(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 
 class AnswerCache:
-    """A JSONL file that only grows; an answer is on disk before it counts. Threads may share it."""
+    """A JSONL file to which answers are appended; an answer counts once it is on disk. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,9 @@ class AnswerCache:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._handle.close()
-            raise UserError(f"{path}: another process is asking for these; wait until it ends.") from None
+            raise UserError(
+                f"{path}: another process is writing these answers; wait until it ends."
+            ) from None
         try:
             self.answers, n_good = _parse(path)
         except UserError:
@@ -69,6 +71,6 @@ class AnswerCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.answers:  # a server that never answered leaves nothing behind
+        if not self.answers:  # without any answer the empty file is removed
             self._path.unlink()
         self._handle.close()

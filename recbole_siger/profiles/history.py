@@ -1,4 +1,4 @@
-"""What users did, from training rows alone."""
+"""Histories of users, from training rows only."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Pair = tuple[str, str]
 
 
 class Split:
-    """The split that a run with these options trains on.
+    """The split that a run with the same options trains on.
 
     Attributes:
-        histories: User -> items of training rows, in their order; the oldest first where rows have a time.
+        histories: User -> items of training rows in the order of rows; oldest first if rows have times.
         held_out: Pairs of the validation and test rows.
     """
 
@@ -33,7 +33,7 @@ class Split:
         self, dataset: str, data_path: str, files: Sequence[str] = (), seed: int | None = None
     ) -> None:
         values = {"data_path": data_path} | ({} if seed is None else {"seed": str(seed)})
-        # A split is the same for every model that ranks all items; the files may name one, for its keys.
+        # All models that rank all items have the same split; the files may name a model for its keys.
         named = [read_yaml(Path(file)).get("model") for file in files]
         model = next((one for one in reversed(named) if one is not None), "LightGCN")
         config = Config(model, dataset, files, command_line=values)
@@ -53,9 +53,11 @@ class Split:
 
 
 def _load_times(config: Config) -> None:
-    """Load the time of rows where the files have it, though the dataset's YAML does without.
+    """Load the times of rows if the files have them, even if the dataset's YAML does not load them.
 
-    Not where RecBole drops repeated rows: it would sort by time first, and draw another split than the run.
+    Times are not loaded if RecBole removes repeated rows. RecBole would then sort by time first, and the
+    split
+    would differ from the run's split.
     """
     load, time = config["load_col"], config["TIME_FIELD"]
     if load and "inter" in load and time not in load["inter"] and config["rm_dup_inter"] is None:
@@ -63,7 +65,7 @@ def _load_times(config: Config) -> None:
 
 
 def _pairs(part: MultimodalDataset, whole: MultimodalDataset) -> list[Pair]:
-    """Return the raw tokens of a part's rows, by time where there is one."""
+    """Return the raw tokens of a part's rows, sorted by time if rows have times."""
     rows = part.inter_feat
     users, items = rows[part.uid_field], rows[part.iid_field]
     if part.time_field in rows:
@@ -74,7 +76,7 @@ def _pairs(part: MultimodalDataset, whole: MultimodalDataset) -> list[Pair]:
 
 
 def read_reviews(path: Path, column: str, split: Split) -> dict[Pair, str]:
-    """Read the reviews of training rows: never one of a pair that is held out, were it in training too.
+    """Read the reviews of training rows; a held-out pair's review is never read, even if in training too.
 
     Args:
         path: Table with columns ``user_id``, ``item_id`` and ``column``.

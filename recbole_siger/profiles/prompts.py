@@ -19,14 +19,14 @@ __all__ = ["Prompt", "PromptFile", "item_prompts", "item_texts", "user_prompts"]
 Kind = Literal["item", "user"]
 
 FIELD = {"item": "item", "user": "history"}
-"""What a prompt of each kind has to ask for."""
+"""The field that a prompt of each kind must contain."""
 
 Reviews = Mapping[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked about one item or user."""
+    """The prompt for one item or user."""
 
     token: str
     system: str
@@ -75,8 +75,8 @@ class PromptFile:
         field = FIELD[kind]
         if template_fields(question) != (field,) or template_fields(system):
             raise UserError(
-                f"{path}: a prompt for kind {kind!r} has {{{field}}} in its last part, and no other name "
-                "in braces."
+                f"{path}: a prompt of kind {kind!r} must have {{{field}}} in the last part, and no other "
+                "name in braces."
             )
         return cls(path.name, system.strip(), question.strip())
 
@@ -86,12 +86,12 @@ class PromptFile:
         return hashlib.sha256(f"{self.system}\n---\n{self.question}".encode()).hexdigest()
 
     def fill(self, kind: Kind, token: str, text: str) -> Prompt:
-        """Ask about one item or user."""
+        """Make the prompt for one item or user."""
         return Prompt(token, self.system, fill_template(self.question, {FIELD[kind]: text}))
 
 
 def item_prompts(file: PromptFile, table: Table, columns: Sequence[str]) -> Iterator[Prompt]:
-    """Yield a prompt for each item whose columns are not all empty."""
+    """Yield a prompt for each item with at least one non-empty column."""
     for item, row in table.all_rows():
         told = [(column, _one_line(row[column])) for column in columns]
         lines = [f"{column}: {value}" for column, value in told if value]
@@ -106,14 +106,14 @@ def user_prompts(
     reviews: Reviews,
     max_history: int,
 ) -> Iterator[Prompt]:
-    """Yield a prompt for each user with an item that has a text.
+    """Yield a prompt for each user with at least one item that has a text.
 
     Args:
         file: The prompt file.
-        histories: User -> items of the training rows, the oldest first.
-        texts: Item -> what is shown of it.
-        reviews: (User, item) -> review, of training rows alone.
-        max_history: Items that a prompt shows, the last ones.
+        histories: User -> items of the training rows, oldest first.
+        texts: Item -> text shown in the prompt.
+        reviews: (User, item) -> review, of training rows only.
+        max_history: Number of items that a prompt shows, the most recent ones.
     """
     for user, items in histories.items():
         lines = []
@@ -125,7 +125,7 @@ def user_prompts(
 
 
 def item_texts(table: Table, columns: Sequence[str]) -> dict[str, str]:
-    """Map each item to its columns that are not empty, on one line."""
+    """Map each item to its non-empty columns, on one line."""
     texts = {}
     for item, row in table.all_rows():
         if text := _joined(row, columns):

@@ -1,4 +1,4 @@
-"""Who answers a prompt: a server with OpenAI's interface, or a model of transformers in this process."""
+"""Providers of answers: a server with OpenAI's interface, or a transformers model in this process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from recbole_siger.profiles.prompts import Prompt
 __all__ = ["OpenAICompatible", "Provider", "TransformersModel", "TryAgainError", "UnreachableError"]
 
 RETRIED = {408, 409, 425, 429}
-"""Statuses below 500 after which the same request may succeed."""
+"""HTTP statuses below 500 after which the same request may succeed."""
 
 MAX_ANSWER = 2**24
 """Bytes of an answer: far more than the text of any answer."""
 
 
 class TryAgainError(Exception):
-    """A request that failed and may succeed when it is sent again.
+    """A failed request that may succeed on retry.
 
     Attributes:
-        after: Seconds that the server asks to wait, if it does.
+        after: Seconds to wait, if the server states them.
     """
 
     def __init__(self, reason: str, after: float | None = None) -> None:
@@ -39,15 +39,15 @@ class TryAgainError(Exception):
 
 
 class UnreachableError(TryAgainError):
-    """No answer at all: what failed is not this prompt."""
+    """The provider cannot be reached; the failure does not depend on the prompt."""
 
 
 class Provider(Protocol):
-    """Something that answers prompts.
+    """A provider of answers.
 
     Attributes:
-        facts: What decides the answer besides the prompt; part of the key of the cache, and of the manifest.
-        parallel: Whether several threads may ask at a time.
+        facts: Facts besides the prompt that decide an answer; part of the cache key and of the manifest.
+        parallel: Whether several threads may send prompts at the same time.
     """
 
     facts: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Provider(Protocol):
 
 
 class OpenAICompatible:
-    """``POST <base_url>/chat/completions``. The key is sent, and neither kept, written nor logged."""
+    """``POST <base_url>/chat/completions``. The API key is sent, but never stored, written or logged."""
 
     parallel = True
 
@@ -79,10 +79,10 @@ class OpenAICompatible:
             self._key = os.environ.get(api_key_env, "").strip()
             if not self._key:
                 raise UserError(f"api_key_env={api_key_env!r}: the environment has no such variable; set it.")
-            if not re.fullmatch(r"[!-~]+", self._key):  # http.client would refuse it, and print it
+            if not re.fullmatch(r"[!-~]+", self._key):  # http.client would reject the key and print it
                 raise UserError(
-                    f"api_key_env={api_key_env!r}: its value has blanks, line ends or letters beyond ASCII, "
-                    "which no key has; set it again."
+                    f"api_key_env={api_key_env!r}: the value has blanks, line ends or letters outside ASCII, "
+                    "which no API key has; correct the value."
                 )
         self._url, self._timeout = f"{address}/chat/completions", timeout
         self._asked = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
@@ -92,8 +92,8 @@ class OpenAICompatible:
         """Send one request.
 
         Raises:
-            TryAgainError: If the server is busy, failed, was too slow, or gave no answer.
-            UserError: If it refused the request.
+            TryAgainError: If the server is busy, failed, timed out, or gave no answer.
+            UserError: If the server rejected the request.
         """
         body = json.dumps({**self._asked, "messages": _messages(prompt)}).encode()
         headers = {"Content-Type": "application/json"}
@@ -120,7 +120,7 @@ class OpenAICompatible:
         except (OSError, http.client.HTTPException):  # the connection ends within the reason
             told = ""
         told = " ".join(told.split()) or str(error.reason)
-        if self._key:  # before the text is cut, which may leave half a key
+        if self._key:  # before the text is truncated, which may leave a part of the key
             told = told.replace(self._key, "***")
         said = f"{self._url}: status {error.code}: {told[:200]}"
         if error.code in RETRIED or error.code >= 500:
@@ -151,7 +151,7 @@ def _read_answer(data: bytes) -> dict[str, Any]:
 
 
 def _whole(text: str) -> str:
-    """Replace halves of characters, which JSON can name and UTF-8 cannot: what a cut answer may end with."""
+    """Replace unpaired surrogates at the end of a truncated answer: JSON can encode them and UTF-8 cannot."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
@@ -168,7 +168,7 @@ class TransformersModel:
         option = f"model={model!r}"
         transformers = require("transformers", "profiles", option)
         if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
-            raise UserError(f"{option}: no such folder; name one with a model of transformers.")
+            raise UserError(f"{option}: no such folder; name a folder with a transformers model.")
         with loading(option):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
             self._model = transformers.AutoModelForCausalLM.from_pretrained(model).to(device).eval()
@@ -183,11 +183,11 @@ class TransformersModel:
         }
 
     def ask(self, prompt: Prompt) -> dict[str, Any]:
-        """Generate an answer; the same prompt gives the same one, at any temperature.
+        """Generate an answer; equal prompts give equal answers, at any temperature.
 
         Raises:
             TryAgainError: If the answer is empty.
-            UserError: If the prompt and its answer are longer than what the model can read.
+            UserError: If the prompt and its answer exceed the model's length limit.
         """
         import torch
 
@@ -196,8 +196,8 @@ class TransformersModel:
         room = getattr(self._model.config, "max_position_embeddings", None)
         if room is not None and n_prompt + self._max_tokens > room:
             raise UserError(
-                f"{prompt.token}: a prompt of {n_prompt:,} tokens and max_tokens={self._max_tokens} are more "
-                f"than the model's {room:,}; lower --max_tokens, or show less (--text_cols, --max_history)."
+                f"{prompt.token}: a prompt of {n_prompt:,} tokens and max_tokens={self._max_tokens} exceed the "
+                f"model's limit of {room:,}; lower --max_tokens or --max_history, or name fewer --text_cols."
             )
         torch.manual_seed(int(prompt.key(self.facts)[:8], 16))
         chosen = (
@@ -215,7 +215,7 @@ class TransformersModel:
         return {"text": text, "prompt_tokens": n_prompt, "answer_tokens": len(output) - n_prompt}
 
     def _inputs(self, prompt: Prompt) -> Any:
-        """Return the tokens of a prompt; a chat template brings the special ones along."""
+        """Return the tokens of a prompt; a chat template adds the special tokens."""
         chat = bool(self._tokenizer.chat_template)
         text = self._chat(prompt) if chat else f"{prompt.system}\n\n{prompt.question}\n"
         tokens = self._tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
@@ -229,5 +229,5 @@ class TransformersModel:
 
         try:
             return fill(_messages(prompt))
-        except TemplateError:  # the template has no place for a system part
+        except TemplateError:  # the template does not support a system part
             return fill([{"role": "user", "content": f"{prompt.system}\n\n{prompt.question}"}])

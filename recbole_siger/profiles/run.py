@@ -1,4 +1,4 @@
-"""The command `profiles`: what a language model says of items, or of users, as a table to be embedded."""
+"""The command `profiles`: a language model's profiles of items or users, as a table for a text encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilesParams:
-    """Options of `profiles`; meanings and defaults stand in ``properties/profiles.yaml``."""
+    """Options of `profiles`; ``properties/profiles.yaml`` documents them and sets their defaults."""
 
     dataset: str
     kind: Literal["item", "user"]
@@ -60,8 +60,8 @@ class ProfilesParams:
 def profiles(params: ProfilesParams, report: Report) -> Path | None:
     """Write ``<data_path>/<dataset>/<dataset>.<kind>_profile.tsv`` and its manifest.
 
-    Prompts about users show training rows alone. Answers are kept beside the table as they come; a killed
-    command asks for the others only.
+    Prompts about users show training rows only. Answers are stored beside the table when they arrive. After a
+    kill, the same command requests the missing answers only.
 
     Args:
         params: The options.
@@ -71,7 +71,7 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
         The table, or None for a dry run.
 
     Raises:
-        UserError: For bad input, or if an answer is lacking; no table is written then.
+        UserError: If the input is invalid or an answer is missing; then no table is written.
     """
     folder = dataset_folder(params.data_path, params.dataset)
     table = folder / f"{params.dataset}.{params.kind}_profile.tsv"
@@ -95,16 +95,16 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
 def _ask(
     params: ProfilesParams, provider: Provider, prompts: Mapping[str, Prompt], path: Path, report: Report
 ) -> dict[str, dict[str, Any]]:
-    """Return key -> answer, those of earlier commands among them."""
+    """Return key -> answer, including answers of earlier commands."""
     manners = Manners(params.retries, params.backoff, params.concurrency, params.requests_per_minute)
     with AnswerCache(path) as cache:
         if there := sum(key in cache.answers for key in prompts):
-            report(f"{there:,} of {len(prompts):,} answers are there already")
+            report(f"{there:,} of {len(prompts):,} answers exist already")
         failed = ask_all(provider, prompts, cache, manners, report)
         if failed:
             raise UserError(
                 f"{len(failed):,} of {len(prompts):,} prompts got no answer, such as "
-                f"{next(iter(failed.values()))}; run the command again to ask for these alone."
+                f"{next(iter(failed.values()))}; run the command again to request the missing answers."
             )
         return cache.answers
 
@@ -127,7 +127,7 @@ def _show(params: ProfilesParams, prompts: list[Prompt], report: Report) -> None
     tokens = sum(prompt.tokens() for prompt in prompts)
     report(
         f"{len(prompts):,} prompts, about {tokens:,} tokens (four characters each); answers of at most "
-        f"{len(prompts) * params.max_tokens:,} tokens; nothing was asked"
+        f"{len(prompts) * params.max_tokens:,} tokens; nothing was sent"
     )
 
 
@@ -136,7 +136,7 @@ def _provider(params: ProfilesParams) -> Provider:
     if params.provider == "transformers":
         return TransformersModel(params.model, device=params.device, **options)
     if params.base_url is None:
-        raise UserError("command line: --provider=openai-compatible needs --base_url")
+        raise UserError("command line: --provider=openai-compatible requires --base_url")
     options |= {"api_key_env": params.api_key_env, "timeout": params.timeout}
     return OpenAICompatible(params.base_url, params.model, **options)
 

@@ -165,7 +165,7 @@ def test_a_dry_run_asks_and_writes_nothing(shop: Path, capsys: pytest.CaptureFix
     (told,) = [line for line in out.splitlines() if line.startswith("10 prompts, about ")]
     about = int(told.split()[3].replace(",", ""))
     assert abs(about - n_characters / 4) < 50
-    assert "at most 2,000 tokens; nothing was asked" in told
+    assert "at most 2,000 tokens; nothing was sent" in told
     assert files_of(shop) == {}
 
 
@@ -306,7 +306,7 @@ def test_a_prompt_that_is_a_pipe_or_a_folder(shop: Path, capsys: pytest.CaptureF
 def test_a_prompt_has_to_ask_for_the_item(shop: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     file = shop / "prompt.txt"
     file.write_text(text)
-    assert "has {item} in its last part" in refused(capsys, *words(shop, "item", f"--prompt={file}"))
+    assert "must have {item} in the last part" in refused(capsys, *words(shop, "item", f"--prompt={file}"))
 
 
 def test_a_prompt_of_ones_own(shop: Path, server: Server) -> None:
