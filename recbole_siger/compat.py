@@ -1,4 +1,4 @@
-"""Every work-around that RecBole 1.2 needs beside today's numpy, scipy, pandas and torch, in one tested file.
+"""Work-arounds that RecBole 1.2 requires with current numpy, scipy, pandas and torch, in one tested file.
 
 ``Config`` and ``get_model_class`` call ``apply()``; importing a module of this package never does. A
 work-around is one function of ``WORKAROUNDS``. Its docstring says why it is needed and when it can go,
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _NCL = "recbole.model.general_recommender.ncl"
 
 DEPRECATIONS = (
-    # Each is harmless within the version ranges of pyproject.toml and would be printed in every run.
+    # These warnings are harmless within the version ranges of pyproject.toml and would appear in every run.
     (r"A value is trying to be set on a copy of a DataFrame or Series", FutureWarning),
     (r"`torch\.cuda\.amp\.(GradScaler|autocast)\(args\.\.\.\)` is deprecated", FutureWarning),
     (r"torch\.sparse\.SparseTensor\(.*\) is deprecated", UserWarning),
@@ -46,7 +46,8 @@ DEPRECATIONS = (
 def argument_names(root: Path) -> frozenset[str]:
     """Return the keys that RecBole lists in ``recbole/utils/argument_list.py``, without importing RecBole.
 
-    Importing RecBole imports torch and pandas and takes seconds. A misspelt key is reported without them.
+    Importing RecBole imports torch and pandas and takes seconds. A misspelt key is reported without the
+    import.
 
     Args:
         root: RecBole's package folder.
@@ -79,9 +80,10 @@ def _add_numpy_names(config: Any = None) -> None:
 
 
 def numpy_names() -> None:
-    """Give numpy back ``np.float`` and ``np.str``, and keep RecBole from setting the others.
+    """Restore numpy's ``np.float`` and ``np.str``, and keep RecBole from setting other names.
 
-    Needed because: numpy 2 has neither; RecBole's metrics, ``Interaction`` and ``Dataset`` use ``np.float``,
+    Needed because: numpy 2 has neither name; RecBole's metrics, ``Interaction`` and ``Dataset`` use
+    ``np.float``,
     its ``HyperTuning`` uses ``np.str``. ``Config.compatibility_settings``, which should add them, fails on
     ``np.float_`` and would replace ``np.bool`` and ``np.long``, which numpy 2 has again.
     Remove when: RecBole uses ``np.float64`` and ``compatibility_settings`` runs on numpy 2.
@@ -97,10 +99,10 @@ def _dok_update(matrix: Any, entries: dict[tuple[int, int], float]) -> None:
 
 
 def dok_update() -> None:
-    """Give ``scipy.sparse.dok_matrix`` back the unchecked ``_update``.
+    """Restore the unchecked ``_update`` of ``scipy.sparse.dok_matrix``.
 
     Needed because: LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their adjacency matrix through
-    it, and scipy has dropped it; a DOK matrix now holds its entries in the dict ``_dict``.
+    ``_update``, and scipy has removed it; a DOK matrix now stores its entries in the dict ``_dict``.
     Remove when: RecBole builds these matrices in COO form.
     """
     from scipy.sparse import dok_matrix
@@ -117,8 +119,10 @@ def _kmeans(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cluster points as ``kmeans_pytorch.kmeans`` does, with scikit-learn.
 
-    Starts once, from random points, and draws from numpy's global state, as kmeans_pytorch does: RecBole's
-    ``init_seed`` therefore decides the result. Both results are on the CPU, whatever ``device`` says.
+    The clustering starts once, from random points, and draws from numpy's global state, as kmeans_pytorch
+    does.
+    RecBole's ``init_seed`` therefore decides the result. Both results are on the CPU, whatever ``device``
+    says.
 
     Args:
         X: Points, shape ``(n, d)``.
@@ -136,18 +140,19 @@ def _kmeans(
     from sklearn.cluster import KMeans
 
     if distance != "euclidean":
-        raise ValueError(f"distance={distance!r}: this stand-in for kmeans_pytorch knows only 'euclidean'")
+        raise ValueError(f"distance={distance!r}: this stand-in for kmeans_pytorch supports only 'euclidean'")
     points = torch.as_tensor(X).detach().cpu().float().numpy()
     clusters = KMeans(n_clusters=num_clusters, init="random", n_init=1).fit(points)
     return torch.from_numpy(clusters.labels_).long(), torch.from_numpy(clusters.cluster_centers_).float()
 
 
 def kmeans_pytorch_module() -> None:
-    """Put a stand-in for ``kmeans_pytorch`` into ``sys.modules`` where the package is absent.
+    """Put a stand-in for ``kmeans_pytorch`` into ``sys.modules`` if the package is not installed.
 
-    Needed because: RecBole 1.2.0 imports it in LDiffRec, hence in the package of all general recommenders,
-    without declaring it.
-    Remove when: RecBole declares the dependency or imports it only where it is used.
+    Needed because: RecBole 1.2.0 imports kmeans_pytorch in LDiffRec, and therefore in the package of all
+    general
+    recommenders, without declaring the dependency.
+    Remove when: RecBole declares the dependency or imports the package only where it is used.
     """
     name = "kmeans_pytorch"
     if importlib.util.find_spec(name) is not None:
@@ -161,7 +166,7 @@ def kmeans_pytorch_module() -> None:
 
 
 def _clamped(run_kmeans: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``NCL.run_kmeans`` so that it asks for no more clusters than there are points."""
+    """Wrap ``NCL.run_kmeans``: the number of clusters is at most the number of points."""
 
     @functools.wraps(run_kmeans)
     def clamped(model: Any, x: np.ndarray) -> Any:
@@ -217,9 +222,10 @@ class _NCLFinder(importlib.abc.MetaPathFinder):
 def ncl_clusters() -> None:
     """Let NCL run on data sets with fewer users or items than ``num_clusters``, and say how to install faiss.
 
-    A GPU needs no work-around: ``faiss.Kmeans(gpu=True)`` uses the GPUs that faiss sees: none in faiss-cpu.
+    A GPU requires no work-around: ``faiss.Kmeans(gpu=True)`` uses the GPUs that faiss sees: none in
+    faiss-cpu.
 
-    Needed because: faiss refuses more clusters than points, and NCL's default of 1000 is more than the 944
+    Needed because: faiss rejects more clusters than points, and NCL's default of 1000 is more than the 944
     rows of ml-100k's user table; RecBole does not declare faiss and fails with a bare ModuleNotFoundError.
     Remove when: ``NCL.run_kmeans`` clamps the number of clusters and RecBole declares faiss.
     """
@@ -230,7 +236,7 @@ def ncl_clusters() -> None:
 
 
 def silent_tensorboard() -> None:
-    """Let RecBole's trainers be made without writing files.
+    """Prevent RecBole's trainers from writing files when they are constructed.
 
     Needed because: every ``Trainer`` opens a TensorBoard writer in ``log_tensorboard/`` below the working
     folder when it is constructed, and no setting turns it off.
@@ -242,11 +248,12 @@ def silent_tensorboard() -> None:
 
 
 def quiet_deprecations() -> None:
-    """Silence the deprecation warnings that RecBole's own lines raise in every run, and no other.
+    """Silence the deprecation warnings of RecBole's own lines, and no other warnings.
 
     Needed because: RecBole fills missing values by chained assignment, which works up to pandas 2, and calls
     ``torch.cuda.amp`` and ``torch.sparse.FloatTensor``, which still work; a user can fix none of them.
-    Remove when: RecBole drops those calls. pyproject.toml excludes pandas 3, where the first does nothing.
+    Remove when: RecBole drops those calls. pyproject.toml excludes pandas 3, where the assignment has no
+    effect.
     """
     for message, category in DEPRECATIONS:
         warnings.filterwarnings("ignore", message=message, category=category, module=r"recbole\.")

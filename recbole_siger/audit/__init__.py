@@ -1,1 +1,1 @@
-"""What an honest evaluation needs, held against a dataset, a model and a run."""
+"""Checks of a dataset, a model and a run against the requirements of an honest evaluation."""

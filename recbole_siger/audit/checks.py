@@ -1,4 +1,4 @@
-"""Hold a dataset and a finished run against what an honest evaluation needs."""
+"""Check a dataset and a finished run against the requirements of an honest evaluation."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def print_audit(
 def audit(
     dataset: str | None, run_dir: str | Path | None = None, values: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """Check a dataset, and the run that was made with it.
+    """Check a dataset, and optionally a run on the dataset.
 
     Args:
-        dataset: Its name; with a run, by default the run's.
-        run_dir: A finished run folder; its configuration is then the one that is checked.
-        values: Options as typed; ``model`` names the model whose graphs are checked, by default SIGER where
-            the dataset lists features, else LightGCN.
+        dataset: Name of the dataset; with a run, by default the run's dataset.
+        run_dir: A finished run folder; the audit then checks the run's configuration.
+        values: Options as typed. ``model`` names the model whose graphs are checked; by default SIGER if the
+            dataset lists features, else LightGCN.
 
     Raises:
-        UserError: If there is no such dataset or run, or the run is unfinished.
+        UserError: If the dataset or run does not exist, or the run is unfinished.
     """
     given = dict(values or {})
     run = None if run_dir is None else RunFolder.open(run_dir)
@@ -86,17 +86,15 @@ def _model_for(dataset: str, values: Mapping[str, str]) -> str:
 
 
 def _run_config(run: RunFolder, dataset: str | None, values: dict[str, str]) -> Config:
-    run.read_results()  # a run without them has nothing to hold
+    run.read_results()  # raises if the run is unfinished
     model = values.pop("model", None)
     config = config_of_run(run, values.pop("data_path", None), model, prepare=None)
     if dataset not in (None, config["dataset"]):
         raise UserError(
-            f"{run.path}: is a run on {config['dataset']!r}, not on {dataset!r}; leave out --dataset"
+            f"{run.path}: is a run on {config['dataset']!r}, not on {dataset!r}; remove --dataset"
         )
     if values:
-        raise UserError(
-            f"command line: --{next(iter(values))} is not for a run, which has its own; leave it out"
-        )
+        raise UserError(f"command line: --{next(iter(values))} cannot be set for a run; remove it")
     return config
 
 
@@ -117,7 +115,7 @@ def _duplicates(experiment: Experiment) -> Iterator[Finding]:
         yield Finding("PASS", "parts", "no pair is in two of train, valid and test")
     for name, keys in pairs.items():
         if repeated := len(keys) - len(np.unique(keys)):
-            yield Finding("INFO", "parts", f"{repeated} rows of {name} repeat an earlier row of it")
+            yield Finding("INFO", "parts", f"{repeated} rows of {name} repeat an earlier row of that part")
 
 
 def _without_training(experiment: Experiment) -> Iterator[Finding]:
@@ -140,16 +138,16 @@ def _features_of(tables: dict[str, Any], noun: str) -> Iterator[Finding]:
         rows = table[1:].cpu().numpy()
         rows = rows[(rows != 0).any(axis=1)]
         if not len(rows):
-            yield Finding("FAIL", "features", f"{name}: no {noun} has any")
+            yield Finding("FAIL", "features", f"{name}: no {noun} has a feature")
             continue
         _, counts = np.unique(rows, axis=0, return_counts=True)
         if len(counts) == 1 and len(rows) > 1:
             yield Finding("FAIL", "features", f"{name}: all {len(rows)} rows are the same")
         elif len(counts) == len(rows):
-            yield Finding("PASS", "features", f"{name}: {len(rows)} rows, each another")
+            yield Finding("PASS", "features", f"{name}: {len(rows)} rows, all different")
         else:
-            text = f"{len(rows) - len(counts)} of {len(rows)} rows repeat an earlier one"
-            text += f"; the commonest stands {counts.max()} times"
+            text = f"{len(rows) - len(counts)} of {len(rows)} rows repeat an earlier row"
+            text += f"; the most frequent row occurs {counts.max()} times"
             yield Finding("INFO", "features", f"{name}: {text}")
     if tables:
         has = {name: (table != 0).any(dim=1).cpu().numpy() for name, table in tables.items()}
@@ -175,9 +173,9 @@ def _times(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
-    """Load training and test rows again with the time column, which training had no use for.
+    """Load training and test rows again with the time column, which training does not load.
 
-    None where the files have no such column, or where the split could not be made the same again.
+    None if the files have no such column, or if the same split cannot be made again.
     """
     config = experiment.config
     field, columns = config["TIME_FIELD"], dict(config["load_col"] or {})
@@ -196,7 +194,7 @@ def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
 
 
 def _header(config: Config) -> list[str]:
-    """Return the columns of the dataset's interactions, as its first file names them."""
+    """Return the columns in the header of the dataset's first interaction file."""
     part = f".{config['benchmark_filename'][0]}" if config["benchmark_filename"] else ""
     file = Path(config["data_path"]) / f"{config['dataset']}{part}.inter"
     with file.open(encoding=config["encoding"]) as stream:
@@ -211,14 +209,14 @@ def _run_findings(run: RunFolder, experiment: Experiment) -> Iterator[Finding]:
     digests = experiment.digests()
     try:
         run.check_digests(digests)
-        yield Finding("PASS", "run", "splits and features are those that were trained on")
+        yield Finding("PASS", "run", "splits and features equal those of the training")
     except UserError as error:
         yield Finding("FAIL", "run", str(error))
     expected = protocol_id(protocol_facts(experiment.config, digests))
     if results.get("protocol_id") == expected:
-        yield Finding("PASS", "run", f"protocol_id {expected} is that of its configuration and data")
+        yield Finding("PASS", "run", f"protocol_id {expected} matches the configuration and the data")
     else:
-        text = f"protocol_id is {results.get('protocol_id')}, configuration and data give {expected}"
+        text = f"protocol_id is {results.get('protocol_id')}, but configuration and data give {expected}"
         yield Finding("FAIL", "run", text)
     yield from _selection(run, experiment.config, results)
     yield from _search(run, experiment.config, results)
@@ -227,33 +225,33 @@ def _run_findings(run: RunFolder, experiment: Experiment) -> Iterator[Finding]:
 
 
 def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Iterator[Finding]:
-    """Choose the best epoch again, from validation alone."""
+    """Choose the best epoch again, by validation scores only."""
     file = run.file("metrics.jsonl")
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         yield Finding(
-            "FAIL", "selection", f"{file}: missing or damaged, so nothing shows how the epoch was chosen"
+            "FAIL", "selection", f"{file}: missing or damaged, so the choice of the epoch cannot be checked"
         )
         return
     looked = [line["epoch"] for line in lines if any(key.startswith("test") for key in line)]
     if looked:
-        yield Finding("FAIL", "selection", f"metrics.jsonl: test was looked at in epoch {looked[0]}")
+        yield Finding("FAIL", "selection", f"metrics.jsonl: test data were read in epoch {looked[0]}")
     metric, best = config["valid_metric"].lower(), results.get("best_epoch")
     valid = {line["epoch"]: line["valid"] for line in lines if line.get("valid")}
     scores = {epoch: metrics[metric] for epoch, metrics in valid.items()}
     if not scores:
-        yield Finding("INFO", "selection", "no validation was made; the last epoch was tested")
+        yield Finding("INFO", "selection", "the run has no validation; the last epoch was tested")
         return
     chosen = best_epoch(
         scores, config["valid_metric_bigger"], PROTOCOLS[config.run.protocol].selection_decimals
     )
     told = f"validation {metric} was best in epoch {chosen} ({scores[chosen]})"
     if best == chosen and results.get("valid") == valid[chosen]:
-        yield Finding("PASS", "selection", f"{told}, which is the one that was tested")
+        yield Finding("PASS", "selection", f"{told}, and this epoch was tested")
     elif best == chosen:
         yield Finding(
-            "FAIL", "selection", f"results.json: `valid` is not what metrics.jsonl has of epoch {chosen}"
+            "FAIL", "selection", f"results.json: `valid` differs from metrics.jsonl in epoch {chosen}"
         )
     else:
         text = f"results.json: best_epoch is {best} ({scores.get(best, 'not validated')}), but {told}"
@@ -261,7 +259,7 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
 
 
 def _search(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Iterator[Finding]:
-    """Choose the winner of a search again, from validation alone, where the run is one."""
+    """Choose the winner of a search again, by validation scores only, if the run is a winner."""
     folder = run.path.resolve()
     file, metric = folder.parent / "trials.json", config["valid_metric"].lower()
     if not (folder.name.startswith("best-") and file.is_file()):
@@ -278,15 +276,15 @@ def _search(run: RunFolder, config: Config, results: Mapping[str, Any]) -> Itera
         text = f"{file}: validation {metric} was best, {score}, with {trials[0].told()}; the run has {own}"
         yield Finding("FAIL", "selection", text)
     elif results["valid"].get(metric) not in [t.score for t in trials if t.seed == results["seed"]]:
-        text = f"{file}: validation {metric} of this point is not the {results['valid'].get(metric)} told"
+        text = f"{file}: no trial of this point has validation {metric} {results['valid'].get(metric)}"
         yield Finding("FAIL", "selection", text)
     else:
-        text = f"validation {metric} was best with this one of {len(ranked)} finished points of the search"
+        text = f"this point has the best validation {metric} of {len(ranked)} finished points of the search"
         yield Finding("PASS", "selection", text)
 
 
 def best_epoch(scores: Mapping[int, float], bigger: bool, decimals: int | None) -> int:
-    """Return the first epoch whose rounded score no other exceeds.
+    """Return the first epoch with the best rounded score.
 
     >>> best_epoch({0: 0.11, 1: 0.3001, 2: 0.30012}, True, 4), best_epoch({0: 2.0, 1: 1.0}, False, None)
     (1, 1)
@@ -299,7 +297,7 @@ def best_epoch(scores: Mapping[int, float], bigger: bool, decimals: int | None) 
 
 
 def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any]) -> Iterator[Finding]:
-    """Evaluate what was saved again: it is the epoch that the results are told of."""
+    """Evaluate the saved weights again and compare with the results, which belong to the same epoch."""
     if not run.file("model.safetensors").is_file():
         yield Finding("INFO", "weights", "the run was not saved, so its weights cannot be evaluated again")
         return
@@ -308,14 +306,16 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
     found = {"valid": experiment.evaluate(experiment.valid_data), "test": experiment.test()}
     if experiment.evaluate(experiment.valid_data, seed=1) != found["valid"]:
         yield Finding(
-            "INFO", "weights", "the model draws numbers when it scores; validation differs each time"
+            "INFO", "weights", "the model draws random numbers when it scores; validation differs each time"
         )
         found["valid"] = results["valid"]
     for part, metrics in found.items():
         for key, value in results[part].items():
             off = abs(metrics.get(key, np.inf) - value)
-            if off > 1e-3 * max(1, abs(value)):  # another machine may round scores otherwise
-                text = f"{part} {key} of model.safetensors is {metrics.get(key)}, results.json says {value}"
+            if off > 1e-3 * max(1, abs(value)):  # another machine may round scores differently
+                text = (
+                    f"{part} {key} of model.safetensors is {metrics.get(key)}, but results.json has {value}"
+                )
                 yield Finding("FAIL", "weights", text)
                 return
     yield Finding(
@@ -325,7 +325,7 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
 
 def _users(run: RunFolder, results: Mapping[str, Any], decimals: int) -> Iterator[Finding]:
     if not run.file("users.csv").is_file():
-        yield Finding("INFO", "users", "no users.csv; the run ranks nothing or is older than this file")
+        yield Finding("INFO", "users", "no users.csv; the run ranks nothing or is older than users.csv")
         return
     frame = run.read_users()
     columns = [key for key in results["test"] if key in frame.columns]
@@ -337,7 +337,7 @@ def _users(run: RunFolder, results: Mapping[str, Any], decimals: int) -> Iterato
     if off:
         mean, told = float(frame[off[0]].mean()), results["test"][off[0]]
         yield Finding(
-            "FAIL", "users", f"users.csv: {off[0]} is {mean:.6f} on average, results.json says {told}"
+            "FAIL", "users", f"users.csv: the mean of {off[0]} is {mean:.6f}, but results.json has {told}"
         )
     else:
-        yield Finding("PASS", "users", f"{len(frame)} users average to the test metrics of results.json")
+        yield Finding("PASS", "users", f"the means over {len(frame)} users equal the metrics of results.json")

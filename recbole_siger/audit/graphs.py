@@ -21,7 +21,7 @@ PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of an audit; INFO is a fact that is no fault."""
+    """One line of an audit; INFO is a fact and not a fault."""
 
     verdict: Verdict
     check: str
@@ -29,7 +29,7 @@ class Finding:
 
 
 def pairs_of(experiment: Experiment) -> dict[str, np.ndarray[Any, Any]]:
-    """Return each part's interactions as keys ``user * n_items + item``, as they stand."""
+    """Return each part's interactions as keys ``user * n_items + item``, in file order."""
     found = {}
     for name, loader in zip(PARTS, experiment.loaders(), strict=True):
         split = loader._dataset
@@ -39,7 +39,7 @@ def pairs_of(experiment: Experiment) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def name_pair(experiment: Experiment, key: int) -> str:
-    """Tell a pair by its raw tokens."""
+    """Return the raw tokens of a pair as text."""
     data = experiment.dataset
     user, item = divmod(int(key), data.item_num)
     users, items = (data.field2id_token[field] for field in (data.uid_field, data.iid_field))
@@ -47,11 +47,11 @@ def name_pair(experiment: Experiment, key: int) -> str:
 
 
 def _matrices(model: Any) -> Iterator[tuple[str, sp.coo_array]]:
-    """Find every sparse matrix that a model holds, under its name."""
+    """Return every sparse matrix in a model, by name."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for key, value in [*vars(module).items(), *module._buffers.items(), *module._modules.items()]:
-            value = getattr(value, "product", value)  # where model/acceleration.py has replaced the tensor
+            value = getattr(value, "product", value)  # model/acceleration.py may have replaced the tensor
             matrix = _coo(value)
             if matrix is not None and id(value) not in seen:
                 seen.add(id(value))
@@ -86,13 +86,14 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
     for name, matrix in found.items():
         n_found += 1
         if name in getattr(model, "content_graphs", ()):
-            text = f"{what}.{name}: {matrix.nnz} edges by content; the model declares that they are no rows"
+            text = f"{what}.{name}: {matrix.nnz} edges by content; the model declares that they are not rows"
             yield Finding("INFO", "graphs", text)
             continue
         row, col = (part.astype(np.int64) for part in matrix.nonzero())
         if n_users == n_items == matrix.shape[0] == matrix.shape[1]:
             text = (
-                f"{what}.{name}: users and items are equally many, so its shape does not tell what it joins"
+                f"{what}.{name}: the numbers of users and items are equal, so the shape does not show what "
+                "the graph connects"
             )
             yield Finding("INFO", "graphs", text)
         elif matrix.shape == (n_users, n_items):
@@ -110,11 +111,11 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
                 "INFO", "graphs", f"{what}.{name} has shape {matrix.shape}; its edges are not traced"
             )
     if not n_found:
-        yield Finding("INFO", "graphs", f"{what} holds no sparse matrix")
+        yield Finding("INFO", "graphs", f"{what} has no sparse matrix")
 
 
 def _traced(experiment: Experiment, name: str, keys: Any, trained: Any) -> Finding:
-    """Hold pairs of users and items against the training rows."""
+    """Compare pairs of users and items with the training rows."""
     foreign = np.setdiff1d(keys, trained)
     if not len(foreign):
         return Finding(
@@ -123,7 +124,7 @@ def _traced(experiment: Experiment, name: str, keys: Any, trained: Any) -> Findi
     return Finding(
         "FAIL",
         "graphs",
-        f"{name}: {len(foreign)} edges are no training rows, such as {_culprit(experiment, foreign)}",
+        f"{name}: {len(foreign)} edges are not training rows, such as {_culprit(experiment, foreign)}",
     )
 
 
@@ -132,8 +133,9 @@ def _scores(
 ) -> Finding | None:
     """Recognise a table of scores, such as ItemKNN's ``pred_mat``: training rows times an item graph.
 
-    None for a graph: one without a pair that is in no part, or with one that no item graph leads to. A leaked
-    graph adds rows of validation or test alone; a table of scores has pairs that nobody interacted with.
+    Return None for a graph. A leaked graph adds rows of validation or test only, whereas a table of scores
+    has
+    pairs that are in no part, and an item graph leads to all its pairs.
     """
     foreign = np.setdiff1d(keys, trained)
     if not len(np.setdiff1d(foreign, np.concatenate(list(pairs_of(experiment).values())))):
@@ -151,7 +153,7 @@ def _scores(
 
 
 def _culprit(experiment: Experiment, keys: Any) -> str:
-    """Name the first of some pairs, one of test if there is any, and the part that it is from."""
+    """Return the first of some pairs and its part; a pair of the test part has priority."""
     pairs = pairs_of(experiment)
     for part in ("test", "valid"):
         found = np.intersect1d(keys, pairs[part])
@@ -179,7 +181,7 @@ def _traced_adjacency(
 def _traced_items(
     experiment: Experiment, name: str, row: Any, col: Any, content: sp.coo_array | None
 ) -> Finding:
-    """Explain each item-item edge by a user who trained on both, or by content."""
+    """Explain each item-item edge by a user who trained on both items, or by content."""
     n_items, pairs = experiment.dataset.item_num, pairs_of(experiment)
     keys = np.unique((row * n_items + col)[row != col])
     by_content = np.empty(0, dtype=np.int64)
@@ -199,11 +201,13 @@ def _traced_items(
         text = f"{len(seen)} edges come from evaluation rows, such as {edge}"
         return Finding("FAIL", "graphs", f"{name}: {text}")
     text = f"{n_explained} of {len(keys)} item-item edges come from training rows or features"
-    return Finding("INFO", "graphs", f"{name}: {text}; the others are of another kind and are not traced")
+    return Finding(
+        "INFO", "graphs", f"{name}: {text}; the other edges are of another kind and are not traced"
+    )
 
 
 def _shared(keys: Any, n_items: int) -> Any:
-    """Return ``item * n_items + item`` of every two items that a user has both of."""
+    """Return ``item * n_items + item`` of every two items that a user has in common."""
     keys = np.unique(keys)
     user, item = keys // n_items, keys % n_items
     table = sp.csr_array((np.ones(len(keys), dtype=np.int32), (user, item)), shape=(user.max() + 1, n_items))
@@ -212,7 +216,7 @@ def _shared(keys: Any, n_items: int) -> Any:
 
 
 def _together(experiment: Experiment, a: int, b: int) -> str:
-    """Name the evaluation row through which a user has both items."""
+    """Return the evaluation row through which a user has both items."""
     n_items, pairs = experiment.dataset.item_num, pairs_of(experiment)
     everything = np.concatenate(list(pairs.values()))
     users = np.intersect1d(*(everything[everything % n_items == one] // n_items for one in (a, b)))
@@ -221,7 +225,7 @@ def _together(experiment: Experiment, a: int, b: int) -> str:
 
 
 def _content_graphs(experiment: Experiment) -> dict[str, sp.coo_array]:
-    """Build the model on one training row, so that its item graphs hold what features alone give."""
+    """Build the model on one training row, so that its item graphs contain edges from features only."""
     train = experiment.train_data._dataset
     random = torch.random.get_rng_state()
     alone = type(experiment.model)(experiment.config, train.copy(train.inter_feat[[0]]))

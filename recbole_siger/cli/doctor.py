@@ -1,4 +1,4 @@
-"""Say whether this installation can run: one finding for each package, with its mend.
+"""Say whether this installation can run: one finding for each package, with its fix.
 
 The required ranges have one home, pyproject.toml, and are read from the installed distribution's metadata.
 What stands here is narrower: the versions that the tests have run with. Versions are read without importing
@@ -72,22 +72,22 @@ STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one package.
+    """The finding about one package.
 
     Attributes:
         package: Name of the distribution; ``"compat"`` for the work-arounds themselves.
-        found: Installed version, ``None`` where absent; for a failed ``"compat"`` the exception's text.
-        tested: Versions the tests have run with, empty where there is no such claim.
-        verdict: ``"ok"``; ``"untested"``, in the required range but not in the tested one; ``"missing"``, an
-            optional package is absent or out of range; ``"blocker"``, nothing will run.
-        mend: What to do, empty where nothing needs doing.
+        found: Installed version, ``None`` if absent; for a failed ``"compat"`` the exception's text.
+        tested: Versions that the tests ran with; empty if unknown.
+        verdict: ``"ok"``; ``"untested"``, in the required range but not in the tested range; ``"missing"``,
+            an optional package is absent or out of range; ``"blocker"``, no run is possible.
+        fix: What to do; empty if nothing is to be done.
     """
 
     package: str
     found: str | None
     tested: str
     verdict: Verdict
-    mend: str = ""
+    fix: str = ""
 
 
 def diagnose() -> list[Finding]:
@@ -174,8 +174,8 @@ def _package_finding(requirement: Requirement, extra: str = "") -> Finding:
     if extra:
         return Finding(name, found, _tested(name), "missing", f'pip install "{DISTRIBUTION}[{extra}]"')
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    mend = f'pip install "{name}{extras}{requirement.specifier}"'
-    return Finding(name, found, _tested(name), "blocker", mend)
+    fix = f'pip install "{name}{extras}{requirement.specifier}"'
+    return Finding(name, found, _tested(name), "blocker", fix)
 
 
 def _within_required(name: str, found: str) -> Verdict:
@@ -193,14 +193,14 @@ def _tested(name: str) -> str:
 
 
 def _compat_finding() -> Finding:
-    """Apply the work-arounds and import RecBole's trainers; whatever goes wrong is a blocker."""
+    """Apply the work-arounds and import RecBole's trainers; any exception is a blocker."""
     try:
         compat.apply()
         importlib.import_module("recbole.trainer")
-    except Exception as error:  # a broken installation can raise anything, and the user is to read it
+    except Exception as error:  # a broken installation can raise any exception
         text = f"{type(error).__name__}: {error}"
         return Finding(
-            "compat", text, "", "blocker", "mend the other blockers first, then run the doctor again"
+            "compat", text, "", "blocker", "fix the other blockers first, then run the doctor again"
         )
     return Finding("compat", "applied", "", "ok")
 
@@ -212,10 +212,10 @@ def _print_table(findings: list[Finding]) -> None:
             finding.found or "-",
             finding.tested,
             Text(plain(finding.verdict), style=STYLES[finding.verdict]),
-            finding.mend,
+            finding.fix,
         ]
         for finding in findings
     ]
     console = open_console()
-    header = ["package", "found", "tested", "verdict", "mend"]
+    header = ["package", "found", "tested", "verdict", "fix"]
     console.print(build_table(console, "recbole-siger doctor", header, rows))

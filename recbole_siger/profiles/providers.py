@@ -196,8 +196,9 @@ class TransformersModel:
         room = getattr(self._model.config, "max_position_embeddings", None)
         if room is not None and n_prompt + self._max_tokens > room:
             raise UserError(
-                f"{prompt.token}: a prompt of {n_prompt:,} tokens and max_tokens={self._max_tokens} exceed the "
-                f"model's limit of {room:,}; lower --max_tokens or --max_history, or name fewer --text_cols."
+                f"{prompt.token}: a prompt of {n_prompt:,} tokens and max_tokens={self._max_tokens} exceed "
+                f"the model's limit of {room:,}; lower --max_tokens or --max_history, or name fewer "
+                "--text_cols."
             )
         torch.manual_seed(int(prompt.key(self.facts)[:8], 16))
         chosen = (

@@ -58,12 +58,12 @@ class RunFolder:
         run = cls(path)
         if run.file("config.yaml").exists():
             finished = run.file("results.json").exists()
-            mend = (
+            fix = (
                 "choose another --run_dir"
                 if finished
                 else f"`recbole-siger resume {path}`, or another --run_dir"
             )
-            raise UserError(f"{path}: holds {'a finished' if finished else 'an unfinished'} run; {mend}")
+            raise UserError(f"{path}: has {'a finished' if finished else 'an unfinished'} run; {fix}")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

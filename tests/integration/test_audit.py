@@ -86,9 +86,9 @@ def test_repeated_rows_and_features_are_told(tmp_path: Path, workdir: Path) -> N
     splits["train"] += splits["train"][:3]
     findings = audit_toy(write(tmp_path / "data", splits, features))
     told = [finding.text for finding in findings if finding.verdict == "INFO"]
-    assert "image: 3 of 31 rows repeat an earlier one; the commonest stands 4 times" in told
+    assert "image: 3 of 31 rows repeat an earlier row; the most frequent row occurs 4 times" in told
     assert "30 items have all of image, text, 1 some, 0 none" in told
-    assert "3 rows of train repeat an earlier row of it" in told
+    assert "3 rows of train repeat an earlier row of that part" in told
     assert not failures(findings)
 
 
@@ -153,9 +153,9 @@ def test_a_test_pair_among_the_edges_is_named(
         "SIGER": ["train_edges", "norm_adj", "user_items"],
         "LightGCN": ["interaction_matrix", "norm_adj_matrix"],
     }
-    traced = [text for text in said if "user-item" in text or "no training rows" in text]
+    traced = [text for text in said if "user-item" in text or "not training rows" in text]
     assert {text.split(":")[1].strip() for text in traced} == {f"{model}.{name}" for name in expected[model]}
-    assert all(f"1 edges are no training rows, {named}" in text for text in traced)
+    assert all(f"1 edges are not training rows, {named}" in text for text in traced)
 
 
 def test_scores_over_an_item_graph_are_no_edges(
@@ -184,7 +184,7 @@ def test_scores_over_an_item_graph_are_no_edges(
 
     monkeypatch.setattr(audit_module, "build_experiment", planted)
     (said,) = (text for text in failures(audit_plain(folder, "ItemKNN")) if "pred_mat" in text)
-    assert "edges are no training rows, such as user " in said
+    assert "edges are not training rows, such as user " in said
     assert said.endswith("which is in test")
 
 
@@ -278,7 +278,7 @@ def test_another_point_than_the_search_found_best_is_named(run_dir: Path) -> Non
         trial = ledger.add({"learning_rate": rate}, 7)
         trial.state, trial.score = "finished", scored
     ledger.write()
-    told = "validation recall@5 was best with this one of 2 finished points of the search"
+    told = "this point has the best validation recall@5 of 2 finished points of the search"
     assert Finding("PASS", "selection", told) in audit(None, winner)
 
     other = ledger.add({"learning_rate": 0.01}, 7)
@@ -300,7 +300,7 @@ def test_looking_at_test_while_training_is_found(run_dir: Path) -> None:
     lines = lines_of(run_dir)
     lines[2]["test"] = {"recall@5": 0.5}
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert failures(audit(None, run_dir)) == ["selection: metrics.jsonl: test was looked at in epoch 2"]
+    assert failures(audit(None, run_dir)) == ["selection: metrics.jsonl: test data were read in epoch 2"]
 
 
 def test_other_data_than_in_training_are_found(run_dir: Path, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_other_data_than_in_training_are_found(run_dir: Path, tmp_path: Path) ->
 def test_a_run_without_validation_has_nothing_to_choose(settings: Settings) -> None:
     run_experiment("BPR", "toy", config_dict=settings(epochs=2, eval_step=0, saved=False, run_dir="blind"))
     findings = audit(None, "blind")
-    assert Finding("INFO", "selection", "no validation was made; the last epoch was tested") in findings
+    assert Finding("INFO", "selection", "the run has no validation; the last epoch was tested") in findings
     assert any(finding.check == "weights" and finding.verdict == "INFO" for finding in findings)
 
 
@@ -341,7 +341,7 @@ def test_the_command_prints_and_returns_1_for_a_fail(
         ([], "name the dataset"),
         (["--run=nowhere"], "nowhere: not a run folder"),
         (["--run=run", "--dataset=other"], "is a run on 'toy', not on 'other'"),
-        (["--run=run", "--topk=3"], "--topk is not for a run"),
+        (["--run=run", "--topk=3"], "--topk cannot be set for a run"),
         (["--run=open"], "unfinished"),
         (["here"], "write `recbole-siger audit"),
     ],

@@ -68,12 +68,12 @@ def test_missing_or_out_of_range_is_a_blocker(installed: dict[str, str], found: 
         installed["numpy"] = found
     finding = _finding("numpy")
     assert (finding.found, finding.verdict) == (found, "blocker")
-    assert finding.mend == 'pip install "numpy<3,>=2.0"'
+    assert finding.fix == 'pip install "numpy<3,>=2.0"'
 
 
-def test_a_mend_keeps_the_extras(installed: dict[str, str]) -> None:
+def test_a_fix_keeps_the_extras(installed: dict[str, str]) -> None:
     installed.pop("ray")
-    assert _finding("ray").mend == 'pip install "ray[tune]>=2.40"'
+    assert _finding("ray").fix == 'pip install "ray[tune]>=2.40"'
 
 
 @pytest.mark.parametrize("found", [None, "1.7.4"])
@@ -83,7 +83,7 @@ def test_optional_package_never_blocks(installed: dict[str, str], found: str | N
         installed["faiss-cpu"] = found
     finding = _finding("faiss-cpu")
     assert (finding.found, finding.verdict) == (found, "missing")
-    assert finding.mend == 'pip install "recbole-siger[ncl]"'
+    assert finding.fix == 'pip install "recbole-siger[ncl]"'
     assert doctor.main(as_json=True) == 0
 
 
@@ -122,11 +122,11 @@ def test_json_has_a_stable_schema(installed: dict[str, str], capsys: pytest.Capt
     assert list(report) == ["schema", "ok", "findings"]
     assert (report["schema"], report["ok"]) == (1, False)
     for finding in report["findings"]:
-        assert list(finding) == ["package", "found", "tested", "verdict", "mend"]
+        assert list(finding) == ["package", "found", "tested", "verdict", "fix"]
         assert finding["verdict"] in {"ok", "untested", "missing", "blocker"}
 
 
-def test_table_shows_the_mend_with_its_brackets(
+def test_table_shows_the_fix_with_its_brackets(
     installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
