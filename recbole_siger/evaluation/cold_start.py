@@ -1,9 +1,10 @@
-"""Cold items and cold users: how they are chosen, and what is asked about them.
+"""Cold items and cold users: their selection and their options.
 
-``cold_start: {kind: item}`` is a split of its own: a random share of the items loses every training row, half
-of those items are validated, half are tested (LATTICE's protocol, Zhang et al., ACM MM 2021).
-``{kind: item_few_shot}`` and ``{kind: user}`` keep the split and tell its results for the items or users with
-at most ``max_train`` training rows.
+``cold_start: {kind: item}`` makes its own split: a random share of the items loses every training row. Half
+    of
+these items are in validation and half are in test (LATTICE's protocol, Zhang et al., ACM MM 2021).
+``{kind: item_few_shot}`` and ``{kind: user}`` keep the given split and report its results for the items or
+users with at most ``max_train`` training rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["ColdStart", "assign_parts", "build_cold_start", "draw_cold_items"]
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStart:
-    """Types and ranges; defaults and meanings stand in ``properties/cold_start.yaml``."""
+    """Types and ranges; ``properties/cold_start.yaml`` documents the options and sets their defaults."""
 
     kind: Literal["item", "item_few_shot", "user"]
     ratio: float = bounded("(0, 1)")
@@ -33,12 +34,12 @@ class ColdStart:
     candidates: Literal["all", "cold"]
 
     def facts(self) -> dict[str, Any]:
-        """Return what matters for this kind."""
+        """Return the options that apply to this kind."""
         return {key: value for key, value in asdict(self).items() if key in _KEYS[self.kind]}
 
     @property
     def redraws(self) -> bool:
-        """Whether the given split is replaced."""
+        """Whether cold start makes its own split."""
         return self.kind == "item"
 
 
@@ -50,15 +51,15 @@ _KEYS = {
 
 
 def build_cold_start(given: Any, defaults: Mapping[str, Any], source: str) -> ColdStart | None:
-    """Check what the configuration says under ``cold_start``.
+    """Check the value of ``cold_start`` in the configuration.
 
     Args:
-        given: Its value; None for no cold start.
+        given: The value; None for no cold start.
         defaults: Values of the keys that are not given.
-        source: Where it was set, for errors.
+        source: Source of the value, for errors.
 
     Raises:
-        UserError: For another form, an unknown key, or one that belongs to another kind.
+        UserError: If the value is not a mapping, or a key is unknown or belongs to another kind.
     """
     if given is None:
         return None
@@ -85,19 +86,20 @@ def build_cold_start(given: Any, defaults: Mapping[str, Any], source: str) -> Co
 def draw_cold_items(tokens: Sequence[str], ratio: float, seed: int) -> tuple[list[int], list[int]]:
     """Draw items without replacement, half of them for validation and half for test.
 
-    The draw is over sorted tokens, so the order in which the items come does not matter. Of an odd number the
-    validation gets one more, as in LATTICE.
+    The draw is over sorted tokens, so the order of the items has no effect. If the number of drawn items is
+    odd,
+    validation gets one item more, as in LATTICE.
 
     Args:
-        tokens: Raw tokens of the items that have an interaction, distinct, length n.
-        ratio: Share of them to draw, in (0, 1); ``int(ratio * n)`` are drawn.
+        tokens: Distinct raw tokens of the items that have an interaction, length n.
+        ratio: Share of the items to draw, in (0, 1); ``int(ratio * n)`` items are drawn.
         seed: Seed of the draw.
 
     Returns:
         Positions in ``tokens`` of the items of validation and of test, ascending.
 
     Raises:
-        ValueError: If fewer than two are drawn, or all.
+        ValueError: If fewer than two items are drawn, or all items.
 
     Example:
         >>> valid, test = draw_cold_items(["d", "a", "c", "b", "e"], 0.4, seed=123)
@@ -106,7 +108,7 @@ def draw_cold_items(tokens: Sequence[str], ratio: float, seed: int) -> tuple[lis
     """
     n_cold = int(ratio * len(tokens))
     if n_cold < 2:
-        raise ValueError(f"{n_cold} of {len(tokens)} items would be cold; at least two are needed")
+        raise ValueError(f"{n_cold} of {len(tokens)} items would be cold; at least two are required")
     order = np.argsort(np.asarray(tokens, dtype=str), kind="stable")
     drawn = order[np.random.default_rng(seed).choice(len(tokens), n_cold, replace=False)].tolist()
     half = n_cold // 2
@@ -114,12 +116,12 @@ def draw_cold_items(tokens: Sequence[str], ratio: float, seed: int) -> tuple[lis
 
 
 def assign_parts(items: Ids, valid_items: Ids, test_items: Ids) -> tuple[Mask, Mask, Mask]:
-    """Give every interaction to the part of its item: train for warm ones, else validation or test.
+    """Assign every interaction to the part of its item: train for warm items, else validation or test.
 
     Args:
         items: Item of each interaction of all parts, shape ``(E,)``.
         valid_items: Cold items to validate, shape ``(V,)``.
-        test_items: Cold items to test, shape ``(T,)``, none of ``valid_items``.
+        test_items: Cold items to test, shape ``(T,)``, disjoint from ``valid_items``.
 
     Returns:
         Masks of train, validation and test, ``(E,)`` each; each interaction is in one.

@@ -1,4 +1,4 @@
-"""Groups of items and of users that a result is told for one by one. Arrays only."""
+"""Groups of items and users for separate results. Arrays only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ColdSet:
     alone: bool
 
     def holds(self, users: Ids, items: Ids) -> Mask:
-        """Tell which pairs are cold, ``(P,)``.
+        """Return which pairs are cold, ``(P,)``.
 
         >>> rare = ColdSet(np.array([False, True, False]), None, alone=False)
         >>> rare.holds(users=np.array([1, 1]), items=np.array([1, 2])).tolist()
@@ -42,7 +42,7 @@ class ColdSet:
         return self.users[users]
 
     def split(self, ranking: Ranking) -> dict[str, Ranking]:
-        """Restrict a ranking to its ``cold`` and its ``warm`` pairs; a part without a pair is absent."""
+        """Restrict a ranking to its ``cold`` and its ``warm`` pairs; a part without a pair is omitted."""
         cold = self.holds(ranking.users[ranking.pair_row], ranking.pair_item)
         parts = {"cold": cold, "warm": ~cold}
         return {name: ranking.restricted(keep) for name, keep in parts.items() if keep.any()}
@@ -51,17 +51,19 @@ class ColdSet:
 def by_popularity(item_counts: Ids, share: float = 0.2) -> dict[str, Mask]:
     """Group items by training rows: ``head``, ``middle``, ``tail``, and ``none`` without a row.
 
-    The head is the fewest most popular items with at least ``share`` of all training rows, the tail the
-    least popular items that together have at most ``share`` of them, the middle the rest. Equal counts are
-    ordered by id, lower first. Source: Abdollahpouri et al., "User-centered Evaluation of Popularity Bias in
-    Recommender Systems", UMAP 2021.
+    The head is the smallest set of most popular items with at least ``share`` of all training rows. The tail
+    is
+    the set of least popular items that together have at most ``share`` of the training rows. The middle is
+    the
+    rest. Equal counts are ordered by id, lower id first. Source: Abdollahpouri et al., "User-centered
+    Evaluation of Popularity Bias in Recommender Systems", UMAP 2021.
 
     Args:
         item_counts: Training rows of each item, the padding item 0 first, shape ``(n_items,)``.
         share: In ``(0, 0.5]``.
 
     Returns:
-        ``{group: (n_items,)}``; the padding is in none.
+        ``{group: (n_items,)}``; the padding item is in no group.
 
     Example:
         >>> groups = by_popularity(np.array([0, 6, 3, 1, 0]))
@@ -84,7 +86,7 @@ def by_popularity(item_counts: Ids, share: float = 0.2) -> dict[str, Mask]:
 def by_activity(user_counts: Ids, users: Ids) -> dict[str, Mask]:
     """Group evaluated users by training rows: ``low``, ``medium``, ``high``, and ``none`` without a row.
 
-    The bounds are the terciles of the evaluated users with a row. Users with equally many rows are in one
+    The bounds are the terciles of the evaluated users with a row. Users with equal numbers of rows are in one
     group, so a group may be empty.
 
     Args:
@@ -92,7 +94,7 @@ def by_activity(user_counts: Ids, users: Ids) -> dict[str, Mask]:
         users: Ids of the evaluated users, shape ``(U,)``.
 
     Returns:
-        ``{group: (n_users,)}``; users that are not evaluated are in none.
+        ``{group: (n_users,)}``; users that are not evaluated are in no group.
 
     Example:
         >>> groups = by_activity(np.array([0, 1, 2, 3, 0]), np.array([1, 2, 3, 4]))
@@ -112,13 +114,13 @@ def by_activity(user_counts: Ids, users: Ids) -> dict[str, Mask]:
 
 
 def by_coverage(has: Mapping[str, Mask]) -> dict[str, Mask]:
-    """Group items by how many modalities they have a feature in: ``complete``, ``partial``, ``none``.
+    """Group items by the number of modalities with a feature: ``complete``, ``partial``, ``none``.
 
     Args:
         has: ``{modality: (n_items,)}``, at least one; the padding item 0 first.
 
     Returns:
-        ``{group: (n_items,)}``; the padding is in none.
+        ``{group: (n_items,)}``; the padding item is in no group.
 
     Example:
         >>> image, text = np.array([False, True, True]), np.array([False, True, False])
@@ -137,10 +139,11 @@ def by_coverage(has: Mapping[str, Mask]) -> dict[str, Mask]:
 def slice_items(
     ranking: Ranking, groups: Mapping[str, Mask], topk: Sequence[int], names: Sequence[str] | None = None
 ) -> Slices:
-    """Tell the metrics of one ranking for each group of items to find.
+    """Compute the metrics of one ranking for each group of items.
 
-    All candidates stay in the ranking; only items of the group are to be found, and the mean is over users
-    who have one to find.
+    The ranking keeps all candidates. Only items of the group count as relevant, and the mean is over users
+    with a
+    relevant item in the group.
 
     Args:
         ranking: U users, P pairs to find.
@@ -149,8 +152,8 @@ def slice_items(
         names: Metrics, see :func:`~recbole_siger.evaluation.metrics.user_metrics`.
 
     Returns:
-        ``{group: {"n_items": .., "n_users": .., "recall@20": .., ...}}``; without a user to average over only
-        the numbers of members.
+        ``{group: {"n_items": .., "n_users": .., "recall@20": .., ...}}``; a group without a user to average
+        over has only the two counts.
     """
     return {
         name: {"n_items": int(mask.sum()), **_means(ranking.restricted(mask[ranking.pair_item]), topk, names)}
@@ -161,7 +164,7 @@ def slice_items(
 def slice_users(
     ranking: Ranking, groups: Mapping[str, Mask], topk: Sequence[int], names: Sequence[str] | None = None
 ) -> Slices:
-    """Tell the metrics of one ranking for each group of users.
+    """Compute the metrics of one ranking for each group of users.
 
     Args:
         ranking: U users, P pairs to find.
@@ -170,7 +173,7 @@ def slice_users(
         names: Metrics, see :func:`~recbole_siger.evaluation.metrics.user_metrics`.
 
     Returns:
-        ``{group: {"n_users": .., "recall@20": .., ...}}``; of an empty group only its ``n_users``, 0.
+        ``{group: {"n_users": .., "recall@20": .., ...}}``; an empty group has only ``n_users``, 0.
     """
     pair_user = ranking.users[ranking.pair_row]
     return {name: _means(ranking.restricted(mask[pair_user]), topk, names) for name, mask in groups.items()}

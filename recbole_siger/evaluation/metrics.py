@@ -1,4 +1,4 @@
-"""What a ranking is worth to each user, and what it shows of the catalogue. Arrays only."""
+"""Metrics of a ranking for each user, and of the recommended part of the catalogue. Arrays only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best items of each evaluated user, and the items that are to be found.
+    """The best items of each evaluated user, and the relevant items.
 
     Attributes:
-        users: Internal ids, shape ``(U,)``, each once.
-        items: Best first, shape ``(U, K)``; 0, the padding, where no candidate was left.
-        pair_row: Row of each pair to find, shape ``(P,)``, in ``[0, U)``.
-        pair_item: Item of each pair to find, shape ``(P,)``; a pair stands once.
+        users: Distinct internal ids, shape ``(U,)``.
+        items: Best first, shape ``(U, K)``; 0, the padding, where there are fewer candidates.
+        pair_row: Row of each relevant pair, shape ``(P,)``, in ``[0, U)``.
+        pair_item: Item of each relevant pair, shape ``(P,)``; pairs are distinct.
     """
 
     users: Ids
@@ -36,18 +36,18 @@ class Ranking:
 
     @cached_property
     def n_relevant(self) -> Ids:
-        """How many items each user has to find, shape ``(U,)``."""
+        """Number of relevant items of each user, shape ``(U,)``."""
         return np.bincount(self.pair_row, minlength=len(self.users)).astype(np.int64)
 
     @cached_property
     def hits(self) -> Mask:
-        """Which recommended items are to be found, shape ``(U, K)``."""
+        """Which recommended items are relevant, shape ``(U, K)``."""
         width = 1 + max(self.items.max(initial=0), self.pair_item.max(initial=0))
         rows = np.arange(len(self.users))[:, None]
         return np.isin(rows * width + self.items, self.pair_row * width + self.pair_item)
 
     def restricted(self, keep: Mask) -> Ranking:
-        """Count only the pairs ``keep``, shape ``(P,)``; users without one are left out. The lists stay.
+        """Keep only the pairs ``keep``, shape ``(P,)``, and the users with such a pair; lists do not change.
 
         Example:
             >>> lists, rows, items = np.array([[1, 2], [2, 1]]), np.array([0, 1]), np.array([2, 1])
@@ -66,7 +66,7 @@ def recall(hits: Mask, n_relevant: Ids) -> Values:
 
 
 def precision(hits: Mask, n_relevant: Ids) -> Values:
-    """Share of relevant items among the first k; empty places count: ``(U, K)``, in [0, 1]."""
+    """Share of relevant items among the first k, empty places included: ``(U, K)``, in [0, 1]."""
     return np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
 
 
@@ -76,9 +76,10 @@ def hit(hits: Mask, n_relevant: Ids) -> Values:
 
 
 def ndcg(hits: Mask, n_relevant: Ids) -> Values:
-    r"""Discounted gain over that of a perfect list: ``(U, K)``, in [0, 1].
+    r"""Discounted cumulative gain divided by the gain of a perfect list: ``(U, K)``, in [0, 1].
 
-    A hit at rank r gains :math:`1/\log_2(1+r)`; the perfect list at k has ``min(k, n_relevant)`` hits.
+    The gain of a hit at rank r is :math:`1/\log_2(1+r)`; the perfect list at k has ``min(k, n_relevant)``
+    hits.
     """
     ranks = np.arange(1, hits.shape[1] + 1, dtype=np.float64)
     gains = 1.0 / np.log2(ranks + 1)
@@ -88,7 +89,7 @@ def ndcg(hits: Mask, n_relevant: Ids) -> Values:
 
 
 def mrr(hits: Mask, n_relevant: Ids) -> Values:
-    """One over the rank of the first relevant item, 0 where none is among the first k: ``(U, K)``."""
+    """Reciprocal rank of the first relevant item, 0 if none is among the first k: ``(U, K)``."""
     first = hits.argmax(axis=1)[:, None]
     found = np.cumsum(hits, axis=1) > 0
     return np.where(found, 1 / (first + 1), 0.0)
@@ -109,7 +110,7 @@ USER_METRICS = {
     "mrr": mrr,
     "map": average_precision,
 }
-"""Metrics that are a mean over users, by RecBole's names and to RecBole's definitions, bit for bit."""
+"""Metrics that are a mean over users; names and definitions are RecBole's, bit for bit."""
 
 
 def user_metrics(
@@ -118,9 +119,9 @@ def user_metrics(
     """Compute each metric at each cut-off for each user.
 
     Args:
-        ranking: Every user has at least one item to find.
+        ranking: Every user has at least one relevant item.
         topk: Cut-offs, in ``[1, K]``.
-        names: Keys of :data:`USER_METRICS`; by default all.
+        names: Keys of :data:`USER_METRICS`; by default all keys.
 
     Returns:
         ``{"recall@10": (U,), ...}``; the mean over users is RecBole's value before rounding.
@@ -138,14 +139,14 @@ def user_metrics(
 
 
 def chance(n_candidates: Ids, n_relevant: Ids, topk: Sequence[int]) -> dict[str, float]:
-    r"""Return what a random order of the candidates is worth on average.
+    r"""Return the expected metrics of a random order of the candidates.
 
     With R of n candidates relevant, each place holds a relevant item with probability :math:`R/n`, so
     :math:`E[\text{recall@}k] = k/n` and :math:`E[\text{DCG@}k] = (R/n) \sum_{r \le k} 1/\log_2(1+r)`.
 
     Args:
-        n_candidates: Items that are ranked for each user, relevant ones included, >= 1, shape ``(U,)``.
-        n_relevant: Relevant items of each user, >= 1, shape ``(U,)``.
+        n_candidates: Number of ranked items of each user, relevant items included, >= 1, shape ``(U,)``.
+        n_relevant: Number of relevant items of each user, >= 1, shape ``(U,)``.
         topk: Cut-offs.
 
     Returns:
@@ -167,31 +168,32 @@ def chance(n_candidates: Ids, n_relevant: Ids, topk: Sequence[int]) -> dict[str,
 def beyond_accuracy(
     items: Ids, topk: Sequence[int], item_counts: Ids, n_train_users: int, tail_ratio: float = 0.1
 ) -> dict[str, float]:
-    r"""Measure what the lists show of the catalogue.
+    r"""Measure which part of the catalogue the lists recommend.
 
     With :math:`n_i` the training rows of item i:
 
-    * ``itemcoverage``: distinct recommended items over all items (Ge et al., RecSys 2010).
-    * ``giniindex``: inequality of how often items are recommended, 0 where all are equally often.
+    * ``itemcoverage``: share of distinct recommended items among all items (Ge et al., RecSys 2010).
+    * ``giniindex``: inequality of the items' frequencies in the lists, 0 if all frequencies are equal.
     * ``averagepopularity``: mean :math:`n_i` of a list, mean over users (Yin et al., VLDB 2012).
     * ``tailpercentage``: share of tail items in a list, mean over users (Yin et al., VLDB 2012).
     * ``novelty``: mean :math:`-\log_2(\max(n_i, 1) / U)` of a list, mean over users; an item without a
       training row counts as if one user had it (Zhou et al., PNAS 2010: surprisal).
 
-    Names and definitions are RecBole's, but for ``novelty``, which RecBole lacks: "all items" counts the
-    padding, and the tail is taken from items with a training row. One difference: RecBole fills a list for
-    which there are too few candidates with hidden items and counts them; here those places stay empty.
+    Names and definitions are RecBole's, except ``novelty``, which RecBole does not have. As in RecBole, "all
+    items" includes the padding, and the tail consists of items with a training row. One difference: if a user
+    has too few candidates, RecBole fills the list with hidden items and counts them; here those places stay
+    empty.
 
     Args:
         items: Recommended items, best first, shape ``(U, K)``, 0 for an empty place.
         topk: Cut-offs, in ``[1, K]``.
         item_counts: Training rows of each item, padding included, shape ``(n_items,)``.
         n_train_users: Users with a training row, >= 1.
-        tail_ratio: Share of the items with training rows that are the tail, least popular first, then lower
-            id; above 1, the most training rows that a tail item may have.
+        tail_ratio: Share of the items with training rows that form the tail, least popular first, then lower
+            id; a value above 1 is the largest number of training rows of a tail item.
 
     Returns:
-        ``{"itemcoverage@10": ..., ...}``; nothing where no list has an item.
+        ``{"itemcoverage@10": ..., ...}``; empty if no list has an item.
 
     Example:
         >>> lists, counts = np.array([[1, 2], [1, 3]]), np.array([0, 4, 2, 0])
@@ -237,6 +239,6 @@ def _gini(ascending: Ids) -> float:
 
 def _mean_of_lists(value: NDArray[Any], lists: Ids, real: Mask) -> list[float]:
     """Average a value of items over the first k places of each list, then over lists, for k = 1..K."""
-    # The padding's value is never counted; a list's empty places are its last.
+    # The padding's value is never counted; the empty places of a list are its last places.
     summed = np.where(real, value[lists], 0).cumsum(axis=1)
     return (summed / real.cumsum(axis=1)).mean(axis=0).tolist()

@@ -1,6 +1,7 @@
-"""Evaluation protocols: what is masked, who is evaluated, where negatives come from.
+"""Evaluation protocols: masked items, evaluated users, source of training negatives.
 
-Both rank all items. On the same scores they give different numbers, so every result names its protocol.
+Both protocols rank all items. They give different numbers on the same scores, so every result names its
+protocol.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Protocol:
     Attributes:
         masks_validation: Whether validation items are hidden from the test ranking.
         keeps_users_without_training: Whether users without a training row are evaluated.
-        train_negatives: Items that training negatives are drawn from.
-        selection_decimals: Places that the validation metric is rounded to before epochs are compared.
+        train_negatives: Items from which training negatives are drawn.
+        selection_decimals: Decimals of the rounded validation metric by which epochs are compared.
     """
 
     masks_validation: bool

@@ -1,4 +1,4 @@
-"""Who may be recommended what, and which recommendations are hits. Arrays and tensors only."""
+"""Candidates of each user, the best items, and hits. Arrays and tensors only."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ItemLists:
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), keys % n_items)
 
     def without(self, other: ItemLists, n_items: int) -> ItemLists:
-        """Return these lists less the pairs of ``other``."""
+        """Return these lists without the pairs of ``other``."""
         n_users = len(self.indptr) - 1
         mine = np.repeat(np.arange(n_users), np.diff(self.indptr)) * n_items + self.items
         theirs = np.repeat(np.arange(n_users), np.diff(other.indptr)) * n_items + other.items
@@ -61,13 +61,13 @@ class ItemLists:
         return ItemLists.from_pairs(left // n_items, left % n_items, n_users, n_items)
 
     def of(self, users: Ids) -> tuple[Ids, Ids]:
-        """Return ``(row, item)`` pairs, where row ``r`` stands for ``users[r]``.
+        """Return ``(row, item)`` pairs, where row ``r`` is the row of ``users[r]``.
 
         Args:
             users: shape ``(B,)``.
 
         Returns:
-            Two arrays of one length, rows ascending.
+            Two arrays of equal length, rows ascending.
         """
         start, length = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
         rows = np.repeat(np.arange(len(users)), length)
@@ -83,8 +83,9 @@ class ItemLists:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Return the items of the ``k`` highest scores, best first, as ``torch.topk`` does, ties included.
 
-    On CPU a row in which two of the ``k + 1`` highest scores are equal (or not a number) is left to
-    ``torch.topk``, whose choice among equals is its own; the others are ranked in less time.
+    On CPU, ``torch.topk`` ranks only the rows in which two of the ``k + 1`` highest scores are equal or NaN,
+    because
+    its choice among equal scores is not specified. A faster method ranks the other rows.
 
     Args:
         scores: shape ``(B, n_items)``.
@@ -98,7 +99,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         [[1, 2], [2, 0]]
     """
     is_plain = scores.device.type != "cpu" or scores.dtype != torch.float32
-    if is_plain or scores.shape[1] < _GROUP**2 * k:  # below that there is little to gain
+    if is_plain or scores.shape[1] < _GROUP**2 * k:  # with fewer items, torch.topk is about as fast
         return scores.topk(k, dim=1).indices
     items = _greatest(scores, k + 1)
     found = scores.gather(1, items)
@@ -141,16 +142,17 @@ def top_k_by_id(scores: Tensor, k: int) -> Tensor:
 
 
 def _greatest(scores: Tensor, n: int) -> Tensor:
-    """Return where a row's ``n`` greatest values are, greatest first and equals in any order: ``(B, n)``.
+    """Return the positions of a row's ``n`` greatest values, greatest first, ties in any order: ``(B, n)``.
 
-    They lie in the ``n`` groups with the greatest maxima.
+    The values lie in the ``n`` groups with the greatest maxima.
     """
     n_rows, width = scores.shape
     n_groups = width // _GROUP
     if n_groups < 2 * n:
         candidates = torch.arange(width).expand(n_rows, -1)
     else:
-        # Column c is in group c % n_groups, so that maxima are of whole rows; the last columns are in none.
+        # Column c is in group c % n_groups, so that maxima are of whole rows; the last columns are in no
+        # group.
         grouped = scores[:, : n_groups * _GROUP].unflatten(1, (_GROUP, n_groups))
         groups = _greatest(grouped.amax(dim=1), n)
         members = torch.arange(0, n_groups * _GROUP, n_groups).unsqueeze(1) + groups.unsqueeze(1)

@@ -1,9 +1,9 @@
-"""Paired tests of two models on the same users, corrected for their number.
+"""Paired tests of two models on the same users, corrected for the number of tests.
 
-The sample is the users. A model that ran with several seeds enters with each user's mean over its seeds, so
-that a user counts once: the seeds of one user are not independent of each other, and a test that takes them
-for separate observations finds differences that are not there. The answer is about other users of the same
-data; how much a result moves with the seed is told by the standard deviation over seeds.
+The sample is the users. A model with several seeds enters with each user's mean over its seeds, so that each
+user counts once. The seeds of one user are not independent: a test that counts them as separate
+observations finds differences that do not exist. The result is about other users of the same data. The
+standard deviation over seeds reports how much a result changes with the seed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class PairedResult:
     """The difference of two models on one metric, first minus second.
 
     Attributes:
-        n: Pairs.
+        n: Number of pairs.
         difference: Mean difference.
         low: Lower end of the bootstrap's confidence interval of the mean difference.
-        high: Its upper end.
-        effect: :func:`effect_size`.
-        p: Two-sided, uncorrected.
+        high: Upper end of the interval.
+        effect: Result of :func:`effect_size`.
+        p: Two-sided p value, uncorrected.
     """
 
     n: int
@@ -47,14 +47,14 @@ class PairedResult:
 def compare_paired(
     first: Values, second: Values, stat: Stat = "wilcoxon", *, level: float = 0.95, seed: int = 0
 ) -> PairedResult:
-    """Test whether two models differ, and say by how much.
+    """Test whether two models differ, and estimate the difference.
 
     Args:
         first: Metric of one model, shape ``(n,)``.
-        second: That of the other, on the same users in the same order, shape ``(n,)``.
+        second: Metric of the other model, on the same users in the same order, shape ``(n,)``.
         stat: ``"wilcoxon"`` or ``"t-test"``.
-        level: Of the confidence interval, in (0, 1).
-        seed: Of the bootstrap.
+        level: Level of the confidence interval, in (0, 1).
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: If the shapes differ, there is no pair, or a value is not finite.
@@ -67,7 +67,7 @@ def compare_paired(
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"expected two vectors of one length, got shapes {first.shape} and {second.shape}")
-    # Equal means over seeds, summed in another order, are equal.
+    # Equal means over seeds may differ in rounding, if they are summed in another order.
     difference = np.round(first - second, 12)
     if not np.isfinite(difference).all():
         raise ValueError("values must be finite")
@@ -85,14 +85,14 @@ def compare_paired(
 def paired_p(difference: Values, stat: Stat = "wilcoxon") -> float:
     """Return the two-sided p value of paired differences.
 
-    ``"wilcoxon"``: the signed-rank test (Wilcoxon, 1945); pairs without a difference are left out, tied ones
-    share their mean rank; exact for up to 50 pairs without ties, else by the normal approximation.
-    ``"t-test"``: Student's, on the mean. Without any difference p is 1; of equal differences other than 0 the
-    t-test is certain, p = 0.
+    ``"wilcoxon"``: the signed-rank test (Wilcoxon, 1945). Pairs without a difference are omitted, and ties
+    share their mean rank. The test is exact for up to 50 pairs without ties; otherwise it uses the normal
+    approximation. ``"t-test"``: Student's test of the mean. If all differences are 0, p is 1. If all
+    differences are equal and not 0, the t-test gives p = 0.
 
     Args:
         difference: Shape ``(n,)``, finite.
-        stat: Which test.
+        stat: Name of the test.
 
     Example:
         >>> paired_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))  # 2 of 2^6 signs are as extreme
@@ -123,15 +123,15 @@ def smallest_p(n: int, stat: Stat = "wilcoxon") -> float:
 
 
 def effect_size(difference: Values, stat: Stat = "wilcoxon") -> float:
-    r"""Return the size of an effect in the test's own terms.
+    r"""Return the size of an effect in the measure that belongs to the test.
 
-    For ``"wilcoxon"`` the matched-pairs rank-biserial correlation (Kerby, 2014), in [-1, 1]:
+    For ``"wilcoxon"``: the matched-pairs rank-biserial correlation (Kerby, 2014), in [-1, 1]:
 
     .. math:: r = \frac{W^+ - W^-}{W^+ + W^-}
 
-    over the ranks of the differences that are not 0. For ``"t-test"`` Cohen's :math:`d_z`, mean by standard
-    deviation of the differences (n - 1 in its denominator); infinite where all differ by the same. 0 without
-    any difference.
+    over the ranks of the differences that are not 0. For ``"t-test"``: Cohen's :math:`d_z`, the mean divided
+    by the standard deviation of the differences (denominator n - 1); infinite if all differences are equal
+    and not 0. If all differences are 0, the effect is 0.
 
     Example:
         >>> effect_size(np.array([3.0, 2.0, -1.0, 0.0]))  # (3 + 2 - 1) / 6
@@ -152,16 +152,16 @@ def effect_size(difference: Values, stat: Stat = "wilcoxon") -> float:
 def bootstrap_interval(
     difference: Values, *, level: float = 0.95, n_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap's confidence interval of the mean (Efron, 1979), pairs drawn anew.
+    """Return the percentile bootstrap's confidence interval of the mean (Efron, 1979); pairs are resampled.
 
     Args:
         difference: Shape ``(n,)``.
-        level: In (0, 1).
-        n_resamples: Means that are drawn, >= 1.
-        seed: Of the draws.
+        level: Level in (0, 1).
+        n_resamples: Number of resampled means, >= 1.
+        seed: Seed of the draws.
 
     Returns:
-        Its two ends; both are the value itself where there is only one.
+        The two ends; with a single difference, both ends equal the difference.
 
     Example:
         >>> bootstrap_interval(np.full(7, 0.25))
@@ -185,7 +185,7 @@ def bootstrap_interval(
 
 
 def holm(p_values: Values) -> Values:
-    r"""Correct a family of p values for their number (Holm, 1979): the chance of any false find is bounded.
+    r"""Correct p values for the number of tests (Holm, 1979); the family-wise error rate is bounded.
 
     .. math:: \tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})
 
@@ -193,7 +193,7 @@ def holm(p_values: Values) -> Values:
         p_values: Shape ``(m,)``, in any order, in [0, 1].
 
     Returns:
-        Corrected values in the order given, shape ``(m,)``, in [0, 1].
+        Corrected values in the same order, shape ``(m,)``, in [0, 1].
 
     Example:
         >>> holm(np.array([0.04, 0.01, 0.03])).tolist()
