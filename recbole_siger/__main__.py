@@ -1,4 +1,4 @@
-"""`python -m recbole_siger`, for where the script `recbole-siger` is not on the path."""
+"""`python -m recbole_siger`, if the script `recbole-siger` is not on the path."""
 
 import sys
 

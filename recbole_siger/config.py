@@ -1,4 +1,4 @@
-"""RecBole's Config, made strict: every key known, typed and traced to where its value came from."""
+"""RecBole's Config with strict checks: every key is known, typed, and has a recorded source."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True, kw_only=True)
 class RunParams:
-    """What this package reads itself; meanings and defaults stand in ``properties/overall.yaml``."""
+    """Options that this package reads itself; ``properties/overall.yaml`` has their defaults."""
 
     run_dir: str | None
     saved: bool
@@ -80,15 +80,16 @@ class RunParams:
     metric_decimal_place: int = bounded("[1, 16]")
 
 
-# RecBole takes these in more types than their default has.
+# RecBole accepts more types for these keys than the type of the default.
 _FREE_TYPE = {"features", "user_features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
 
 
 class Config(RecBoleConfig):
     """Configuration of one experiment.
 
-    Precedence, strongest first: command line, ``config_dict``, files (the last wins), the dataset's YAML,
-    the model's YAML, overall. RecBole's own YAML of each kind lies under ours.
+    Precedence, strongest first: command line, ``config_dict``, files (the last file wins), the dataset's
+    YAML,
+    the model's YAML, overall. Each of our YAML files overrides RecBole's YAML of the same kind.
 
     Args:
         model: Model name, import path ``package.module:Class``, or model class; by default the key ``model``.
@@ -125,7 +126,7 @@ class Config(RecBoleConfig):
         )
         self._check_valid_metric()
         if params_class := getattr(self.model_class, "params_class", None):
-            params_from_config(params_class, self)  # here, so that nothing is loaded for a bad value
+            params_from_config(params_class, self)  # a bad value is reported before anything is loaded
 
     # ---- the two doors of RecBole's Config that this class replaces: what comes in, and what lies under it
 
@@ -148,7 +149,7 @@ class Config(RecBoleConfig):
         return merged
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
-        # As RecBole does, text is read as a value; names stay text, even a dataset called "2020".
+        # As in RecBole, text is read as a value; names remain text, even a dataset called "2020".
         given = (config_dict or {}).items()
         values = {key: value if key in ("model", "dataset") else parse_value(value) for key, value in given}
         self._external.append(("config_dict", values))
@@ -170,7 +171,7 @@ class Config(RecBoleConfig):
             name = model_name(chosen)
         for key, value in (("model", name), ("dataset", data)):
             if not isinstance(value, str):
-                raise UserError(f"configuration: {key}={value!r}; name one, as in --{key}=NAME")
+                raise UserError(f"configuration: {key}={value!r}; set it, as in --{key}=NAME")
         name = str(name)
         check_model_allowed(name)
         if not model and "model" not in self._command_line:
@@ -180,7 +181,9 @@ class Config(RecBoleConfig):
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
         path = Path(file)
-        if path.name == "sample.yaml":  # RecBole's defaults for any dataset follow those of the model
+        if (
+            path.name == "sample.yaml"
+        ):  # RecBole reads the defaults for any dataset after the model's defaults
             self._add_model_layers()
         values = read_yaml(path)
         self._push("recbole/properties/" + path.as_posix().rsplit("/properties/", 1)[-1], values)
@@ -208,7 +211,7 @@ class Config(RecBoleConfig):
         check_unsafe(classes, {**self.internal_config_dict, **self.external_config_dict}, self.origin)
 
     def _retype_command_line(self) -> None:
-        """Keep text such as ``--run_dir=2024`` where the option is text; read yes, no, 1, 0 where a flag."""
+        """Keep text such as ``--run_dir=2024`` for a text option; read yes, no, 1, 0 for a flag."""
         values = self._external[-1][1]
         types = {"data_path": str, **{option.name: option.type for option in self.options()}}
         for key, text in self._command_line.items():
@@ -251,7 +254,7 @@ class Config(RecBoleConfig):
         return read_yaml(path)
 
     def _set_default_parameters(self) -> None:
-        # RecBole redirects ml-100k into its own package; features are kept under data_path all the same.
+        # RecBole redirects ml-100k into its own package; features remain under data_path.
         folder = Path(str(self.final_config_dict["data_path"])) / self.dataset
         super()._set_default_parameters()
         self.final_config_dict["feature_path"] = str(folder)
@@ -263,16 +266,16 @@ class Config(RecBoleConfig):
         return known_keys(self.internal_config_dict)
 
     def _check(self, source: str, values: Mapping[str, Any]) -> None:
-        """Hold what a dataset's YAML or a user says against the keys and types known below it."""
+        """Check values of a dataset's YAML or of the user against the known keys and types."""
         known = self.known_keys()
         for key, value in values.items():
             check_keys(source, [key], known, self.model)
             if KINDS.get(key) == "pickle" and value:
-                raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this names; leave it out")
+                raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this key names; remove it")
             self._check_type(source, key, value)
 
     def _check_type(self, source: str, key: str, value: Any) -> None:
-        """Hold a value against the type of its default; RecBole declares no types."""
+        """Check a value against the type of its default; RecBole declares no types."""
         default = self.internal_config_dict.get(key)
         if default is None or key in _FREE_TYPE or any(o.name == key for o in self.options()):
             return
@@ -292,12 +295,12 @@ class Config(RecBoleConfig):
             raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")
 
     def options(self) -> list[Option]:
-        """List the typed options: those of the run, then those of the model if it is ours."""
+        """List the typed options: of the run, then of the model if the model belongs to this package."""
         params_class = getattr(self.model_class, "params_class", None)
         return options(RunParams) + (options(params_class) if params_class else [])
 
     def portable(self) -> dict[str, Any]:
-        """Return :meth:`effective` with absolute paths, for a process that stands elsewhere."""
+        """Return :meth:`effective` with absolute paths, for a process with another working folder."""
         values = self.effective()
         for key in keys_of("path"):
             if values.get(key) and values[key] != "none":
@@ -305,11 +308,11 @@ class Config(RecBoleConfig):
         return values
 
     def effective(self) -> dict[str, Any]:
-        """Return what a run folder keeps: every value that was set by a file or by the user."""
+        """Return the values for a run folder: every value that a file or the user has set."""
         skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | keys_of("unused", "pickle")
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
-        # RecBole fills both from dictionaries of its own; what was asked for is what is kept.
+        # RecBole fills both values from its own dictionaries; the run folder stores the requested values.
         merged = {**self.internal_config_dict, **self.external_config_dict}
         values.update({key: merged[key] for key in ("eval_args", "train_neg_sample_args") if key in merged})
         return {"model": self.model, "dataset": self.dataset, **values}

@@ -1,4 +1,4 @@
-"""Every key that a model and a dataset understand, read from files: RecBole and torch are not imported."""
+"""Every key of a model and a dataset, read from files: RecBole and torch are not imported."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def known_keys(defaults: Iterable[str]) -> set[str]:
 
 
 def check_keys(source: str, keys: Iterable[str], known: set[str], model: str) -> None:
-    """Refuse a key that is not known.
+    """Reject an unknown key.
 
     Args:
-        source: Where the keys were given, for the error.
+        source: Source of the keys, for the error.
         keys: The given keys.
-        known: What :func:`known_keys` returns.
-        model: The model that the keys are for, for the error.
+        known: Result of :func:`known_keys`.
+        model: The model of the keys, for the error.
 
     Raises:
-        UserError: Naming the first unknown key and the closest known key.
+        UserError: With the first unknown key and the closest known key.
     """
     for key in keys:
         if key not in known:

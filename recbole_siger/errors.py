@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions with messages for users."""
 
 from __future__ import annotations
 

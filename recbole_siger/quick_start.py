@@ -42,10 +42,10 @@ def run_experiment(
         command_line: ``{key: text}`` as typed.
 
     Returns:
-        What ``results.json`` holds, and ``run_dir``.
+        The content of ``results.json``, and ``run_dir``.
 
     Raises:
-        UserError: For bad input.
+        UserError: If the input is invalid.
         RunInterrupted: At an interrupt of a run that :func:`resume_run` can continue.
     """
     config = Config(model, dataset, config_file_list, config_dict, command_line)
@@ -68,10 +68,10 @@ def resume_run(
     Args:
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
-        model: The model of the run; needed if the run folder names an import path.
+        model: The model of the run; required if the run folder names an import path.
 
     Raises:
-        UserError: If the folder is no run or the run is finished.
+        UserError: If the folder is not a run folder or the run is finished.
         RunInterrupted: At another interrupt.
     """
     run = RunFolder.open(run_dir)
@@ -85,13 +85,13 @@ def resume_run(
 def _train(
     config: Config, run: RunFolder, *, resume: bool, data_path: str | Path | None = None
 ) -> dict[str, Any]:
-    """Train in this process, or in ``nproc`` processes; begin with the name of the run folder.
+    """Train in this process, or in ``nproc`` processes; first log the name of the run folder.
 
     Args:
         config: The configuration.
         run: The run folder.
         resume: Whether to continue from the checkpoint.
-        data_path: What another ``resume`` needs as ``--data_path``.
+        data_path: Folder of the datasets for the command that continues the run.
 
     Raises:
         RunInterrupted: At an interrupt, if the run can be continued.
@@ -120,7 +120,7 @@ def evaluate_run(
     Args:
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
-        model: The model of the run; needed if the run folder names an import path.
+        model: The model of the run; required if the run folder names an import path.
 
     Raises:
         UserError: If a file is missing, damaged or of another model, or the dataset has changed.

@@ -72,7 +72,7 @@ class ModelSpec:
         """Import and return the model class.
 
         Raises:
-            UserError: If the module or the class is missing, or the class is no general recommender.
+            UserError: If the module or the class is missing, or the class is not a general recommender.
         """
         return _import_class(self.path, f"model {self.name!r} of {self.package}")
 
@@ -162,7 +162,7 @@ def short_names(names: list[str]) -> dict[str, str]:
 
 
 def check_stored_name(name: str, source: str) -> None:
-    """Refuse an import path that a file names, because importing it runs code.
+    """Reject an import path that a file names, because importing it runs code.
 
     A file may name a registered model, or the import path of an installed entry point.
 
@@ -183,7 +183,7 @@ def get_model_class(name: str) -> type[Any]:
     """Return the model class for a registered name or an import path.
 
     Raises:
-        UserError: If there is no such model, if two packages use the name, or if the class is no general
+        UserError: If there is no such model, if two packages use the name, or if the class is not a general
             recommender.
     """
     if ":" in name:
@@ -217,7 +217,7 @@ def _names_in_recbole() -> list[str]:
 
 
 def _check_clash(name: str) -> None:
-    """Refuse an entry point whose name another package uses."""
+    """Reject an entry point whose name another package uses."""
     specs = [spec for spec in _installed() if spec.name == name]
     if not specs:
         return
@@ -236,7 +236,7 @@ def _check_clash(name: str) -> None:
 def _import_class(path: str, what: str) -> type[Any]:
     """Import ``package.module:Class`` and check that it is a general recommender."""
     if not _PATH.fullmatch(path):
-        raise UserError(f"{what}: {path!r} is no import path; write package.module:Class")
+        raise UserError(f"{what}: {path!r} is not an import path; write package.module:Class")
     module, _, name = path.partition(":")
     compat.apply()
     try:
@@ -258,7 +258,7 @@ def check_model_class(model_class: Any, what: str) -> type[Any]:
     """Return a class that can be trained as a model.
 
     Raises:
-        UserError: If it is no class, no general recommender, or lacks a method.
+        UserError: If it is not a class, not a general recommender, or lacks a method.
     """
     from recbole.model.abstract_recommender import GeneralRecommender
 
@@ -277,12 +277,12 @@ def check_model_class(model_class: Any, what: str) -> type[Any]:
 
 
 def is_shipped(model_class: type[Any]) -> bool:
-    """Tell whether a class belongs to this package or to RecBole."""
+    """Return whether a class belongs to this package or to RecBole."""
     return _root(model_class) in ("recbole_siger", "recbole")
 
 
 def option_files(model_class: type[Any]) -> list[tuple[str, Path]]:
-    """Return label and path of each YAML with defaults of a model from outside, weakest first.
+    """Return label and path of each YAML with defaults of an imported model, weakest first.
 
     ``<Class>.yaml`` lies beside the module of the class. A class that is derived from another model inherits
     the defaults of that model.
@@ -305,8 +305,8 @@ def option_files(model_class: type[Any]) -> list[tuple[str, Path]]:
 def search_file(model_class: type[Any], name: str) -> Path | None:
     """Return the YAML with the default space of a search, or None.
 
-    It is ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of a model from
-    outside.
+    It is ``properties/search/<Model>.yaml``, or ``<Class>.search.yaml`` beside the module of an
+    imported model.
     """
     if is_shipped(model_class):
         return find_resource(f"properties/search/{name}.yaml")

@@ -23,7 +23,7 @@ def click_message(error: click.UsageError) -> str:
     command = context.command if context else None
     if isinstance(error, click.MissingParameter) and isinstance(error.param, Opt) and context:
         name = context.info_name
-        return f"command line: {name} needs --{error.param.name}; see `recbole-siger {name} --help`"
+        return f"command line: {name} requires --{error.param.name}; see `recbole-siger {name} --help`"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         problem = f"{error.param.metavar or str(error.param.name).upper()} is missing"
     else:

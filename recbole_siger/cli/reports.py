@@ -83,7 +83,7 @@ def _report(
 
 def _overlap(dataset: str | None, files: list[str], out: tuple[str, ...], keys: dict[str, str]) -> None:
     if not dataset:
-        raise UserError("command line: report overlap needs --dataset; see `recbole-siger report --help`")
+        raise UserError("command line: report overlap requires --dataset; see `recbole-siger report --help`")
     check_run("SIGER", dataset, files, keys)
     from recbole_siger.report import overlap
 

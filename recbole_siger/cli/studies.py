@@ -81,7 +81,9 @@ def _needed(values: dict[str, Any], command: str, *names: str) -> list[str]:
     """Take options that a command cannot do without out of its values."""
     for name in names:
         if not values.get(name):
-            raise UserError(f"command line: {command} needs --{name}; see `recbole-siger {command} --help`")
+            raise UserError(
+                f"command line: {command} requires --{name}; see `recbole-siger {command} --help`"
+            )
     return [values.pop(name) for name in names]
 
 

@@ -1,1 +1,1 @@
-"""Files, logs, locks, tables and templates: what every other room writes and reads with; knows no RecBole."""
+"""Files, logs, locks, tables and templates for all other rooms, without RecBole."""

@@ -15,7 +15,7 @@ DIGITS = 16
 def canonical_digest(value: Any, *, digits: int = DIGITS) -> str:
     """Return the first hexadecimal digits of the SHA-256 of a value's canonical JSON.
 
-    Canonical JSON has sorted keys, no spaces, and only ASCII characters. A value that JSON does not know,
+    Canonical JSON has sorted keys, no spaces, and only ASCII characters. A value that JSON cannot hold,
     such as a path or a date, is replaced by its text. A tuple equals a list; 1 differs from 1.0.
 
     >>> canonical_digest({"a": 1, "b": [2]}) == canonical_digest({"b": (2,), "a": 1})
@@ -24,8 +24,8 @@ def canonical_digest(value: Any, *, digits: int = DIGITS) -> str:
     '44136fa355b3678a'
 
     Args:
-        value: What JSON can hold: a dict, a list, text, a number, a boolean or None.
-        digits: How many digits, in [1, 64]. Use 64 where the digest protects content.
+        value: A value of JSON: a dict, a list, text, a number, a boolean or None.
+        digits: Number of digits, in [1, 64]. Use 64 if the digest protects content.
     """
     if not 1 <= digits <= 64:
         raise ValueError(f"digits={digits}: expected a number in [1, 64]")

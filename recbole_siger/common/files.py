@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["atomic_path", "sha256", "write_array", "write_text"]
 
 
 def _sibling(path: Path) -> Path:
-    """Name an unused neighbour of ``path``; the suffix stays, because writers infer formats from it."""
+    """Return an unused path beside ``path``; the suffix is kept, because writers infer formats from it."""
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
 
 
@@ -32,7 +32,7 @@ def _move_onto(temporary: Path, path: Path) -> None:
     if not (temporary.is_dir() and path.is_dir()):
         os.replace(temporary, path)
         return
-    # No system replaces a folder that is not empty: set the old one aside, and put it back if the move fails.
+    # No system replaces a non-empty folder: move the old folder aside, and move it back if the move fails.
     retired = _sibling(path)
     os.rename(path, retired)
     try:
@@ -47,11 +47,12 @@ def _move_onto(temporary: Path, path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that becomes ``path`` when the block succeeds.
 
-    The block creates a file or a folder there. When it raises, the temporary is removed and ``path`` is as it
-    was. A file, or a folder by a folder, that is already at ``path`` is replaced. Missing parents are made.
+    The block creates a file or a folder there. If the block raises, the temporary is removed and ``path``
+    does not
+    change. An existing file, or a folder by a folder, is replaced. Missing parents are made.
 
     Args:
-        path: Where the finished file or folder shall be.
+        path: Path of the finished file or folder.
 
     Yields:
         A path in the same folder and with the same suffix, at which nothing exists yet.
@@ -67,22 +68,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 with the line ends that it has, whole or not at all."""
+    """Write ``text`` as UTF-8 without changes of line ends, complete or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write ``array`` as a ``.npy`` file, whole or not at all.
+    """Write ``array`` as a ``.npy`` file, complete or not at all.
 
     Args:
         path: The file; no suffix is added.
-        array: Any shape and any dtype that needs no pickle.
+        array: Any shape, and any dtype that does not require pickle.
 
     Raises:
-        ValueError: If ``array`` holds Python objects.
+        ValueError: If ``array`` contains Python objects.
     """
-    # Through a handle, because np.save appends ".npy" to a name without it.
+    # A file object, because np.save appends ".npy" to a name without it.
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, array, allow_pickle=False)
 

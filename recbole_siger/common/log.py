@@ -1,4 +1,4 @@
-"""Where log lines go: to the terminal, to a run's file, and from another process's file to the terminal."""
+"""Destinations of log lines: the terminal, a run's file; and another process's log shown on the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["following", "log_file_of", "logging_to"]
 
 _LOG_FILE = "recbole_siger_log_file"
 
-_DEBUG = re.compile(r"\S+ \S+ DEBUG ")  # as the format of a log file begins
+_DEBUG = re.compile(r"\S+ \S+ DEBUG ")  # the start of a line of level DEBUG in a log file
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def logging_to(file: Path | None) -> Iterator[None]:
             fcntl.flock(kept.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when a process ends
         except BlockingIOError:
             kept.close()
-            raise UserError(f"{file.parent}: another process is at this run; wait until it ends") from None
+            raise UserError(f"{file.parent}: another process works on this run; wait until it ends") from None
         except OSError:
             pass  # a file system without locks
         kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -54,7 +54,7 @@ def logging_to(file: Path | None) -> Iterator[None]:
         yield
     except Exception as error:
         if file is not None:
-            vars(error).setdefault(_LOG_FILE, file)  # for whoever reports the error
+            vars(error).setdefault(_LOG_FILE, file)  # for the code that reports the error
         raise
     finally:
         ours.setLevel(level)
@@ -64,7 +64,7 @@ def logging_to(file: Path | None) -> Iterator[None]:
 
 
 def log_file_of(error: Exception) -> Path | None:
-    """Return the file of the innermost :func:`logging_to` that an exception has passed; None for none."""
+    """Return the file of the innermost :func:`logging_to` that an exception passed, or None."""
     return vars(error).get(_LOG_FILE)
 
 

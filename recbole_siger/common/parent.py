@@ -12,7 +12,7 @@ __all__ = ["PARENT_VARIABLE", "stop_with_parent"]
 PARENT_VARIABLE = "RECBOLE_SIGER_PARENT"
 """Environment variable in which a parent passes its process id to a child."""
 
-_INTERVAL = 0.2  # seconds between two looks
+_INTERVAL = 0.2  # seconds between two checks
 _PATIENCE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -20,7 +20,7 @@ def stop_with_parent() -> None:
     """Stop this process soon after the parent that :data:`PARENT_VARIABLE` names has ended.
 
     A thread watches the parent. When the parent has ended, the thread sends SIGTERM to this process, and
-    SIGKILL ten seconds later. Nothing happens where the variable is not set. The variable is removed, so that
+    SIGKILL ten seconds later. Without the variable, nothing happens. The variable is removed, so that
     processes started from here do not read it.
     """
     parent = os.environ.pop(PARENT_VARIABLE, None)

@@ -1,4 +1,4 @@
-"""Settings of this process that others should not notice: environment variables, and how threads wait."""
+"""Settings of this process that must not affect other code: environment variables, and how threads wait."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class TableFormat(NamedTuple):
 
     Attributes:
         sep: Separator of cells.
-        quoted: Whether ``"`` may enclose a cell; if not, it is a character like any other.
+        quoted: Whether ``"`` may enclose a cell; if not, ``"`` is an ordinary character.
         typed: Whether a column name has a type, as in RecBole's ``item_id:token``.
     """
 
@@ -40,7 +40,7 @@ _FORMATS = {
 
 
 def table_format(path: Path) -> TableFormat | None:
-    r"""Return the format that a file's name stands for, ``.gz`` aside; None for an unknown name.
+    r"""Return the format of a file name, without regard to ``.gz``; None for an unknown name.
 
     >>> table_format(Path("a.inter.gz"))
     TableFormat(sep='\t', quoted=False, typed=True)
@@ -55,7 +55,7 @@ def column_names(cells: Sequence[str], *, typed: bool) -> list[str]:
 
 
 def column_index(path: Path, names: Sequence[str], column: str, fix: str) -> int:
-    """Return the place of a column in a header.
+    """Return the index of a column in a header.
 
     Args:
         path: The file, for errors.
@@ -64,7 +64,7 @@ def column_index(path: Path, names: Sequence[str], column: str, fix: str) -> int
         fix: What the user can do if the column is missing or repeated.
 
     Raises:
-        UserError: If the header has no such column, or two of them.
+        UserError: If the header has no such column, or two such columns.
     """
     if names.count(column) == 1:
         return names.index(column)
@@ -82,19 +82,20 @@ def read_records(
     strict: bool = False,
     any_length: bool = False,
 ) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield the number of a record's last line, how many lines it has, and its cells; skip empty lines.
+    """Yield the number of a record's last line, the number of its lines, and its cells; skip empty lines.
 
-    A line is taken only for the record that needs it. After a broken record, reading continues with the
+    A record uses only its own lines. After a broken record, reading continues with the
     line after the first line of that record.
 
     Args:
         lines: Lines with their ends.
-        sep: Separator, one character or more.
+        sep: Separator, one or more characters.
         broken: Called with the first line's number and the reason for each broken record.
-        quoted: Whether ``"`` may enclose a cell; needs a separator of one character.
+        quoted: Whether ``"`` may enclose a cell; requires a separator of one character.
         strict: Whether text after a closing quotation mark breaks a record.
         any_length: Whether a cell may be longer than ``csv.field_size_limit()``, 131,072 characters; if not,
-            a quotation mark that is never closed takes no more memory than that.
+            a
+            quotation mark without an end uses no more memory than that.
     """
     if not quoted:
         for number, line in enumerate(lines, start=1):
@@ -115,14 +116,14 @@ def read_records(
         if source.cut:
             reason = "a quotation mark is opened and never closed"
         if reason:
-            source.give_back()  # the lines after a stray quotation mark are records of their own
+            source.give_back()  # the lines after an unmatched quotation mark are separate records
             broken(source.number, reason)
         elif cells:
             yield source.number, len(source.taken), cells
 
 
 def _without_limit(reader: Iterator[list[str]]) -> Callable[[], list[str]]:
-    """Return a function that reads a record whatever its length; other readers keep csv's limit."""
+    """Return a function that reads a record of any length; other readers keep csv's limit."""
 
     def read() -> list[str]:
         limit = csv.field_size_limit(sys.maxsize)
@@ -135,11 +136,11 @@ def _without_limit(reader: Iterator[list[str]]) -> Callable[[], list[str]]:
 
 
 class _Lines:
-    """Numbered lines for a csv reader; the lines that a broken record has taken can be given back."""
+    """Numbered lines for a csv reader; the lines of a broken record can be read again."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines, self._again = iter(lines), deque[str]()
-        self.taken: list[str] = []  # by the record that is being read
+        self.taken: list[str] = []  # lines of the current record
         self.number, self.cut = 0, False
 
     def __iter__(self) -> Iterator[str]:
@@ -148,14 +149,14 @@ class _Lines:
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines, None)
         if line is None:
-            self.cut = bool(self.taken)  # a reader asks for more lines only within quotation marks
+            self.cut = bool(self.taken)  # a reader requests more lines only within quotation marks
             raise StopIteration
         self.taken.append(line)
         self.number += 1
         return line
 
     def give_back(self) -> None:
-        """Give back all lines of the record but the first."""
+        """Make all lines of the record but the first available again."""
         self._again.extendleft(reversed(self.taken[1:]))
         self.number -= len(self.taken) - 1
         self.cut = False

@@ -1,4 +1,4 @@
-"""A table of items or users, one a row, read in slices so that it is never held whole."""
+"""A table with one row for each item or user, read in slices so that it is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """Where each slice of ``step`` rows begins in a file whose rows have been checked."""
+    """The start of each slice of ``step`` rows in a file whose rows were checked."""
 
     path: Path
     header: tuple[str, ...]
@@ -45,29 +45,30 @@ class Table:
 def open_table(
     path: Path, id_col: str, columns: Sequence[str], *, step: int = 512, unique: bool = True
 ) -> Table:
-    """Read a table once, to check it and to learn where its slices begin.
+    """Read a table once, to check the table and to find the starts of its slices.
 
     Args:
         path: ``.tsv`` or ``.txt`` (tabs), ``.csv`` (commas), or ``.item`` and ``.inter`` (RecBole's atomic
             files); UTF-8, the first line names the columns.
         id_col: Column of the raw tokens.
-        columns: Other columns that are needed.
+        columns: Other required columns.
         step: Rows of a slice, >= 1.
         unique: Whether a repeated id is an error.
 
     Raises:
-        UserError: If the file is missing, no table of this form or empty, lacks a column, or has an id that
-            is empty, repeated, or not on one line.
+        UserError: If the file is missing, empty, or not a table of these formats, if a column is missing, or
+            if an
+            id is empty, repeated, or not on one line.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such table; name a .tsv or .csv file with one item a row.")
+        raise UserError(f"{path}: no such table; name a .tsv or .csv file with one row for each item.")
     form = _format(path)
     with _Reader(path, form) as reader:
         records = iter(reader)
         _, cells = next(records, (0, []))
         if not cells:
-            raise UserError(f"{path}: is empty; write a header and one row an item.")
+            raise UserError(f"{path}: is empty; write a header and one row for each item.")
         header = _header(path, form, cells, [id_col, *columns])
         place, seen, offsets, n_rows = header.index(id_col), set[str](), [], 0
         start = reader.offset
@@ -80,14 +81,14 @@ def open_table(
                 offsets.append(start)
             n_rows, start = n_rows + 1, reader.offset
     if not n_rows:
-        raise UserError(f"{path}: has a header and no rows; write one row an item.")
+        raise UserError(f"{path}: has a header and no rows; write one row for each item.")
     return Table(path, header, id_col, n_rows, step, tuple(offsets))
 
 
 def _format(path: Path) -> TableFormat:
     form = table_format(path)
     if form is None or path.suffix == ".gz":
-        raise UserError(f"{path}: is no table by its name; write a .tsv (tabs) or .csv (commas) file.")
+        raise UserError(f"{path}: the suffix is not that of a table; use .tsv (tabs) or .csv (commas).")
     return form
 
 
@@ -103,7 +104,7 @@ def _header(path: Path, form: TableFormat, cells: list[str], needed: Sequence[st
 
 
 def _check(path: Path, line: int, cells: list[str], header: Sequence[str], place: int) -> str:
-    """Return the id of a record that has the header's form."""
+    """Return the id of a record; check that the record fits the header."""
     if len(cells) != len(header):
         raise UserError(
             f"{path}: line {line:,}: {len(cells)} values for {len(header)} columns; "
@@ -115,7 +116,7 @@ def _check(path: Path, line: int, cells: list[str], header: Sequence[str], place
 
 
 class _Reader:
-    """The records of a table file from a byte on; knows where the next record begins."""
+    """The records of a table file from a byte position on, and the start of the next record."""
 
     def __init__(self, path: Path, form: TableFormat, offset: int = 0) -> None:
         self.offset, self._path = offset, path
@@ -139,11 +140,11 @@ class _Reader:
     def _refuse(self, line: int, reason: str) -> None:
         raise UserError(
             f"{self._path}: line {line:,}: {reason}; a value with a quotation mark, a separator "
-            'or a line end is quoted as "..." with "" inside.'
+            'or a line end must be quoted as "..." with "" inside.'
         )
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of a record's last line, counted from where reading began, and its cells."""
+        """Yield the number of a record's last line, counted from the start of reading, and its cells."""
         for number, _, cells in self._records:
             yield number, cells
 

@@ -1,4 +1,4 @@
-"""Text with ``{name}`` in it, filled from columns of a table. Nothing but a name is read in the braces."""
+"""Text with ``{name}`` fields, filled from columns of a table. Braces may contain a name only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def template_fields(template: str) -> tuple[str, ...]:
-    """Return the names that a template asks for, each once, in order.
+    """Return the distinct names in a template, in order.
 
     >>> template_fields("{title}, {brand} ({title})")
     ('title', 'brand')
@@ -20,7 +20,7 @@ def template_fields(template: str) -> tuple[str, ...]:
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:
-    """Put values in the place of their names; what they contain is not read again.
+    """Replace names by values; braces in values are not replaced.
 
     >>> fill_template("{title} by {brand}", {"title": "{brand}", "brand": "Acme"})
     '{brand} by Acme'

@@ -1,4 +1,4 @@
-"""Text and tables for a terminal: nothing is cut, and no text can change the terminal's state."""
+"""Text and tables for a terminal: nothing is cut off, and no text can change the terminal's state."""
 
 from __future__ import annotations
 
@@ -56,14 +56,15 @@ def build_table(
 ) -> Group:
     """Lay out a table in the width of a console, so that every character of every cell is shown.
 
-    A cell that is too long is folded. Where the columns do not fit side by side with their longest words
-    whole, the table is continued below with the first column repeated.
+    A cell that is too long is folded. If the columns with their longest words do not fit side by side, the
+    table
+    continues below with the first column repeated.
 
     Args:
-        console: The console that the table is laid out for.
+        console: The console for which the table is laid out.
         title: Title above the table; no title for an empty text.
         header: Names of the columns, one or more.
-        rows: Cells of each row, as many as ``header``. Text is printed literally, rich's markup included.
+        rows: Cells of each row, as many as ``header``. Text is printed literally, including rich's markup.
         numbers: Align all columns but the first to the right.
 
     Returns:
@@ -93,7 +94,7 @@ def _text(cell: Cell) -> Text:
 
 
 def _needed(column: Sequence[Text], width: int) -> int:
-    """Return the width that keeps each word of a column whole, at most a third of the console's width."""
+    """Return the width that breaks no word of a column, at most a third of the console's width."""
     words = [word for cell in column for word in cell.plain.split()]
     return max(1, min(max(map(cell_len, words), default=1), (width - 1) // 3 - _FRAME))
 
@@ -110,7 +111,7 @@ def _blocks(columns: Sequence[Sequence[Text]], width: int) -> list[list[int]]:
 
 
 def _widths(columns: Sequence[Sequence[Text]], width: int) -> list[int]:
-    """Give each column what its words need, then share the rest among the columns with longer cells."""
+    """Give each column the width of its words, then divide the rest among the columns with longer cells."""
     wanted = [max(1, *(cell_len(cell.plain) for cell in column)) for column in columns]
     widths = [_needed(column, width) for column in columns]
     rest = width - 1 - sum(widths) - _FRAME * len(widths)

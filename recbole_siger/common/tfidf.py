@@ -14,7 +14,7 @@ from recbole_siger.errors import UserError
 __all__ = ["MAX_TERMS", "TextVectors"]
 
 MAX_TERMS = 50_000
-"""TF-IDF uses the most frequent terms only: pairs of words grow with the texts, the SVD with the terms."""
+"""The number of terms is limited: word pairs grow with the texts, and the SVD grows with the terms."""
 
 ZERO = 1e-9
 """Texts have unit length before the SVD; a vector shorter than this after the SVD is rounding."""
@@ -23,8 +23,8 @@ ZERO = 1e-9
 class TextVectors:
     """A fitted map from texts to vectors of unit length.
 
-    Equal texts give equal bits, whatever the number of threads: a matrix product on more threads adds in
-    another order, so the linear algebra here runs on one thread.
+    Equal texts give equal bits on any number of threads. A matrix product on more threads would add in
+    another order, so the linear algebra runs on one thread.
 
     Args:
         texts: All texts that the map is fitted to.

@@ -1,1 +1,1 @@
-"""Ranking evaluation on arrays; this room does not know RecBole."""
+"""Ranking evaluation on arrays, without RecBole."""

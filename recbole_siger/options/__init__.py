@@ -1,1 +1,1 @@
-"""Typed parameters, options of commands, YAML values, resources and seeds; knows no RecBole."""
+"""Typed parameters, options of commands, YAML values, resources and seeds, without RecBole."""

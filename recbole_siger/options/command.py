@@ -22,18 +22,19 @@ SOURCE = "command line"
 
 
 def command_params(cls: Callable[..., P], command: str, given: Mapping[str, str]) -> P:
-    """Make the options ``cls`` of a command from what was typed.
+    """Make the options ``cls`` of a command from typed text.
 
-    An option that is text stays as typed, a list is split at commas, a flag takes yes, no, 1 and 0 as well;
-    any other text is read as YAML.
+    A text option keeps its text. A list is split at commas. A flag also accepts yes, no, 1 and 0. Any other
+    option
+    is read as YAML.
 
     Args:
-        cls: A frozen dataclass; a field that the command's YAML does not list has to be given.
+        cls: A frozen dataclass; a field without a default in the command's YAML is required.
         command: Its YAML is ``properties/<command>.yaml``.
         given: ``--key=value`` pairs, still text.
 
     Raises:
-        UserError: Naming the key, if it is unknown, missing, of the wrong type or out of range.
+        UserError: With the key, if the key is unknown or missing, or its value has a wrong type or range.
     """
     path = find_resource(f"properties/{command}.yaml")
     assert path is not None
@@ -46,19 +47,19 @@ def command_params(cls: Callable[..., P], command: str, given: Mapping[str, str]
         values[key] = _read(text, known[key])
     for key in known:
         if key not in values:
-            raise UserError(f"{SOURCE}: `{command}` needs --{key}; see `recbole-siger {command} --help`")
+            raise UserError(f"{SOURCE}: `{command}` requires --{key}; see `recbole-siger {command} --help`")
     origin = {key: SOURCE if key in given else f"properties/{path.name}" for key in values}
     return build_params(cls, values, origin)
 
 
 def dataset_folder(data_path: str, dataset: str) -> Path:
-    """Return a dataset's folder, which need not exist.
+    """Return the path of a dataset's folder, which may be missing.
 
     Raises:
-        UserError: If the name cannot be a folder's and a file's.
+        UserError: If the name is not a valid name of a folder and a file.
     """
     if not re.fullmatch(r"\w[\w.-]*", dataset):
-        raise UserError(f"dataset {dataset!r}: use letters, digits, '-', '_' and '.', e.g. 'shop'.")
+        raise UserError(f"dataset {dataset!r}: use letters, digits, '-', '_' and '.', for example 'shop'.")
     return Path(data_path) / dataset
 
 

@@ -1,7 +1,7 @@
 """Keys of a configuration that change no result, by kind.
 
-Runs that differ only in such keys share a ``config_hash``, a search resumes with other values of them, tables
-do not name them, and no search tries them.
+Runs that differ only in such keys share a ``config_hash``. A search resumes with other values of such keys,
+tables do not name them, and no search tries them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
     # What makes missing input files; a run checks the content of its inputs by checksum.
     "script": ("prepare",),
     # Where a run is computed. The default ``use_gpu: True`` trains on the CPU where there is no GPU.
-    # Another number of threads may add floats in another order, as another processor may.
+    # Another number of threads, like another processor, may add floats in another order.
     "device": ("gpu_id", "use_gpu", "threads"),
     # What is written, how often, and to which service.
     "writing": (
@@ -31,7 +31,7 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
     ),
     # RecBole's keys without effect here: the run folder and the progress lines replace them.
     "unused": ("checkpoint_dir", "show_progress", "state"),
-    # RecBole pickles what these keys name, and a pickle runs code when it is read: any value is refused.
+    # RecBole pickles what these keys name, and reading a pickle runs code: any value is rejected.
     "pickle": ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
 }
 

@@ -32,7 +32,7 @@ def bounded(interval: str, default: Any = MISSING) -> Any:
 
     Args:
         interval: The range.
-        default: The default of a model from outside that has no YAML. Models of this package have a YAML.
+        default: The default of an imported model without a YAML. Models of this package have a YAML.
     """
     _parse(interval)
     return field(metadata={"interval": interval}, default=default)
@@ -53,7 +53,7 @@ def _inside(value: float, interval: str) -> bool:
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter: its name, annotated type and range ("" where it has none)."""
+    """One parameter: its name, annotated type and range ("" without a range)."""
 
     name: str
     type: Any
@@ -61,7 +61,7 @@ class Option:
 
     @property
     def range(self) -> str:
-        """The values it takes, for people."""
+        """The accepted values, in words."""
         if get_origin(self.type) is Literal:
             return " | ".join(str(value) for value in get_args(self.type))
         return self.interval
@@ -121,11 +121,11 @@ def build_params(
 
     Args:
         cls: A frozen dataclass; ``values`` holds a value for each of its fields.
-        values: Configuration; keys that ``cls`` does not declare are left alone.
-        origin: Where each value came from, named in errors.
+        values: Configuration; keys that ``cls`` does not declare are ignored.
+        origin: Source of each value, for errors.
 
     Raises:
-        UserError: Naming key, value, range and origin.
+        UserError: With key, value, range and source.
     """
     arguments = {}
     for option in options(cls):  # type: ignore[arg-type]  # a dataclass is a class
@@ -161,7 +161,7 @@ class ModelParams:
     def defaults_file(cls) -> Path | None:
         """Return the YAML of the defaults, or None if there is none.
 
-        It is ``<Model>.yaml`` beside the module of a model from outside, else
+        The file is ``<Model>.yaml`` beside the module of an imported model, else
         ``properties/model/<Model>.yaml``. A subclass whose YAML is in another place overrides this method.
         """
         name = f"{cls.__name__.removesuffix('Params')}.yaml"
@@ -171,14 +171,14 @@ class ModelParams:
     def defaults(cls, **changes: Any) -> Self:
         """Make the parameters from the defaults, with some of them changed.
 
-        A default in the YAML is stronger than a default in the dataclass. A subclass inherits the YAML of its
+        A default in the YAML overrides a default in the dataclass. A subclass inherits the YAML of its
         base class.
 
         Args:
             changes: New values by name.
 
         Raises:
-            UserError: Naming key and value, if a name is unknown, a default is missing, or a value has a
+            UserError: With key and value, if a name is unknown, a default is missing, or a value has a
                 wrong type or range.
 
         Example:

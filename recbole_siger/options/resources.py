@@ -1,6 +1,6 @@
-"""Find the files that travel with the package: ``properties/`` and ``dataset_scripts/``.
+"""Find the files that are shipped with the package: ``properties/`` and ``dataset_scripts/``.
 
-They lie at the top of the repository, and inside the package once a wheel is installed.
+The files are at the top of the repository; in an installed wheel they are inside the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The seeds that are meant by what was typed."""
+"""The seeds of an option."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["seed_list"]
 
 
 def seed_list(seeds: int | str | Sequence[int], first: int) -> list[int]:
-    """Return the seeds that are meant: a number of them, counted up from ``first``, or a list.
+    """Return the seeds of an option: a number of seeds, counted up from ``first``, or a list.
 
     >>> seed_list("3", 2020), seed_list("7,9", 2020)
     ([2020, 2021, 2022], [7, 9])
 
     Raises:
-        UserError: If there is none, or one is repeated.
+        UserError: If there is no seed, or a seed is repeated.
     """
     number = parse_value(seeds)
     if type(number) is int and number >= 1:
@@ -25,5 +25,7 @@ def seed_list(seeds: int | str | Sequence[int], first: int) -> list[int]:
     listed = parse_value(f"[{seeds}]") if isinstance(seeds, str) and "," in seeds else seeds
     several = list(listed) if isinstance(listed, list | tuple) else []
     if not several or len({*several}) != len(several) or not all(type(seed) is int for seed in several):
-        raise UserError(f"--seeds={seeds}: write how many, or a list of different seeds such as 2020,2021")
+        raise UserError(
+            f"--seeds={seeds}: write a number of seeds, or a list of different seeds such as 2020,2021"
+        )
     return several

@@ -1,4 +1,4 @@
-"""YAML as values: the files under ``properties/``, a user's own, and what is typed on a command line."""
+"""YAML as values: the files under ``properties/``, the user's files, and text of a command line."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f", line {line + 1}" if line is not None else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(f"{path}{where}: {problem}; mend the YAML") from None
+        raise UserError(f"{path}{where}: {problem}; fix the YAML") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; write `key: value` lines")
+        raise UserError(f"{path}: contains a {type(content).__name__}; write `key: value` lines")
     return {str(key): value for key, value in content.items()}

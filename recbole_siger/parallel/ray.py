@@ -17,7 +17,7 @@ from recbole_siger.errors import UserError
 
 __all__ = ["check_room", "connected", "failure_line", "interruptible", "rooms"]
 
-# Ray's own handler of interrupts finishes a step first; its new output prints whatever `verbose` says.
+# Ray's handler of interrupts first finishes a step. Ray's new output prints at any value of `verbose`.
 _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 _SECONDS_TO_CONNECT = 10.0
 _LOCAL = (None, "", "local")
@@ -33,12 +33,12 @@ def connected(
 ) -> Iterator[tuple[bool, str]]:
     """Connect to Ray for the duration of the block.
 
-    A connection that this process has already is used and stays open. Otherwise the block joins the cluster
+    A connection that this process already has is used and stays open. Otherwise the block joins the cluster
     at ``address``, or starts Ray on this machine; such a Ray listens on the loopback interface only.
 
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port``; None or ``local`` starts Ray on this machine.
-        command: The command that needs Ray, for errors.
+        command: The command that requires Ray, for errors.
         option: Where the address was given, for errors.
         library: Ray's library that the block uses: ``tune``, ``train`` or ``data``.
 
@@ -53,7 +53,7 @@ def connected(
 
         importlib.import_module(f"ray.{library}")  # a library has requirements of its own
     except ImportError as error:
-        raise UserError(f"{command} needs Ray ({error}): pip install 'ray[tune]>=2.40'") from None
+        raise UserError(f"{command} requires Ray ({error}): pip install 'ray[tune]>=2.40'") from None
     own = not ray.is_initialized()
     if own:
         _start(address, option)
@@ -113,7 +113,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_reachable(address: str, given: str) -> None:
-    """Refuse an address where nothing listens; Ray would try for many minutes and ignore interrupts."""
+    """Reject an address where nothing listens; Ray would try for many minutes and ignore interrupts."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise UserError(f"{given}: write auto, HOST:PORT or ray://HOST:PORT")
@@ -145,7 +145,7 @@ def _nodes_line() -> str:
 
 
 def check_room(n: int, needed: Mapping[str, float], asked: str, fix: str) -> None:
-    """Refuse more processes than Ray's nodes hold; Ray would wait for another node.
+    """Reject more processes than Ray's nodes can run; Ray would wait for another node.
 
     Args:
         n: Processes, >= 1.
@@ -154,33 +154,33 @@ def check_room(n: int, needed: Mapping[str, float], asked: str, fix: str) -> Non
         fix: What the user can do, for the error.
 
     Raises:
-        UserError: If fewer than ``n`` fit.
+        UserError: If fewer than ``n`` processes fit.
     """
     if n > (room := rooms(needed)):
         each = " and ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
         raise UserError(
-            f"{asked}: a process needs {each} on one node, and there is room for {room} of {n} "
+            f"{asked}: a process requires {each} on one node, and there is room for {room} of {n} "
             f"({_nodes_line()}); {fix}"
         )
 
 
 def rooms(needed: Mapping[str, float]) -> int:
-    """Return how many processes Ray's nodes hold at a time, each with all that it needs on one node.
+    """Return how many processes Ray's nodes can run at a time, each with all its resources on one node.
 
     Args:
-        needed: Ray's resources that a process takes, such as ``{"CPU": 1.0, "GPU": 0.25}``.
+        needed: Ray's resources of a process, such as ``{"CPU": 1.0, "GPU": 0.25}``.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = [(name, amount) for name, amount in needed.items() if amount > 0]
-    # 1e-9 makes up for rounding: ten tenths are one.
+    # 1e-9 compensates for rounding: ten tenths are one.
     return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted) for node in nodes)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let an interrupt or a SIGTERM end the search at once, and switch Ray's own output off."""
+    """Let an interrupt or a SIGTERM end the search at once, and switch off Ray's own output."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

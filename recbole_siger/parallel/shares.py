@@ -1,7 +1,7 @@
-"""One training in several processes: each takes its share of a batch's rows and of the users to rank.
+"""One training in several processes: each process has a share of a batch's rows and of the users to rank.
 
-All processes draw the same batches, negatives and noise, because they start from the same seed; so they hold
-the same parameters after every step, whatever share of the loss was theirs.
+All processes draw the same batches, negatives and noise, because they start from the same seed. Therefore all
+processes have the same parameters after every step, independent of their shares of the loss.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Share:
     size: int
 
     def of(self, rows: Tensor) -> Tensor:
-        """Return the rows that are this process's: ``(n, ...)`` to ``(<= ceil(n / size), ...)``."""
+        """Return the rows of this process: ``(n, ...)`` to ``(<= ceil(n / size), ...)``."""
         return rows if self.size == 1 else rows[self.rank :: self.size]
 
     def weight(self, n: int) -> float:
-        """Return what a mean over this share of ``n`` rows counts, so that processes average to the whole.
+        """Return the weight of a mean over this share of ``n`` rows; the processes then average to the whole.
 
         >>> [Share(rank, 2).weight(5) for rank in (0, 1)]  # of 3 and of 2 rows
         [1.2, 0.8]
@@ -53,14 +53,14 @@ ALONE = Share(0, 1)
 
 
 def current_share() -> Share:
-    """Return the share of this process: all, unless it is one of a process group."""
+    """Return the share of this process: all rows, unless the process belongs to a process group."""
     if not dist.is_available() or not dist.is_initialized():
         return ALONE
     return Share(dist.get_rank(), dist.get_world_size())
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; one that a process lacks counts as zero."""
+    """Replace each gradient by its mean over the processes; a missing gradient counts as zero."""
     shared = [parameter for parameter in parameters if parameter.requires_grad]
     if not shared:
         return
@@ -75,16 +75,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def losses_of_share(model: Any, loss_func: Callable[[Any], Any], interaction: Any) -> Any:
-    """Compute what this process counts of a batch's losses.
+    """Compute this process's contribution to a batch's losses.
 
     Args:
-        model: One with ``shares_batches`` takes all rows and counts its ``share``; others are given theirs.
+        model: A model with ``shares_batches`` gets all rows and counts its ``share``; other models get a
+            share.
         loss_func: The model's loss, means over rows: one tensor or several.
-        interaction: The batch, the same in all processes.
+        interaction: The batch, equal in all processes.
     """
     share = current_share()
     if len(interaction) < share.size:
-        share = ALONE  # each counts all of it
+        share = ALONE  # each process counts all rows
     if getattr(model, "shares_batches", False):
         model.share = share
         return loss_func(interaction)
@@ -103,10 +104,10 @@ def mean_over_processes(values: list[float], device: torch.device) -> list[float
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, those of the first before those of the second: ``(sum of n, ...)``.
+    """Return the rows of all processes, in the order of the processes: ``(sum of n, ...)``.
 
     Args:
-        rows: Shape ``(n, ...)``; n may differ, the rest may not.
+        rows: Shape ``(n, ...)``; only n may differ between processes.
     """
     size = dist.get_world_size()
     lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]

@@ -1,6 +1,6 @@
-"""Training state as tensors and JSON: what a pickle would hold, without a pickle.
+"""Training state as tensors and JSON: the content of a pickle without a pickle.
 
-Each ``pack_*`` returns tensors by name and what JSON can say of the rest; ``unpack_*`` undoes it.
+Each ``pack_*`` returns tensors by name and the rest as JSON; ``unpack_*`` restores them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ State = dict[str, Tensor]
 
 
 def select(state: Mapping[str, Tensor], prefix: str) -> State:
-    """Return the tensors whose names begin with ``prefix``, without it."""
+    """Return the tensors whose names begin with ``prefix``; the prefix is removed."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -38,7 +38,7 @@ def pack(values: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
     """Split RecBole's ``other_parameter`` into tensors and JSON: arrays, sparse matrices, numbers, None.
 
     Raises:
-        TypeError: For anything else; it would need a pickle.
+        TypeError: For any other type, which would require a pickle.
     """
     state: State = {}
     kinds: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, A
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: State, kinds: Mapping[str, Any]) -> None:
-    """Load what :func:`pack_optimizer` returned."""
+    """Load the result of :func:`pack_optimizer` into an optimizer."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **kinds["values"]}.items():
         index, name = key.split(".", 1)
@@ -117,7 +117,7 @@ def pack_random(
 def unpack_random(
     generators: Mapping[str, torch.Generator], device: torch.device, state: State, kinds: Mapping[str, Any]
 ) -> None:
-    """Put the random streams back where :func:`pack_random` found them."""
+    """Restore the random streams to the state that :func:`pack_random` captured."""
     rest, (version, internal, gauss) = kinds["numpy"], kinds["python"]
     key = state["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", key, rest["pos"], rest["has_gauss"], rest["gauss"]))  # noqa: NPY002  # as above

@@ -1,4 +1,4 @@
-"""The run folder: all that is needed to recommend, compare, resume or report. No pickle.
+"""The run folder: all that is required to recommend, compare, resume or report. No pickle.
 
 ::
 
@@ -6,10 +6,10 @@
     ids/users.txt        raw tokens, line i for id i; items.txt likewise
     digests.json         checksums of the splits and of the features
     data_files.json      checksums of the data files, written by `compare`
-    metrics.jsonl        a line an epoch
-    run.log              what was printed
+    metrics.jsonl        one line for each epoch
+    run.log              the log of the run
     model.safetensors    the best epoch
-    checkpoint.safetensors   the last epoch, while the run is unfinished
+    checkpoint.safetensors   the last epoch, as long as the run is unfinished
     users.csv            test metrics of each user
     embeddings.safetensors, seen.safetensors, content.safetensors, items.tsv
                          what recommends without the dataset, see recbole_siger.runs.scoring
@@ -43,7 +43,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class RunFolder:
-    """Read and write one run folder; every file appears whole or not at all."""
+    """Read and write one run folder; every file appears complete or not at all."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -53,7 +53,7 @@ class RunFolder:
         """Make the folder of a new run.
 
         Raises:
-            UserError: If another run lives there.
+            UserError: If the folder has another run.
         """
         run = cls(path)
         if run.file("config.yaml").exists():
@@ -71,7 +71,7 @@ class RunFolder:
         return run
 
     def discard_unstarted(self) -> None:
-        """Remove the folder of a run that stopped before it began; one that has a config.yaml stays."""
+        """Remove the folder of a run that stopped before it began; keep a folder with a config.yaml."""
         if not self.file("config.yaml").exists():
             self.file("run.log").unlink(missing_ok=True)
             if not any(self.path.iterdir()):
@@ -82,7 +82,7 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            UserError: If it is none.
+            UserError: If the folder is not a run folder.
         """
         run = cls(path)
         if not run.file("config.yaml").is_file():
@@ -98,13 +98,13 @@ class RunFolder:
     # ---- text
 
     def write_config(self, values: Mapping[str, Any]) -> None:
-        """Keep the effective configuration."""
+        """Store the effective configuration."""
         write_text(
             self.file("config.yaml"), yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         )
 
     def read_config(self) -> dict[str, Any]:
-        """Return what :meth:`write_config` kept.
+        """Return what :meth:`write_config` stored.
 
         Raises:
             UserError: If the file is damaged.
@@ -115,19 +115,19 @@ class RunFolder:
         except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
             raise UserError(f"{file}: damaged: {_first_line(error)}; train again") from None
         if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
-            raise UserError(f"{file}: not written by recbole-siger (no model or dataset in it)")
+            raise UserError(f"{file}: not written by recbole-siger (it has no model or dataset)")
         if odd := [key for key in values if not isinstance(key, str)]:
             raise UserError(f"{file}: damaged: the key {odd[0]!r} is not text; train again")
         return values
 
     def write_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
-        """Keep the raw tokens, so that ids mean the same later."""
+        """Store the raw tokens, so that ids keep their meaning."""
         self.file("ids").mkdir(exist_ok=True)
         for name, tokens in (("users", users), ("items", items)):
             write_text(self.file(f"ids/{name}.txt"), "".join(f"{token}\n" for token in tokens))
 
     def check_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
-        """Compare today's dataset with the one that was trained on.
+        """Compare the ids of a dataset with those used in training.
 
         Raises:
             UserError: If a token changed its id.
@@ -142,11 +142,12 @@ class RunFolder:
                 raise UserError(f"{file}: damaged; train again") from None
             if kept != list(tokens):
                 raise UserError(
-                    f"{file}: the dataset's {name} are others now than in training; restore it or train again"
+                    f"{file}: the ids of {name} differ from those used in training; "
+                    "restore the dataset or train again"
                 )
 
     def write_digests(self, digests: Mapping[str, str]) -> None:
-        """Keep a checksum of each split and of each feature matrix."""
+        """Store a checksum of each split and of each feature matrix."""
         write_text(self.file("digests.json"), json.dumps(dict(digests), indent=2) + "\n")
 
     def read_digests(self) -> dict[str, str]:
@@ -169,25 +170,26 @@ class RunFolder:
         return _read_digests(self.file("data_files.json"))
 
     def check_digests(self, digests: Mapping[str, str]) -> None:
-        """Compare today's splits and features with those that were trained on.
+        """Compare the splits and features with those used in training.
 
         Raises:
-            UserError: Naming those that changed.
+            UserError: With the names of changed splits and features.
         """
         file, kept = self.file("digests.json"), self.read_digests()
         changed = sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
         if changed:
             raise UserError(
-                f"{file}: other data now than in training: {', '.join(changed)}; restore them or train again"
+                f"{file}: the data differ from those used in training: {', '.join(changed)}; restore "
+                "the data or train again"
             )
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's line to ``metrics.jsonl``."""
+        """Append an epoch's line to ``metrics.jsonl``."""
         with self.file("metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def truncate_metrics(self, n_epochs: int) -> None:
-        """Drop the lines of epochs that a resumed run repeats."""
+        """Remove the lines of epochs that a resumed run repeats."""
         file = self.file("metrics.jsonl")
         if file.exists():
             write_text(
@@ -196,10 +198,10 @@ class RunFolder:
             )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of ``metrics.jsonl``, one an epoch.
+        """Return the lines of ``metrics.jsonl``, one for each epoch.
 
         Raises:
-            UserError: If there is none or the file is damaged.
+            UserError: If the file is missing or damaged.
         """
         file = self.file("metrics.jsonl")
         try:
@@ -210,11 +212,11 @@ class RunFolder:
             raise UserError(f"{file}: damaged: {error}; train again") from None
 
     def write_users(self, frame: pd.DataFrame) -> None:
-        """Keep the test metrics of each user: ``user_id``, ``n_train``, and a column a metric and cut-off."""
+        """Store each user's test metrics: ``user_id``, ``n_train``, a column for each metric and cut-off."""
         write_text(self.file("users.csv"), frame.to_csv(index=False, lineterminator="\n"))
 
     def read_users(self) -> pd.DataFrame:
-        """Return what :meth:`write_users` kept, every digit of it; ``user_id`` is text.
+        """Return what :meth:`write_users` stored, with all digits; ``user_id`` is text.
 
         Raises:
             UserError: If the file is missing or damaged.
@@ -244,12 +246,12 @@ class RunFolder:
         return frame
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Keep the results and drop the checkpoint: the run is finished."""
+        """Store the results and remove the checkpoint: the run is finished."""
         write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
         self.file(CHECKPOINT).unlink(missing_ok=True)
 
     def read_results(self) -> dict[str, Any]:
-        """Return what :meth:`write_results` kept.
+        """Return what :meth:`write_results` stored.
 
         Raises:
             UserError: If the run is unfinished, or the file is damaged.
@@ -257,14 +259,14 @@ class RunFolder:
         file = self.file("results.json")
         if not file.is_file():
             raise UserError(
-                f"{file}: missing; the run is unfinished, `recbole-siger resume {self.path}` first"
+                f"{file}: missing; the run is unfinished, run `recbole-siger resume {self.path}` first"
             )
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             raise UserError(f"{file}: damaged; train again") from None
         if not isinstance(results, dict):
-            raise UserError(f"{file}: damaged: holds a {type(results).__name__}; train again")
+            raise UserError(f"{file}: damaged: contains a {type(results).__name__}; train again")
         return results
 
     # ---- tensors
@@ -273,22 +275,23 @@ class RunFolder:
         """Write a safetensors file with JSON metadata."""
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         with atomic_path(self.file(name)) as temporary:
-            # One key, because safetensors orders several at random; bytes, because save_file hides its file
-            # from everyone but the owner.
+            # One key, because safetensors orders several keys at random. Bytes, because save_file makes a
+            # file
+            # that only its owner can read.
             temporary.write_bytes(save(whole, metadata={_FORMAT: json.dumps(metadata)}))
 
     def read_tensors(self, name: str) -> tuple[State, dict[str, Any]]:
         """Return what :meth:`write_tensors` wrote.
 
         Raises:
-            UserError: If the file is missing, damaged or foreign.
+            UserError: If the file is missing, damaged or not written by this package.
         """
         file = self.file(name)
         if not file.is_file():
             hint = (
-                "it was run with --saved=False"
+                "the run has --saved=False"
                 if name == "model.safetensors"
-                else "the run has not got so far"
+                else "the run has not reached a checkpoint"
             )
             raise UserError(f"{file}: missing; {hint} or the folder is damaged, train again")
         try:
@@ -312,7 +315,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_digests(file: Path) -> dict[str, str] | None:
-    """Read ``{name: checksum}``; None for a missing file or any other content."""
+    """Read ``{name: checksum}``; None if the file is missing or has other content."""
     try:
         digests = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -325,7 +328,7 @@ _MOST_NODES = 100_000
 
 
 def _load_yaml(text: str) -> Any:
-    """Read YAML without tags that run code; refuse aliases that stand for very many values."""
+    """Read YAML without tags that run code; reject aliases that expand to very many values."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -339,7 +342,7 @@ def _load_yaml(text: str) -> Any:
 
 
 def _n_nodes(node: yaml.Node, known: dict[int, float]) -> float:
-    """Count the nodes below one, an alias as often as it occurs; infinity for an alias within itself."""
+    """Count the nodes below a node, an alias as often as it occurs; infinity for an alias within itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")
         parts: Any = node.value if not isinstance(node, yaml.ScalarNode) else ()

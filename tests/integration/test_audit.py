@@ -308,7 +308,7 @@ def test_other_data_than_in_training_are_found(run_dir: Path, tmp_path: Path) ->
     splits["test"][0], splits["valid"][0] = splits["valid"][0], splits["test"][0]
     write(tmp_path / "other", splits)
     said = failures(audit(None, run_dir, {"data_path": str(tmp_path / "other")}))
-    assert any("other data now than in training: test, valid" in text for text in said)
+    assert any("the data differ from those used in training: test, valid" in text for text in said)
     assert any("protocol_id is" in text for text in said)
 
 

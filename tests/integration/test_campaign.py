@@ -299,7 +299,7 @@ def test_a_run_that_another_process_is_at_fails(options: dict[str, Any], in_proc
         fcntl.flock(held, fcntl.LOCK_EX)
         (outcome,) = complete_runs([spec], report=silent)
     assert isinstance(outcome, Failure)
-    assert outcome.reason.endswith("another process is at this run; wait until it ends")
+    assert outcome.reason.endswith("another process works on this run; wait until it ends")
 
 
 def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(

@@ -129,7 +129,7 @@ def test_other_kinds(kind: str, groups: int, words: list[str], workdir: Path) ->
         ),
         (["--models=BPR", "--kind=things"], "kind='things': expected one of"),
         (["--models=BPR", "--run_dir=x"], "use --runs_dir"),
-        ([], "cold-start needs --models"),
+        ([], "cold-start requires --models"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -102,14 +102,23 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "--dataset=toy"], "command line: compare needs --models"),
+        (["compare", "--dataset=toy"], "command line: compare requires --models"),
         (["compare", "--models=BPR"], "command line: --dataset=NAME is missing"),
         (["compare", "--models=BPR,BPR", "--dataset=toy"], "--models=BPR,BPR: name each model once"),
         (["compare", "--models=BRP", "--dataset=toy"], "Unknown model 'BRP'; did you mean `BPR`?"),
         (["compare", "--models=BPR", "--dataset=toy", "--epoch=1"], "unknown key `epoch`; did you mean"),
-        (["compare", "--models=BPR", "--dataset=toy", "--seeds=0"], "--seeds=0: write how many, or a list"),
-        (["compare", "--models=BPR", "--dataset=toy", "--seeds=3,3"], "--seeds=3,3: write how many"),
-        (["compare", "--models=BPR", "--dataset=toy", "--seeds=two"], "--seeds=two: write how many"),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--seeds=0"],
+            "--seeds=0: write a number of seeds, or a list",
+        ),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--seeds=3,3"],
+            "--seeds=3,3: write a number of seeds, or a list",
+        ),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--seeds=two"],
+            "--seeds=two: write a number of seeds, or a list",
+        ),
         (["compare", "--models=BPR", "--dataset=toy", "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
         (["compare", "--models=BPR", "--dataset=toy", "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
         (["compare", "--models=BPR", "--dataset=toy", "--set=x=1"], "write --set MODEL.key=value"),
@@ -123,11 +132,11 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
             "n=1 cannot give p < 0.05; n=6 can",
         ),
         (["compare", "BPR"], "cannot place 'BPR'"),
-        (["ablate", "--dataset=toy"], "command line: ablate needs --model"),
+        (["ablate", "--dataset=toy"], "command line: ablate requires --model"),
         (["ablate", "--model=BPR", "--dataset=toy"], "BPR on toy has no variants: no option `ablation`"),
         (["ablate", "--model=SIGER", "--dataset=toy", "--ablation=mp"], "--ablation=mp: leave it out"),
         (["ablate", "--model=SIGER", "--dataset=toy", "--set=SIGER.x=1"], "ablate takes no --set"),
-        (["sweep", "--model=BPR", "--dataset=toy", "--key=epochs"], "command line: sweep needs --values"),
+        (["sweep", "--model=BPR", "--dataset=toy", "--key=epochs"], "command line: sweep requires --values"),
         (
             ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,1"],
             "--values=1,1: write diff",
@@ -145,7 +154,7 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
         (["report", "nowhere", "--out=a.pdf"], "--out: 'a.pdf': the name must end in .html"),
         (["report", "curves", "nowhere"], "write `recbole-siger report curves RUN_DIR --out=NAME.pdf`"),
         (["report", "curves", "nowhere", "--out=a.doc"], "--out: 'a.doc': the name must end in .png, .svg"),
-        (["report", "overlap"], "command line: report overlap needs --dataset"),
+        (["report", "overlap"], "command line: report overlap requires --dataset"),
     ],
 )
 def test_bad_input_is_one_line_and_a_2(

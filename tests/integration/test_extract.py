@@ -176,7 +176,9 @@ def test_ray_waits_for_whoever_writes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_too_many_workers_are_one_line(items: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words(items, "many", "--engine=ray", "--workers=3")) == 2
-    complaint = "--workers=3: a process needs 1 CPU on one node, and there is room for 2 of 3 (Ray: 1 node,"
+    complaint = (
+        "--workers=3: a process requires 1 CPU on one node, and there is room for 2 of 3 (Ray: 1 node,"
+    )
     assert complaint in capsys.readouterr().err
 
 

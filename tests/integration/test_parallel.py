@@ -145,7 +145,7 @@ def test_an_interrupted_run_with_nproc_goes_on(tmp_path: Path, monkeypatch: pyte
 def test_more_processes_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_toy(tmp_path / "data")
-    complaint = "nproc=3: a process needs 1 CPU on one node, and there is room for 2 of 3"
+    complaint = "nproc=3: a process requires 1 CPU on one node, and there is room for 2 of 3"
     with pytest.raises(UserError, match=complaint):
         run_experiment(
             "SIGER", "toy", config_dict={**QUIET, "data_path": "data", "nproc": 3, "run_dir": "out"}

@@ -86,7 +86,7 @@ def test_the_best_epoch_is_tested_without_saving_too(
         assert Path(run_dir, "model.safetensors").exists() is saved
     assert results[0]["test"] == results[1]["test"]
     assert results[1]["best_epoch"] == 1
-    with pytest.raises(UserError, match=r"model\.safetensors: missing; it was run with --saved=False"):
+    with pytest.raises(UserError, match=r"model\.safetensors: missing; the run has --saved=False"):
         evaluate_run("saved-False")
 
 
@@ -602,7 +602,9 @@ def test_a_dataset_that_changed_is_told(settings: Settings, tmp_path: Path) -> N
     train = tmp_path / "data" / "toy" / "toy.train.inter"
     train.write_text(train.read_text().replace("\ti3\n", "\tother\n"))
     for command in (evaluate_run, resume_run):
-        with pytest.raises(UserError, match=r"^run/ids/items\.txt: the dataset's items are others now"):
+        with pytest.raises(
+            UserError, match=r"^run/ids/items\.txt: the ids of items differ from those used in training"
+        ):
             command("run")
         Path("run/results.json").unlink(missing_ok=True)  # an unfinished run, for the second round
 
@@ -616,7 +618,9 @@ def test_data_that_changed_are_told(part: str, settings: Settings, tmp_path: Pat
         (folder / "toy.test.inter").write_text("\n".join(rows[:-1]) + "\n")
     else:
         np.save(folder / "toy.image.npy", np.load(folder / "toy.image.npy")[::-1])
-    with pytest.raises(UserError, match=f"^run/digests.json: other data now than in training: {part};"):
+    with pytest.raises(
+        UserError, match=f"^run/digests.json: the data differ from those used in training: {part};"
+    ):
         evaluate_run("run")
 
 

@@ -156,7 +156,7 @@ def test_bad_input_leaves_nothing(
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_trial_that_no_node_holds_is_refused(workdir: Path, settings: Settings) -> None:
-    complaint = "--cpus_per_trial=3 --gpus_per_trial=0: a process needs 3 CPU on one node"
+    complaint = "--cpus_per_trial=3 --gpus_per_trial=0: a process requires 3 CPU on one node"
     with pytest.raises(UserError, match=complaint):
         tune_model("SIGER", "toy", options=settings(), space=["co_weight=0.1"], out="out", cpus_per_trial=3)
     assert not Path("out").exists()

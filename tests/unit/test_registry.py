@@ -135,10 +135,10 @@ def test_an_import_path_names_a_class(install: Install) -> None:
         ("outside_b.partial:Partial", "the class does not implement build, forward, loss_terms"),
         (
             "outside_b/models.py:Own",
-            "'outside_b/models.py:Own' is no import path; write package.module:Class",
+            "'outside_b/models.py:Own' is not an import path; write package.module:Class",
         ),
-        ("..models:Own", "'..models:Own' is no import path"),
-        (":Own", "':Own' is no import path"),
+        ("..models:Own", "'..models:Own' is not an import path"),
+        (":Own", "':Own' is not an import path"),
     ],
 )
 def test_a_bad_import_path_is_one_line(install: Install, name: str, message: str) -> None:

@@ -121,7 +121,7 @@ def test_misuse_is_one_line_and_a_2(
 def test_import_needs_a_folder_and_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     usage = "write `recbole-siger import-mmrec DIR --name=NAME [--feature MODALITY=FILE ...]`"
     for words, problem in (
-        (["d"], "import-mmrec needs --name; see `recbole-siger import-mmrec --help`"),
+        (["d"], "import-mmrec requires --name; see `recbole-siger import-mmrec --help`"),
         (["--name=n"], f"DIR is missing; {usage}"),
         (["d", "--name=n", "--other=1"], f"import-mmrec has no option --other; {usage}"),
     ):

@@ -56,7 +56,7 @@ def test_atomic_files_have_types_and_plain_quotes(tmp_path: Path) -> None:
         ("i.csv", b"item_id,title\n1,\xff\n", "line 2 is not UTF-8"),
         ("i.csv", "", "is empty"),
         ("i.csv", "item_id,title\n", "no rows"),
-        ("i.json", "{}", "no table by its name"),
+        ("i.json", "{}", "the suffix is not that of a table"),
     ],
 )
 def test_bad_tables(tmp_path: Path, name: str, text: str | bytes, complaint: str) -> None:

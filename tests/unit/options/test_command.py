@@ -20,7 +20,7 @@ def test_types() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"dataset": "d"}, "`extract` needs --items; see"),
+        ({"dataset": "d"}, "`extract` requires --items; see"),
         ({"dataset": "d", "items": "i", "shard": "5"}, r"no option --shard; did you mean `shard_size`\?"),
         ({"dataset": "d", "items": "i", "shard_size": "0"}, r"command line: shard_size=0: .*\[1, inf\)"),
         ({"dataset": "d", "items": "i", "normalize": "maybe"}, "normalize='maybe': expected True or False"),

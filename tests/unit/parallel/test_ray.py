@@ -59,7 +59,7 @@ def test_a_head_that_starts_no_server_for_its_client(monkeypatch: pytest.MonkeyP
 
 def test_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    complaint = r"^tune needs Ray \(.*\): pip install 'ray\[tune\]>=2.40'$"
+    complaint = r"^tune requires Ray \(.*\): pip install 'ray\[tune\]>=2.40'$"
     with pytest.raises(UserError, match=complaint), connected(None, "tune"):
         pass
 
@@ -99,7 +99,7 @@ def test_a_process_needs_its_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     check_room(2, {"CPU": 1.0, "GPU": 0.0}, "--workers=2", "lower --workers")
     complaint = (
-        r"^nproc=2: a process needs 1 CPU and 1 GPU on one node, and there is room for 1 of 2 "
+        r"^nproc=2: a process requires 1 CPU and 1 GPU on one node, and there is room for 1 of 2 "
         r"\(Ray: 2 nodes, 2 CPU, 1 GPU\); lower nproc$"
     )
     with pytest.raises(UserError, match=complaint):

@@ -194,7 +194,10 @@ def test_a_file_of_ours_with_broken_metadata(run: RunFolder, metadata: Any) -> N
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("model.safetensors", "--saved=False"), ("checkpoint.safetensors", "the run has not got so far")],
+    [
+        ("model.safetensors", "--saved=False"),
+        ("checkpoint.safetensors", "the run has not reached a checkpoint"),
+    ],
 )
 def test_a_missing_file(tmp_path: Path, name: str, hint: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -242,7 +245,9 @@ def test_the_ids_of_training_are_accepted(run: RunFolder) -> None:
 def test_other_ids_are_refused(run: RunFolder, users: list[str], items: list[str], name: str) -> None:
     with pytest.raises(UserError) as caught:
         run.check_ids(users, items)
-    assert f"the dataset's {name} are others now" in told(caught, run.file(f"ids/{name}.txt"))
+    assert f"the ids of {name} differ from those used in training" in told(
+        caught, run.file(f"ids/{name}.txt")
+    )
 
 
 def test_missing_or_damaged_ids(run: RunFolder) -> None:
