@@ -83,9 +83,8 @@ def numpy_names() -> None:
     """Restore numpy's ``np.float`` and ``np.str``, and keep RecBole from setting other names.
 
     Needed because: numpy 2 has neither name; RecBole's metrics, ``Interaction`` and ``Dataset`` use
-    ``np.float``,
-    its ``HyperTuning`` uses ``np.str``. ``Config.compatibility_settings``, which should add them, fails on
-    ``np.float_`` and would replace ``np.bool`` and ``np.long``, which numpy 2 has again.
+    ``np.float``, its ``HyperTuning`` uses ``np.str``. ``Config.compatibility_settings``, which should add
+    them, fails on ``np.float_`` and would replace ``np.bool`` and ``np.long``, which numpy 2 has again.
     Remove when: RecBole uses ``np.float64`` and ``compatibility_settings`` runs on numpy 2.
     """
     from recbole.config import Config
@@ -120,9 +119,8 @@ def _kmeans(
     """Cluster points as ``kmeans_pytorch.kmeans`` does, with scikit-learn.
 
     The clustering starts once, from random points, and draws from numpy's global state, as kmeans_pytorch
-    does.
-    RecBole's ``init_seed`` therefore decides the result. Both results are on the CPU, whatever ``device``
-    says.
+    does. RecBole's ``init_seed`` therefore decides the result. Both results are on the CPU, whatever
+    ``device`` says.
 
     Args:
         X: Points, shape ``(n, d)``.
@@ -150,8 +148,7 @@ def kmeans_pytorch_module() -> None:
     """Put a stand-in for ``kmeans_pytorch`` into ``sys.modules`` if the package is not installed.
 
     Needed because: RecBole 1.2.0 imports kmeans_pytorch in LDiffRec, and therefore in the package of all
-    general
-    recommenders, without declaring the dependency.
+    general recommenders, without declaring the dependency.
     Remove when: RecBole declares the dependency or imports the package only where it is used.
     """
     name = "kmeans_pytorch"

@@ -88,8 +88,7 @@ class Config(RecBoleConfig):
     """Configuration of one experiment.
 
     Precedence, strongest first: command line, ``config_dict``, files (the last file wins), the dataset's
-    YAML,
-    the model's YAML, overall. Each of our YAML files overrides RecBole's YAML of the same kind.
+    YAML, the model's YAML, overall. Each of our YAML files overrides RecBole's YAML of the same kind.
 
     Args:
         model: Model name, import path ``package.module:Class``, or model class; by default the key ``model``.

@@ -134,8 +134,7 @@ def _scores(
     """Recognise a table of scores, such as ItemKNN's ``pred_mat``: training rows times an item graph.
 
     Return None for a graph. A leaked graph adds rows of validation or test only, whereas a table of scores
-    has
-    pairs that are in no part, and an item graph leads to all its pairs.
+    has pairs that are in no part, and an item graph leads to all its pairs.
     """
     foreign = np.setdiff1d(keys, trained)
     if not len(np.setdiff1d(foreign, np.concatenate(list(pairs_of(experiment).values())))):

@@ -48,8 +48,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that becomes ``path`` when the block succeeds.
 
     The block creates a file or a folder there. If the block raises, the temporary is removed and ``path``
-    does not
-    change. An existing file, or a folder by a folder, is replaced. Missing parents are made.
+    does not change. An existing file is replaced; an existing folder is replaced by a folder only. Missing
+    parents are made.
 
     Args:
         path: Path of the finished file or folder.

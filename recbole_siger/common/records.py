@@ -84,8 +84,8 @@ def read_records(
 ) -> Iterator[tuple[int, int, list[str]]]:
     """Yield the number of a record's last line, the number of its lines, and its cells; skip empty lines.
 
-    A record uses only its own lines. After a broken record, reading continues with the
-    line after the first line of that record.
+    A record uses only its own lines. After a broken record, reading continues with the line after the first
+    line of that record.
 
     Args:
         lines: Lines with their ends.
@@ -94,8 +94,7 @@ def read_records(
         quoted: Whether ``"`` may enclose a cell; requires a separator of one character.
         strict: Whether text after a closing quotation mark breaks a record.
         any_length: Whether a cell may be longer than ``csv.field_size_limit()``, 131,072 characters; if not,
-            a
-            quotation mark without an end uses no more memory than that.
+            a quotation mark without an end uses no more memory than that.
     """
     if not quoted:
         for number, line in enumerate(lines, start=1):

@@ -57,8 +57,7 @@ def open_table(
 
     Raises:
         UserError: If the file is missing, empty, or not a table of these formats, if a column is missing, or
-            if an
-            id is empty, repeated, or not on one line.
+            if an id is empty, repeated, or not on one line.
     """
     path = Path(path)
     if not path.is_file():

@@ -57,8 +57,7 @@ def build_table(
     """Lay out a table in the width of a console, so that every character of every cell is shown.
 
     A cell that is too long is folded. If the columns with their longest words do not fit side by side, the
-    table
-    continues below with the first column repeated.
+    table continues below with the first column repeated.
 
     Args:
         console: The console for which the table is laid out.

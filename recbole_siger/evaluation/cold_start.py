@@ -87,8 +87,7 @@ def draw_cold_items(tokens: Sequence[str], ratio: float, seed: int) -> tuple[lis
     """Draw items without replacement, half of them for validation and half for test.
 
     The draw is over sorted tokens, so the order of the items has no effect. If the number of drawn items is
-    odd,
-    validation gets one item more, as in LATTICE.
+    odd, validation gets one item more, as in LATTICE.
 
     Args:
         tokens: Distinct raw tokens of the items that have an interaction, length n.

@@ -52,10 +52,8 @@ def by_popularity(item_counts: Ids, share: float = 0.2) -> dict[str, Mask]:
     """Group items by training rows: ``head``, ``middle``, ``tail``, and ``none`` without a row.
 
     The head is the smallest set of most popular items with at least ``share`` of all training rows. The tail
-    is
-    the set of least popular items that together have at most ``share`` of the training rows. The middle is
-    the
-    rest. Equal counts are ordered by id, lower id first. Source: Abdollahpouri et al., "User-centered
+    is the set of least popular items that together have at most ``share`` of the training rows. The middle
+    is the rest. Equal counts are ordered by id, lower id first. Source: Abdollahpouri et al., "User-centered
     Evaluation of Popularity Bias in Recommender Systems", UMAP 2021.
 
     Args:
@@ -142,8 +140,7 @@ def slice_items(
     """Compute the metrics of one ranking for each group of items.
 
     The ranking keeps all candidates. Only items of the group count as relevant, and the mean is over users
-    with a
-    relevant item in the group.
+    with a relevant item in the group.
 
     Args:
         ranking: U users, P pairs to find.

@@ -84,8 +84,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     """Return the items of the ``k`` highest scores, best first, as ``torch.topk`` does, ties included.
 
     On CPU, ``torch.topk`` ranks only the rows in which two of the ``k + 1`` highest scores are equal or NaN,
-    because
-    its choice among equal scores is not specified. A faster method ranks the other rows.
+    because its choice among equal scores is not specified. A faster method ranks the other rows.
 
     Args:
         scores: shape ``(B, n_items)``.

@@ -1,1 +1,1 @@
-"""Graph builders: arrays and tensors in, sparse tensors out. Nothing here knows RecBole."""
+"""Graph builders: arrays and tensors in, sparse tensors out, without RecBole."""

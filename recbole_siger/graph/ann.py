@@ -1,7 +1,7 @@
-"""Nearest rows by a navigable small-world graph (HNSW, arXiv 1603.09320), for more rows than are comparable.
+"""Nearest rows by a navigable small-world graph (HNSW, arXiv 1603.09320), for very many rows.
 
-Memory and, nearly, time grow with the number of rows. What is found is ranked by the exact cosines; what is
-missed is measured on a sample.
+Memory grows linearly with the number of rows, and time grows almost linearly. The rows that are found are
+ranked by exact cosines. The share of rows that are missed is measured on a sample.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["nearest"]
 logger = logging.getLogger(__name__)
 
 N_LINKS, BUILD_BEAM = 32, 80
-# The search widens until the sample's recall is reached.
+# The search is widened until the sample's recall is reached.
 BEAMS, ENOUGH = (64, 128, 256, 512, 1024), 0.995
 N_SAMPLE, BATCH = 256, 4096
 
 
 def nearest(rows: UnitRows, k: int) -> tuple[Tensor, Tensor]:
-    """Find nearly the ``k`` other rows nearest to each.
+    """Find approximately the ``k`` nearest other rows of each row.
 
-    Logs the share of the true neighbours of up to 256 rows, spread evenly, that was found; a warning below
-    .99. With one thread the result is the same every time; faiss builds in no fixed order with more.
+    Logs the share of the true neighbours that was found, for up to 256 evenly spaced rows; logs a warning
+    below .99. One thread always gives the same result; with more threads, faiss builds in no fixed order.
 
     Returns:
-        Pairs (row, neighbour), each row's in order, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
+        Pairs (row, neighbour), ordered in each row, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
 
     Raises:
         UserError: If faiss is missing.
@@ -65,7 +65,7 @@ def _build(rows: UnitRows) -> Any:
         raise UserError(
             "knn_method='ann': faiss is missing; pip install 'recbole-siger[ann]', or knn_method=exact"
         ) from error
-    # Between unit vectors the order by distance is the order by cosine.
+    # For unit vectors, the order by distance equals the order by cosine.
     index = faiss.IndexHNSWFlat(rows.features.shape[1], N_LINKS)
     index.hnsw.efConstruction = BUILD_BEAM
     for start in range(0, len(rows), BATCH):
@@ -74,15 +74,15 @@ def _build(rows: UnitRows) -> Any:
 
 
 def _unit(rows: UnitRows, start: int, stop: int) -> Tensor:
-    """Return a few rows at length 1, float32, on the CPU."""
+    """Return a few rows scaled to length 1, float32, on the CPU."""
     empty = torch.empty((stop - start, rows.features.shape[1]), device=rows.index.device)
     return rows.unit(start, stop, empty).cpu()
 
 
 def _kth_cosine(rows: UnitRows, sample: Tensor, k: int) -> Tensor:
-    """Return the cosine of each sampled row to its ``k``-th nearest, ``(S,)``, as ``rows.cosines`` does.
+    """Return the cosine of each sampled row to its ``k``-th nearest row, ``(S,)``, as ``rows.cosines`` does.
 
-    Fewer than ``k`` others count as the nearest that there are.
+    With fewer than ``k`` other rows, the function returns the cosine of the last of them.
     """
     picked = rows[sample.to(rows.index.device)]
     query = _unit(picked, 0, len(picked))
@@ -101,7 +101,7 @@ def _kth_cosine(rows: UnitRows, sample: Tensor, k: int) -> Tensor:
 
 
 def _search(index: Any, rows: UnitRows, wanted: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` best of what the index finds for ``wanted`` rows, on the CPU, as :func:`nearest`."""
+    """Return the ``k`` best rows that the index finds for ``wanted`` rows, on the CPU, as :func:`nearest`."""
     device = rows.index.device
     picked = rows[wanted.to(device)]
     found = torch.from_numpy(index.search(_unit(picked, 0, len(picked)).numpy(), 2 * k + 1)[1])

@@ -1,4 +1,4 @@
-"""Graphs combined edge by edge, and blocks of users and items put together: Eq. 6 of SCALE (AAAI 2026)."""
+"""Edge-wise combinations of graphs, and block matrices of users and items: Eq. 6 of SCALE (AAAI 2026)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["combine_graphs", "draw_non_neighbors", "edge_facts", "join_blocks", 
 
 
 def combine_graphs(graphs: Sequence[Tensor], how: str) -> Tensor:
-    """Keep the edges that any graph has, or that all have.
+    """Keep the edges of any graph (union), or the edges of all graphs (intersection).
 
     Source: the operator of Eq. 6 of SCALE, defined as the intersection and described as a combination.
 
     Args:
-        graphs: Sparse COO matrices of one shape ``(n, m)``, at least one; their weights do not count.
+        graphs: Sparse COO matrices of one shape ``(n, m)``, at least one; their weights are ignored.
         how: ``"union"`` or ``"intersection"``.
 
     Returns:
@@ -48,7 +48,7 @@ def combine_graphs(graphs: Sequence[Tensor], how: str) -> Tensor:
 def join_blocks(
     users: Tensor | None, user_items: Tensor | None, items: Tensor | None, size: Sequence[int]
 ) -> Tensor:
-    r"""Put three graphs together; only the graph between users and items is mirrored.
+    r"""Combine three graphs to one; only the graph between users and items is mirrored.
 
     .. math::
         \begin{pmatrix} S_U & S_{UI} \\ S_{UI}^\top & S_I \end{pmatrix}
@@ -87,7 +87,7 @@ def join_blocks(
 
 
 def edge_facts(graph: Tensor) -> str:
-    """Say how many edges a graph has, and how many of its rows have none; row 0 is padding.
+    """Return the number of edges of a graph and the number of empty rows as text; row 0 is padding.
 
     Example:
         >>> edge_facts(torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]).to_sparse())
@@ -101,19 +101,19 @@ def edge_facts(graph: Tensor) -> str:
 
 
 def non_neighbors(graph: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
-    """List for each row the columns that may not be drawn as its negatives, so that one can be drawn exactly.
+    """List the excluded columns of each row, so that negatives can be drawn exactly from the other columns.
 
-    The excluded columns are the row's neighbours, column 0 (padding), and with ``same`` the row itself. Let r
-    be uniform in ``[0, n_free)``. Going through a row's excluded columns in order and adding 1 to r for each
-    that is at most r makes r uniform over all other columns (:func:`draw_non_neighbors`).
+    The excluded columns are the row's neighbours, column 0 (padding), and with ``same`` the row itself. Let
+    r be uniform in ``[0, n_free)``. Go through a row's excluded columns in order and add 1 to r for each
+    column that is at most r. Then r is uniform over all other columns (:func:`draw_non_neighbors`).
 
     Args:
         graph: Sparse COO, shape ``(n, m)``.
         same: Rows and columns are the same nodes.
 
     Returns:
-        Excluded columns of each row, ascending, filled up with m: ``(n, width)``, int64; how many columns are
-        free: ``(n,)``, int64.
+        Excluded columns of each row, ascending, padded with m: ``(n, width)``, int64; numbers of free
+        columns: ``(n,)``, int64.
 
     Example:
         >>> graph = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).to_sparse()
@@ -137,14 +137,14 @@ def non_neighbors(graph: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
 def draw_non_neighbors(
     row: Tensor, n_draws: int, excluded: Tensor, n_free: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw columns uniformly from those that are not excluded for a row, with replacement.
+    """Draw columns uniformly from the free columns of each row, with replacement.
 
     Args:
         row: Rows, each with at least one free column, shape ``(P,)``, int64.
-        n_draws: Columns to draw for each, >= 1.
-        excluded: As :func:`non_neighbors` returns.
-        n_free: As :func:`non_neighbors` returns.
-        generator: Source of the draw; None: torch's.
+        n_draws: Columns to draw for each row, >= 1.
+        excluded: Result of :func:`non_neighbors`.
+        n_free: Result of :func:`non_neighbors`.
+        generator: Source of the draw; None for torch's global generator.
 
     Returns:
         Columns, shape ``(P, n_draws)``, int64.

@@ -1,8 +1,8 @@
-"""Graphs that have been built before, kept by the content that they are made of.
+"""A cache of graphs, addressed by the content of their inputs.
 
-A file's name holds a digest of everything that decides a graph: the tensors, the arguments and the sources of
-``recbole_siger/graph``. Whatever changes has another name, so nothing is ever out of date; what is no longer
-asked for stays until ``recbole-siger cache clear``. A graph is the same from here as from its builder.
+A file's name contains a digest of everything that decides a graph: the tensors, the arguments and the sources
+of ``recbole_siger/graph``. Any change gives another name, so a stored graph is never out of date. Unused
+files remain until ``recbole-siger cache clear``. A stored graph equals the builder's graph.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUFFIX = ".safetensors"
 
 
 class Entry(NamedTuple):
-    """A file of the cache; one that is damaged has no shape and no edges."""
+    """A file of the cache; a damaged file has no shape and no edges."""
 
     kind: str
     shape: tuple[int, ...]
@@ -56,7 +56,8 @@ class GraphCache:
     """A folder of graphs.
 
     Args:
-        cache_dir: The folder above ``graphs/``; ``None`` for the user's own, ``"none"`` to keep nothing.
+        cache_dir: The parent folder of ``graphs/``; ``None`` for the user's cache, ``"none"`` to store
+            nothing.
 
     Attributes:
         folder: Where the graphs are; ``None`` if nothing is kept.
@@ -86,14 +87,14 @@ class GraphCache:
         tensors: Mapping[str, Tensor],
         arguments: Mapping[str, str | int | float | bool | None],
     ) -> Tensor:
-        """Return ``build(**tensors, **arguments)``, from its file if there is one.
+        """Return ``build(**tensors, **arguments)``, from its file if the file exists.
 
-        A damaged file is built again with a warning; where nothing can be written, that too is a warning.
+        A damaged file is built again with a warning. If a file cannot be written, the cache logs a warning.
 
         Args:
-            kind: What is built, a word; part of the file's name.
-            build: Makes the graph, a sparse COO tensor, of what it is given and nothing else.
-            tensors: What the graph is made of, at least one.
+            kind: Kind of graph, a word; part of the file's name.
+            build: Builder of the graph, a sparse COO tensor, from the given tensors and arguments only.
+            tensors: Inputs of the graph, at least one.
             arguments: The builder's options.
 
         Returns:
@@ -136,7 +137,7 @@ class GraphCache:
             UserError: If the cache is switched off.
         """
         if self.folder is None:
-            raise UserError("command line: --cache_dir=none keeps no graphs; name a folder")
+            raise UserError("command line: --cache_dir=none stores no graphs; name a folder")
         for path in sorted(self.folder.glob(f"*-*{SUFFIX}")):
             if path.name.startswith("."):
                 continue  # being written
@@ -146,11 +147,11 @@ class GraphCache:
                     shape = tuple(json.loads(file.metadata()["shape"]))
                     n_edges = file.get_slice("values").get_shape()[0]
             except (SafetensorError, KeyError, TypeError, ValueError):
-                pass  # listed as it is; the next run that asks for it tells and mends
+                pass  # listed without shape; the next run that uses the file reports and rebuilds it
             yield Entry(path.name.rpartition("-")[0], shape, n_edges, path.stat().st_size, path)
 
     def report(self) -> Iterator[str]:
-        """Yield a line a graph, then one for all of them."""
+        """Yield a line for each graph, then a line for all graphs."""
         total = count = 0
         for entry in self.entries():
             shape = "x".join(map(str, entry.shape)) or "damaged"
@@ -160,7 +161,7 @@ class GraphCache:
         yield f"{count} graphs, {_size(total).strip()}, in {self.folder}"
 
     def clear(self) -> str:
-        """Delete every graph; return one line that says how many."""
+        """Delete every graph; return one line with the number of deleted graphs."""
         entries = list(self.entries())
         for entry in entries:
             entry.path.unlink(missing_ok=True)
@@ -169,7 +170,7 @@ class GraphCache:
 
 
 def _user_folder() -> Path:
-    """Return the folder for caches that the system's conventions name."""
+    """Return the user's folder for caches by the conventions of the system."""
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named) / "recbole_siger"
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Which items the same users chose: the top-K co-occurrence graph, Eqs. 3-4 of SIGER (arXiv 2508.06154)."""
+"""Items with common users: the top-K co-occurrence graph, Eqs. 3-4 of SIGER (arXiv 2508.06154)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recbole_siger.graph.user_item import check_edges, distinct_pairs
 
 __all__ = ["co_occurrence_graph"]
 
-# Pairs from which compiling the loop over them, one or two seconds, pays.
+# From this number of pairs on, compiling the loop (one or two seconds) saves time.
 COMPILE_FROM = 4_000_000
 
 
@@ -31,26 +31,26 @@ def co_occurrence_graph(
     tie_break: str = "cosine",
     max_pairs: int = 1_000_000,
 ) -> Tensor:
-    r"""Connect every item to the ``k`` items that share most users with it.
+    r"""Connect every item to the ``k`` items with the most common users.
 
     .. math::
         C = R^\top R, \qquad CR_{ij} = \sigma(\log C_{ij}) = \frac{C_{ij}}{1 + C_{ij}}
 
-    Source: Eqs. 3-4 of SIGER. Directed, without self loops. Within a row: higher count, then ``tie_break``,
-    then lower item id. Items without an edge, RecBole's padding id 0 among them, have empty rows. Integers
-    decide the ranking, so neither ``max_pairs`` nor the device changes the result. On the CPU many pairs are
-    counted one item at a time by a compiled loop, whose memory does not grow with the pairs.
+    Source: Eqs. 3-4 of SIGER. Directed, without self loops. Order within a row: higher count, then
+    ``tie_break``, then lower item id. Items without an edge, including RecBole's padding id 0, have empty
+    rows. The ranking uses integers, so neither ``max_pairs`` nor the device changes the result. On the CPU,
+    a compiled loop counts many pairs one item at a time; its memory does not grow with the pairs.
 
     Args:
         edges: Training users then items, shape ``(2, E)``, int64; duplicates count once.
         n_users: U, >= 1.
         n_items: I, >= 1.
         k: Neighbours per item, >= 1; an item with fewer candidates has fewer.
-        min_count: Pairs with fewer common users are left out, >= 1.
-        tie_break: Among equal counts, ``"cosine"`` takes the higher :math:`C_{ij}/\sqrt{n_i n_j}`,
+        min_count: Smallest number of common users of a pair, >= 1.
+        tie_break: Among equal counts, ``"cosine"`` prefers the higher :math:`C_{ij}/\sqrt{n_i n_j}`,
             ``"popularity"`` the item with more users, ``"id"`` the lower item id.
-        max_pairs: Item pairs, counted with repetition, that tensors hold at a time, >= 1; peak memory is
-            about 90 bytes a pair. A single item that has more is expanded alone.
+        max_pairs: Item pairs, counted with repetition, in memory at a time, >= 1; peak memory is about 90
+            bytes for each pair. An item with more pairs is expanded alone.
 
     Returns:
         Coalesced sparse COO tensor of CR, shape ``(I, I)``, float32, in [0.5, 1), on ``edges.device``.
@@ -79,7 +79,7 @@ def co_occurrence_graph(
         for i, j, count in _counted_pairs(user, item, n_users, n_items, max_pairs):
             frequent = count >= min_count
             i, j, count = i[frequent], j[frequent], count[frequent]
-            # Pairs come in the order of i and j, and equal ones stay in it: the lower item id wins.
+            # Pairs are in the order of i and j, and equal pairs keep this order: the lower item id wins.
             kept = first_k_per_row(i, k, -count, tie[j])
             parts.append(torch.stack((i[kept], j[kept], count[kept])))
         i, j, count = torch.cat(parts, dim=1)
@@ -88,9 +88,9 @@ def co_occurrence_graph(
 
 
 def _tie_key(n_users_of: Tensor, tie_break: str) -> Tensor:
-    """Return one integer an item, ``(I,)``; of two pairs that occur equally often, the lower one wins."""
+    """Return one integer for each item, ``(I,)``; among pairs with equal counts, the lower integer wins."""
     if tie_break == "cosine":
-        # Within a row, C and n_i are the same for tied pairs, so the higher cosine is the lower n_j: exactly.
+        # Within a row, C and n_i are equal for tied pairs, so a higher cosine is exactly a lower n_j.
         return n_users_of
     if tie_break == "popularity":
         return -n_users_of
@@ -102,7 +102,7 @@ def _tie_key(n_users_of: Tensor, tie_break: str) -> Tensor:
 def _compiled(
     item: Tensor, history: Tensor, tie: Tensor, k: int, min_count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Count and rank with one counter an item; ``item`` holds the users' items, one user after the other."""
+    """Count and rank with one counter for each item; ``item`` has the users' items, user by user."""
     from recbole_siger.graph.compiled import co_occurrences
 
     per_item = torch.bincount(item, minlength=len(tie))
@@ -115,14 +115,14 @@ def _compiled(
 
 
 def _offsets(sizes: Tensor) -> np.ndarray[Any, Any]:
-    """Return where each of consecutive groups starts, and the end of the last: ``(n + 1,)``."""
+    """Return the starts of consecutive groups, and the end of the last group: ``(n + 1,)``."""
     return functional.pad(sizes.cumsum(0), (1, 0)).numpy()
 
 
 def _counted_pairs(
     user: Tensor, item: Tensor, n_users: int, n_items: int, max_pairs: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield item i, item j != i and their common users, for whole rows i at a time, sorted by i and j.
+    """Yield item i, item j != i and the number of common users, for whole rows i, sorted by i and j.
 
     ``user`` and ``item``, each ``(E,)``, are the distinct interactions in the order of users.
     """
@@ -144,7 +144,7 @@ def _counted_pairs(
 
 
 def _chunk_bounds(n_pairs: Tensor, max_pairs: int) -> list[int]:
-    """Cut items into runs of at most ``max_pairs`` pairs, or of one item: ``[0, ..., I]``."""
+    """Divide items into runs of at most ``max_pairs`` pairs, or of one item: ``[0, ..., I]``."""
     total = n_pairs.cumsum(0).cpu()
     bounds, done = [0], 0
     while bounds[-1] < len(total):

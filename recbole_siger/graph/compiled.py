@@ -1,7 +1,7 @@
-"""Loops that no tensor operation does well, compiled by numba when they are first called.
+"""Loops that tensor operations do slowly, compiled by numba at the first call.
 
-Import this module only where a loop is needed: it imports numba. A kernel is compiled once a process, in one
-or two seconds, and kept nowhere; its callers choose it where there is work enough.
+Importing this module imports numba, so import it only where a loop is used. A kernel is compiled once in each
+process, in one or two seconds, and is not stored. Callers use a kernel only for large inputs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _co_occurrences(
     user_start: Array, items: Array, item_start: Array, users: Array, state: Array, min_count: int,
     neighbour: Array, best: Array,
 ) -> None:  # fmt: skip
-    # ``state`` holds an item's counter, 0, beside its tie key: what is far in memory is fetched once.
+    # ``state`` has an item's counter, 0, beside its tie key, so that one memory access fetches both.
     n_items, k = neighbour.shape
     seen, kept_tie = np.empty(n_items, np.int32), np.empty(k, np.int32)
     for i in range(n_items):
@@ -66,7 +66,7 @@ def _co_occurrences(
             state[j, 0] = 0
             if j == i or c < min_count:
                 continue
-            # Move along the kept ones that are worse, from the last on.
+            # Shift the stored neighbours that are worse by one place, starting at the last.
             at = n_kept
             while at > 0:
                 other, d, t = neighbour[i, at - 1], best[i, at - 1], kept_tie[at - 1]
@@ -83,19 +83,19 @@ def _co_occurrences(
 def co_occurrences(
     user_start: Array, items: Array, item_start: Array, tie: Array, k: int, min_count: int
 ) -> tuple[Array, Array]:
-    """Count for each item how many users it shares with others, and keep the ``k`` best of them.
+    """Count the common users of each item with other items, and keep the ``k`` best items.
 
     Args:
-        user_start: Where each user's entries of ``items`` start, and their end, ``(U + 1,)``, int64.
+        user_start: Start of each user's entries in ``items``, and the end, ``(U + 1,)``, int64.
         items: Distinct items of each user, ``(E,)``, int32.
-        item_start: Where each item's users start in the order of items, and their end, ``(I + 1,)``, int64.
-        tie: Of two items that share equally many users, the one with the lower number is better, ``(I,)``;
-            within 32 bits; then the one with the lower id.
-        k: Items kept, >= 1.
-        min_count: Fewest shared users.
+        item_start: Start of each item's users in the order of items, and the end, ``(I + 1,)``, int64.
+        tie: Among items with equally many common users, the item with the lower number is better, ``(I,)``,
+            within 32 bits; then the item with the lower id.
+        k: Number of neighbours, >= 1.
+        min_count: Smallest number of common users.
 
     Returns:
-        Neighbours, best first, -1 where there are no more, and shared users, both ``(I, k)``, int32.
+        Neighbours, best first, -1 if there are fewer, and numbers of common users, both ``(I, k)``, int32.
     """
     neighbour = np.full((len(item_start) - 1, k), -1, np.int32)
     best = np.zeros_like(neighbour)
@@ -126,7 +126,7 @@ def _integer_products(few: Array, vector: Array, out: Array) -> None:
 
 @numba.njit(nogil=True)
 def _round_to_integers(x: Array, limit: int, out: Array) -> tuple[float, float]:
-    """Write x in whole steps; return the step and the length of what is lost."""
+    """Write x in whole steps; return the step and the length of the rounding error."""
     largest = 0.0
     for f in range(len(x)):
         largest = max(largest, abs(x[f]))
@@ -200,15 +200,15 @@ def _pursue(
 class Pursuer:
     """Orthogonal matching pursuit over the atoms of one table, query by query.
 
-    Products of 12-bit integers only propose atoms: what they may be off by is bounded, and float64 decides
-    among those that may be the best.
+    Products of 12-bit integers only propose atoms. The error of a product is bounded, and float64 decides
+    among the atoms that may be the best.
 
     Args:
         features: Table of the atoms, shape ``(M, F)``, float32 or float64.
         index: Rows of the table that are atoms, ascending, shape ``(V,)``, int64.
-        inverse_norm: One over their lengths, shape ``(V,)``, float64.
+        inverse_norm: Inverse lengths of the atoms, shape ``(V,)``, float64.
         sparsity: Atoms to choose for a query, >= 1.
-        step: Correlations are equal if they agree in whole steps.
+        step: Correlations are equal if they are equal in whole steps.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Pursuer:
     ) -> None:
         self.table = features, index, inverse_norm
         self.sparsity, self.step = sparsity, step
-        # No sum of F products leaves 32 bits.
+        # No sum of F products exceeds 32 bits.
         self.limit = int(min(2047, np.sqrt((2**31 - 1) / features.shape[1])))
         self.few = np.empty((len(index), features.shape[1]), np.int16)
         self.few_step, lost = np.empty(len(index)), 0.0
@@ -232,7 +232,7 @@ class Pursuer:
         Args:
             queries: Rows of length 1, shape ``(n, F)``, float64; overwritten by their residuals.
             candidates: Positions of atoms, ascending, shape ``(n, k)``, int64; V for none.
-            nothing: Squared length at which a residual, or what an atom adds, counts as none.
+            nothing: Squared length up to which a residual, or the contribution of an atom, counts as zero.
 
         Returns:
             Positions of the chosen atoms in order, shape ``(n, sparsity)``, int64, -1 for none.

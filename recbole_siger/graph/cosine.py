@@ -12,26 +12,27 @@ from recbole_siger.graph.ordering import first_k_per_row
 
 __all__ = ["STEP", "UnitRows"]
 
-# Cosines are compared and stored as multiples of this (about 1e-9): float64 sums in any order agree on it. A
-# power of two, so that common cosines such as 1/2 lie on a step and not between two.
+# Cosines are compared and stored as multiples of this step (about 1e-9): float64 sums in any order agree
+# after
+# rounding to it. The step is a power of two, so common cosines such as 1/2 are multiples of it.
 STEP = 2.0**-30
 BLOCK_BYTES = 2**20
 PAIR_BYTES = 2**19
-# Outside this range squares could overflow or vanish; such features are scaled first.
+# Outside this range squares could overflow or underflow; such features are scaled first.
 TINY, HUGE = 1e-15, 1e15
 
 
 class UnitRows:
-    """The rows of a matrix that are not zero, scaled to length 1 when they are asked for.
+    """The non-zero rows of a matrix, scaled to length 1 on access.
 
-    The matrix is not copied, unless it has fewer bits than float32 or numbers whose squares overflow.
+    The matrix is copied only if it has fewer bits than float32 or numbers whose squares overflow.
 
     Args:
         features: Shape ``(I, F)``, float, finite.
 
     Attributes:
-        index: Which rows of the matrix these are, shape ``(V,)``, int64, ascending.
-        inverse_norm: One over their lengths, shape ``(V,)``, float64.
+        index: Indices of these rows in the matrix, shape ``(V,)``, int64, ascending.
+        inverse_norm: Inverse lengths of the rows, shape ``(V,)``, float64.
 
     Raises:
         ValueError: If a number is not finite.
@@ -57,7 +58,7 @@ class UnitRows:
         return len(self.index)
 
     def __getitem__(self, kept: Tensor) -> Self:
-        """Return the rows at ``kept``, positions among these."""
+        """Return the rows at the positions ``kept`` among these rows."""
         part = object.__new__(type(self))
         part.features, part.index, part.inverse_norm = (
             self.features,
@@ -67,7 +68,7 @@ class UnitRows:
         return part
 
     def unit(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Write a few rows at length 1 into ``out``, float32 or float64, ``(stop - start, F)``; return it."""
+        """Write a few rows scaled to length 1 into ``out``, ``(stop - start, F)``, floats; return ``out``."""
         if out.dtype == self.features.dtype:
             torch.index_select(self.features, 0, self.index[start:stop], out=out)
         else:
@@ -77,7 +78,7 @@ class UnitRows:
     def cosines(self, i: Tensor, j: Tensor, *, compiled: bool = False) -> Tensor:
         """Return the cosines of pairs of rows in units of ``STEP``, ``(n,)`` each, int64.
 
-        ``compiled`` takes the loop of numba, on the CPU: several times as fast, once it is compiled.
+        ``compiled`` uses the loop of numba, on the CPU: several times as fast, after compilation.
         """
         scale = self.inverse_norm[i] * self.inverse_norm[j]
         i, j = self.index[i], self.index[j]
@@ -93,22 +94,23 @@ class UnitRows:
         return ((dot * scale).clamp(-1, 1) / STEP).round().long()
 
     def duplicates(self, k: int) -> tuple[Tensor, Tensor]:
-        """Find the rows that can be neighbours of others, and for every row the first one equal to it.
+        """Find the rows that can be neighbours of other rows, and the first equal row of every row.
 
-        Of equal rows only the ``k`` first can be: each of them is as similar to anything and has a lower id.
+        Of equal rows, only the first ``k`` can be neighbours: they are equally similar and have lower ids.
 
         Returns:
-            Positions of the rows that can be, ``(<= V,)``, ascending; the first equal row of each, ``(V,)``.
+            Positions of the possible neighbours, ``(<= V,)``, ascending; first equal row of each row,
+            ``(V,)``.
         """
         group = self._first_equal()
         return first_k_per_row(group, k).sort().values, group
 
     def _first_equal(self) -> Tensor:
-        """Return the position of the first row that equals each, ``(V,)``."""
+        """Return the position of the first row that equals each row, ``(V,)``."""
         order = torch.argsort(key := self._keys(), stable=True)
         leader = torch.empty_like(order)
         leader[order] = order[torch.searchsorted(key[order], key[order])]
-        # Rows with the same key are almost surely equal; compared, they are so surely.
+        # Rows with the same key are almost certainly equal; the comparison makes it certain.
         (suspect,) = (leader != torch.arange(len(order), device=order.device)).nonzero(as_tuple=True)
         size = max(1, BLOCK_BYTES // (self.features[0].nbytes or 1))
         for some in suspect.split(size):
@@ -118,7 +120,7 @@ class UnitRows:
         return leader
 
     def _keys(self) -> Tensor:
-        """Hash each row by its bits, ``(V,)``, int64; 0.0 and -0.0 are the same."""
+        """Hash each row by its bits, ``(V,)``, int64; 0.0 and -0.0 have the same hash."""
         integer = torch.int32 if self.features.dtype == torch.float32 else torch.int64
         generator = torch.Generator().manual_seed(0)
         bits = torch.iinfo(integer)
@@ -133,9 +135,10 @@ def _row_norms(matrix: Tensor) -> Tensor:
 
 
 def _by_rows(matrix: Tensor, compute: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """Compute one number a row, float64 by default, from blocks of rows that are small in float64."""
-    # Written into one array: results kept one by one would lie between the blocks' temporaries and keep the
-    # allocator from using their memory again.
+    """Compute one number for each row, float64 by default, from blocks of rows that are small in float64."""
+    # One preallocated array: separate results would lie between the blocks' temporaries and keep the
+    # allocator
+    # from reusing the memory.
     result = torch.empty(len(matrix), dtype=dtype or torch.float64, device=matrix.device)
     size = max(1, BLOCK_BYTES // (8 * matrix.shape[1]))
     for part, rows in zip(result.split(size), matrix.split(size), strict=True):

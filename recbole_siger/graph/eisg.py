@@ -66,9 +66,10 @@ def build_eisg(co_graph: Tensor, semantic_graph: Tensor, co_weight: float) -> Te
     .. math::
         \bar S_m = \beta \bar C + (1 - \beta) \bar H_m
 
-    Source: Eqs. 5 and 7 of SIGER. Both graphs come in un-normalised and are normalised here. An item without
-    an edge in one graph keeps its edges of the other. At 0 the result is the normalised semantic graph (the
-    ablation SIGER/EISG), at 1 the normalised co-occurrence graph; no edge of weight zero is stored.
+    Source: Eqs. 5 and 7 of SIGER. Both graphs are given un-normalised and are normalised here. An item
+        without
+    an edge in one graph keeps its edges of the other graph. At 0 the result is the normalised semantic graph
+    (the ablation SIGER/EISG), at 1 the normalised co-occurrence graph. No edge of weight zero is stored.
 
     Args:
         co_graph: Top-K co-occurrence graph, sparse COO, shape ``(I, I)``, weights >= 0.

@@ -1,4 +1,4 @@
-"""Which items look alike: graphs of the nearest neighbours by item features.
+"""Graphs of the nearest neighbours by item features.
 
 :func:`semantic_graph` is Eq. 6 of SIGER (arXiv 2508.06154); :func:`knn_graph` is the
 item graph of LATTICE, FREEDOM and MGCN.
@@ -30,19 +30,20 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     .. math::
         H_{ij} = \frac{1 + \cos(x_i, x_j)}{2} \quad\text{for } j \in \operatorname{top}_k \cos(x_i, \cdot)
 
-    Source: Eq. 6 of SIGER and the rule below it. Directed. The item itself comes first, then higher
-    similarity, then lower item id. An all-zero row, among them the padding item 0, has no edge in either
-    direction. With fewer than ``k`` other items there are fewer edges. Products of few bits only propose
-    candidates; float64 cosines, rounded to 2^-30, decide, so neither ``chunk_size`` nor the device changes
-    the result of ``"exact"``.
+    Source: Eq. 6 of SIGER and the rule below it. Directed. The item itself is first, then higher similarity,
+        then
+    lower item id. An all-zero row, such as the padding item 0, has no edge in either direction. With fewer
+    than ``k`` other items there are fewer edges. Products of few bits only propose candidates. float64
+    cosines, rounded to 2^-30, decide, so neither ``chunk_size`` nor the device changes the result of
+    ``"exact"``.
 
     Args:
         features: Raw features, shape ``(I, F)``, any float dtype, finite.
-        k: Neighbours per item, the item itself counted, >= 1.
-        method: ``"exact"`` compares all pairs. ``"ann"`` takes candidates from a navigable graph (faiss,
-            HNSW) and ranks them exactly; it misses some, and logs how many on a sample. Runs on the CPU.
+        k: Neighbours of each item, including the item itself, >= 1.
+        method: ``"exact"`` compares all pairs. ``"ann"`` gets candidates from a navigable graph (faiss, HNSW)
+            and ranks them exactly; it misses some neighbours and logs the share on a sample. Runs on the CPU.
         chunk_size: Rows and columns of a block of ``"exact"``, >= 1; peak memory is about 64 MiB,
-            ``20 * chunk_size * (chunk_size + F)`` bytes and ``100 * k`` bytes an item.
+            ``20 * chunk_size * (chunk_size + F)`` bytes and ``100 * k`` bytes for each item.
 
     Returns:
         Coalesced sparse COO tensor, shape ``(I, I)``, float32, in [0, 1], on ``features.device``.
@@ -50,7 +51,7 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     Raises:
         ValueError: If ``features`` is not a finite float matrix, ``k`` or ``chunk_size`` is below 1, or
             ``method`` is unknown.
-        UserError: If ``method`` is ``"ann"`` and faiss is missing, with the command that adds it.
+        UserError: If ``method`` is ``"ann"`` and faiss is missing; the message has the install command.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 3.0], [0.0, 1.0]])
@@ -90,9 +91,9 @@ def _check(features: Tensor, k: int, method: str, chunk_size: int) -> None:
 def _add_duplicates(
     pool: Tensor, first_equal: Tensor, pairs: Tensor, step: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Give the rows outside ``pool`` the neighbours of the first row that equals each, and that row.
+    """Give each row outside ``pool`` the neighbours of the first row that equals it, and that row.
 
-    ``pairs``, ``(2, n)``, and ``step``, ``(n,)``, are the neighbours of the pool's rows, each row's in order.
+    ``pairs``, ``(2, n)``, and ``step``, ``(n,)``, are the neighbours of the pool's rows, ordered in each row.
     """
     outside = torch.ones_like(first_equal, dtype=torch.bool)
     outside[pool] = False
@@ -113,26 +114,26 @@ def _add_duplicates(
 
 
 def knn_graph(features: Tensor, k: int, weight: str) -> Tensor:
-    r"""Build the normalised graph of nearest neighbours that LATTICE, FREEDOM and MGCN multiply by.
+    r"""Build the normalised graph of nearest neighbours of LATTICE, FREEDOM and MGCN.
 
     .. math::
         \bar S = D^{-1/2} S D^{-1/2}, \qquad S_{ij} = \max(\cos(x_i, x_j), 0) \text{ or } 1
         \quad\text{for } j \in \operatorname{top}_k \cos(x_i, \cdot)
 
     Source: LATTICE (arXiv 2104.09036) for the cosine, FREEDOM (arXiv 2211.06924) for 1. Neighbours, ties and
-    items without a feature are those of :func:`semantic_graph`; row sums serve on both sides. A
-    negative cosine counts as 0, for a negative row sum has no root.
+    items without a feature are as in :func:`semantic_graph`. Row sums are used on both sides. A negative
+    cosine counts as 0, because a negative row sum has no root.
 
     Args:
         features: Raw features, shape ``(I, F)``, any float dtype, finite.
-        k: Neighbours per item, the item itself counted, >= 1.
+        k: Neighbours of each item, including the item itself, >= 1.
         weight: ``"cosine"``, or ``"one"`` for every neighbour.
 
     Returns:
         Coalesced sparse COO tensor, shape ``(I, I)``, float32, >= 0, on ``features.device``.
 
     Raises:
-        ValueError: If ``weight`` is unknown, or as :func:`semantic_graph` says.
+        ValueError: If ``weight`` is unknown, or for the reasons of :func:`semantic_graph`.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 3.0], [0.0, 1.0]])
@@ -194,22 +195,23 @@ def semantic_rows(queries: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tenso
 def similarity_graph(queries: Tensor, atoms: Tensor, k: int, *, same: bool) -> Tensor:
     r"""Connect every query to the ``k`` atoms with the highest cosine, each edge with weight 1.
 
-    Source: Eqs. 4-5 of SCALE (AAAI 2026). Directed. Of equal cosines the lower atom id is nearer. A negative
-    cosine counts like any other. An all-zero row, among them the padding row 0, has no edge in either
-    direction.
+    Source: Eqs. 4-5 of SCALE (AAAI 2026). Directed. Among equal cosines, the atom with the lower id is
+        nearer. A
+    negative cosine counts as any other cosine. An all-zero row, such as the padding row 0, has no edge in
+    either direction.
 
     Args:
         queries: Shape ``(A, d)``, any float dtype, finite.
         atoms: Shape ``(B, d)``.
-        k: Neighbours a query, the query itself not counted, >= 1; fewer where there are fewer.
-        same: Both tables are one table; a row is then no neighbour of its own.
+        k: Neighbours of each query, without the query itself, >= 1; fewer if there are fewer atoms.
+        same: Both tables are the same table; a row is then not its own neighbour.
 
     Returns:
         Coalesced sparse COO tensor of ones, shape ``(A, B)``, float32, on ``queries.device``.
 
     Raises:
-        ValueError: If a table is not a finite float matrix, the widths differ, ``k`` is below 1, or with
-            ``same`` the tables are not of one size.
+        ValueError: If a table is not a finite float matrix, the widths differ, ``k`` is below 1, or the
+            tables differ in size with ``same``.
 
     Example:
         >>> user = torch.tensor([[0.0, 0.0], [2.0, 1.0]])
@@ -230,7 +232,7 @@ def similarity_graph(queries: Tensor, atoms: Tensor, k: int, *, same: bool) -> T
 
 
 def check_tables(queries: Tensor, atoms: Tensor, *, same: bool) -> None:
-    """Raise ``ValueError`` unless both are float matrices of one width, and of one size with ``same``."""
+    """Raise ``ValueError`` unless both are float matrices of equal width, and of equal size with ``same``."""
     for name, table in (("queries", queries), ("atoms", atoms)):
         if table.dim() != 2 or table.numel() == 0 or not table.is_floating_point():
             given = f"{table.dtype} of shape {tuple(table.shape)}"
@@ -238,10 +240,10 @@ def check_tables(queries: Tensor, atoms: Tensor, *, same: bool) -> None:
     if queries.shape[1] != atoms.shape[1]:
         raise ValueError(f"queries are {queries.shape[1]} wide and atoms {atoms.shape[1]}; use equal widths")
     if same and len(queries) != len(atoms):
-        raise ValueError(f"same=True needs one table, got {len(queries)} and {len(atoms)} rows")
+        raise ValueError(f"same=True requires one table, got {len(queries)} and {len(atoms)} rows")
 
 
 def edges_of_one(parts: list[Tensor], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Make a 0/1 matrix of parts of its entries, ``(2, n)`` each."""
+    """Make a 0/1 matrix from parts of its entries, ``(2, n)`` each."""
     index = torch.cat(parts, dim=1) if parts else torch.empty((2, 0), dtype=torch.int64, device=device)
     return sparse_matrix(index, torch.ones(index.shape[1], device=device), shape)

@@ -1,6 +1,7 @@
 """Nearest rows by comparing all pairs in blocks.
 
-Within one table few bits propose candidates and float64 cosines decide; between two tables all is float64.
+Within one table, products of few bits propose candidates and float64 cosines decide; between two tables all
+is float64.
 """
 
 from __future__ import annotations
@@ -20,26 +21,27 @@ from recbole_siger.graph.ordering import first_k_per_row
 __all__ = ["nearest", "nearest_atoms"]
 
 PANEL_BYTES = 32 * 2**20
-# Candidates a row, beyond k, from which exact cosines thin them out at once.
+# Number of candidates of a row, beyond k, from which exact cosines reduce them at once.
 CROWD = 256
-# From how many rows bfloat16 pays, and up to how many candidates a row, as a share of the rows: each costs as
-# much as about a hundred products.
+# bfloat16 saves time from this number of rows on, up to this share of candidates in a row: the exact cosine
+# of
+# a candidate costs as much as about a hundred products.
 FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
-# Multiplications in float64 from which compiling their loop, about a second, pays.
+# From this number of float64 multiplications on, compiling their loop (about a second) saves time.
 COMPILE_FROM = 400_000_000
-# Half the distance between two numbers, relative to them: the error of rounding to a type.
+# Half the relative distance between two neighbouring numbers: the error of rounding to a type.
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
-# Of a block of cosines between two tables, and of a block of rows in float64.
+# Bytes of a block of cosines between two tables, and of a block of rows in float64.
 CROSS_BYTES = 32 * 2**20
 NEVER = -(2**62)
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
-    """Find the ``k`` other rows nearest to each, by comparing all pairs.
+    """Find the ``k`` nearest other rows of each row, by comparing all pairs.
 
     Returns:
-        Pairs (row, neighbour), each row's in order, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
+        Pairs (row, neighbour), ordered in each row, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
     """
     types = [torch.float32]
     if len(rows) >= FEW_BITS_FROM and _has_fast_bfloat16(rows.index.device):
@@ -62,14 +64,14 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
 class _ImpreciseError(Exception):
     """A product has too few bits.
 
-    It leaves too many candidates, or is further from the cosine than its type allows: torch may have been
-    told to multiply in fewer bits (TF32, autocast).
+    There are too many candidates, or the product differs more from the cosine than its type allows: torch
+    may be set to multiply with fewer bits (TF32, autocast).
     """
 
 
 @dataclass
 class _Candidates:
-    """Pairs of a block's rows with other rows, and bounds of their cosines, equal where it is known."""
+    """Pairs of a block's rows with other rows, and bounds of their cosines; equal bounds are the cosine."""
 
     row: Tensor
     column: Tensor
@@ -94,9 +96,9 @@ class _Candidates:
         self.parts, self.n_waiting = [], 0
 
     def ranked(self) -> tuple[Tensor, Tensor]:
-        """Return positions by row, the greatest low bound first, and the rank of each within its row."""
-        key = 4.0 * self.row - self.low  # bounds lie within -2 and 2
-        # NumPy sorts with vector instructions, several times as fast.
+        """Return positions by row, highest lower bound first, and the rank of each within its row."""
+        key = 4.0 * self.row - self.low  # bounds are between -2 and 2
+        # NumPy sorts with vector instructions, several times as fast as torch.
         order = torch.from_numpy(np.argsort(key.numpy())) if key.is_cpu else torch.argsort(key)
         row = self.row[order]
         return order, torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
@@ -110,31 +112,33 @@ class _Candidates:
 class _Search:
     """Blocks of products above the diagonal, each used for its rows and for its columns.
 
-    ``floor`` holds for each row a number that ``k`` cosines reach. A product is off by at most the error of
-    rounding the rows, known from their residuals, and of summing, known from the number of terms; a pair is
-    kept while it may reach the floor. What a block kept is thinned out when it has doubled.
+    ``floor`` has for each row a number that ``k`` cosines reach. The error of a product is at most the error
+    of rounding the rows, known from their residuals, plus the error of summing, known from the number of
+    terms. A pair is kept if it may reach the floor. The candidates of a block are reduced when their number
+    has doubled.
 
-    Products are taken minus a number just below the floors: what is rounded to the type is then small where
-    it counts, and all thresholds are positive, so that integers compare the same and faster.
+    A number just below the floors is subtracted from the products. The values that are rounded to the type
+    are then small near the floors. All thresholds are positive, so comparing the bits as integers gives the
+    same result and is faster.
     """
 
     def __init__(self, rows: UnitRows, k: int, size: int, dtype: torch.dtype) -> None:
         self.rows, self.k, self.dtype = rows, k, dtype
         self.device = rows.index.device
         n_features = rows.features.shape[1]
-        # Two or three times as many pairs as neighbours are compared exactly.
+        # The number of exactly compared pairs is two or three times the number of neighbours.
         self.compiled = self.device.type == "cpu" and 3 * k * len(rows) * n_features >= COMPILE_FROM
         self.starts = [*range(0, len(rows), size), len(rows)]
         self.size = min(size, len(rows))
         self.shift_column = n_features
         self.width = -(-(n_features + 1) // 32) * 32
-        # The sum of n products with any order and fused or not; the terms' magnitudes sum to at most 2.1.
+        # The bound of a sum of n products holds for any order, fused or not; magnitudes sum to at most 2.1.
         accumulate = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
         self.sum_error = 2.2 * (n_features + 2) * accumulate
         self.residual: list[float] = []
         self.floor = torch.full((len(rows),), -1.0, dtype=torch.float64, device=self.device)
         self.candidates: list[_Candidates] = []
-        # Allocated once: temporaries of this size between small results would scatter over the memory.
+        # Allocated once: temporaries of this size between small results would fragment the memory.
         new = partial(torch.zeros, device=self.device)
         self.unit = new(
             (self.size, n_features), dtype=torch.float64 if dtype == torch.float64 else torch.float32
@@ -179,10 +183,10 @@ class _Search:
         return rounded
 
     def _start(self, block: int) -> None:
-        """Compare a block with itself, which gives its first floors."""
+        """Compare a block with itself; this comparison gives the block's first floors."""
         rounded = self._rounded(block, 0)
         unit = self.unit[: len(rounded)]
-        # What scaling to length 1 loses, then what rounding to the type does.
+        # The error of scaling to length 1, then the error of rounding to the type.
         residual: float = 8 * ROUNDING[unit.dtype]
         if self.dtype != unit.dtype:
             unit -= rounded[:, : unit.shape[1]]
@@ -202,7 +206,7 @@ class _Search:
         self._propose(block, block, row[other], column[other], score, 0.0, error)
 
     def _error(self, i: int, j: int) -> float:
-        """Bound the distance of a product of two blocks from the cosine, before it is rounded."""
+        """Bound the difference between a product of two blocks and the cosine, before rounding."""
         a, b = self.residual[i], self.residual[j]
         return a + b + a * b + self.sum_error
 
@@ -212,7 +216,7 @@ class _Search:
         return score + shift - off, score + shift + off
 
     def _compare(self, i: int, j: int, left: Tensor, right: Tensor) -> None:
-        """Compare two blocks of rows, for both."""
+        """Compare two blocks of rows, for the rows of both blocks."""
         error = self._error(i, j)
         floors = self.floor[self._span(i)], self.floor[self._span(j)]
         rounding = ROUNDING[self.dtype]
@@ -252,7 +256,7 @@ class _Search:
         mine.select(mine.high >= floor[mine.row] - 2 * STEP)
 
     def _evaluate(self, block: int, chosen: Tensor) -> None:
-        """Replace the bounds of chosen candidates, positions, by their cosines."""
+        """Replace the bounds of the candidates at some positions by their cosines."""
         mine = self.candidates[block]
         chosen = chosen[mine.low[chosen] < mine.high[chosen]]
         row = self.starts[block] + mine.row[chosen]
@@ -277,7 +281,7 @@ class _Search:
         return step[kept]
 
     def _finish(self, block: int) -> tuple[Tensor, Tensor]:
-        """Return the neighbours of a block's rows and their cosines, and forget its candidates."""
+        """Return the neighbours of a block's rows and their cosines, and drop the block's candidates."""
         step = self._keep_best(block)
         mine = self.candidates[block]
         pairs = torch.stack((self.starts[block] + mine.row, mine.column))
@@ -295,17 +299,17 @@ def nearest_atoms(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Find the ``k`` atoms with the highest cosine to each query, a block of queries at a time.
 
-    float64 cosines, rounded to ``STEP``, decide; of equal ones the lower id is nearer.
+    float64 cosines, rounded to ``STEP``, decide; among equal cosines the lower id is nearer.
 
     Args:
         queries: Rows of one table.
-        atoms: Rows of another, or of the same one.
-        k: >= 1; more than there are means all.
-        same: Both are the rows of one table; a row is then no atom of its own.
+        atoms: Rows of another table, or of the same table.
+        k: >= 1; a number above the number of atoms means all atoms.
+        same: Both are the rows of one table; a row is then not its own atom.
 
     Yields:
-        Which queries; positions of their atoms, nearest first, ``(n, k')``, ``len(atoms)`` where there is
-        none; their cosines in units of ``STEP``, ``(n, k')``.
+        The queries; positions of their atoms, nearest first, ``(n, k')``, ``len(atoms)`` for none; their
+        cosines in units of ``STEP``, ``(n, k')``.
     """
     n_atoms, device = len(atoms), atoms.index.device
     if not len(queries) or not n_atoms:

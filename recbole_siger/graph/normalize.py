@@ -11,14 +11,14 @@ __all__ = ["normalize_adjacency", "normalize_bipartite", "normalize_rows", "spar
 
 
 def normalize_adjacency(adjacency: Tensor) -> Tensor:
-    r"""Divide each edge by the root of the degrees of its two ends.
+    r"""Divide each edge by the square roots of the degrees of its two ends.
 
     .. math::
         \bar A = D^{-1/2} A D^{-1/2}, \qquad D_{ii} = \sum_j A_{ij}
 
-    Source: Eqs. 1 and 5 of SIGER. The row sums of the weighted, directed matrix serve on *both* sides. An
-    empty row stays empty; an edge into a node whose own row is empty vanishes. Never NaN, never infinite.
-    Weights that carry gradients keep them, through the degrees too.
+    Source: Eqs. 1 and 5 of SIGER. The row sums of the weighted, directed matrix are used on *both* sides. An
+    empty row stays empty. An edge to a node with an empty row becomes zero and is removed. The result is
+    never NaN or infinite. Gradients flow to the weights, through the degrees too.
 
     Args:
         adjacency: Sparse COO tensor, shape ``(n, n)``, finite weights >= 0; duplicate entries are summed.
@@ -43,7 +43,7 @@ def normalize_adjacency(adjacency: Tensor) -> Tensor:
 
 
 def normalize_bipartite(interactions: Tensor) -> Tensor:
-    r"""Divide each interaction by the roots of its user's and its item's degree.
+    r"""Divide each interaction by the square roots of its user's and its item's degree.
 
     .. math::
         \bar R = D_U^{-1/2} R D_I^{-1/2}
@@ -74,7 +74,7 @@ def normalize_bipartite(interactions: Tensor) -> Tensor:
 
 
 def normalize_rows(adjacency: Tensor) -> Tensor:
-    r"""Divide each edge by the degree of the node that it leaves.
+    r"""Divide each edge by the degree of the node at which the edge starts.
 
     .. math::
         \bar A = D^{-1} A, \qquad D_{ii} = \sum_j A_{ij}
@@ -109,13 +109,13 @@ def weighted_sum(graphs: Sequence[Tensor], weights: Sequence[float] | Tensor) ->
 
     Args:
         graphs: Sparse COO tensors of one shape ``(n, m)``, at least one.
-        weights: One number a graph.
+        weights: One number for each graph.
 
     Returns:
         Coalesced sparse COO tensor, shape ``(n, m)``.
 
     Raises:
-        ValueError: If there is not one weight a graph, or the shapes differ.
+        ValueError: If the numbers of weights and graphs differ, or the shapes differ.
 
     Example:
         >>> one, other = torch.tensor([[[1.0, 0.0]], [[1.0, 2.0]]])
@@ -132,7 +132,7 @@ def weighted_sum(graphs: Sequence[Tensor], weights: Sequence[float] | Tensor) ->
 
 
 def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Make a sparse matrix from its entries; entries at the same place are summed.
+    """Make a sparse matrix from its entries; entries at the same position are summed.
 
     Args:
         index: Rows then columns, shape ``(2, nnz)``, int64.
@@ -167,16 +167,16 @@ def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _inverse_root_of_sums(weight: Tensor, index: Tensor, size: int) -> Tensor:
-    """Return one over the root of each node's sum, ``(size,)``, and 0 where the sum is 0."""
-    # float64, so that the order of the sums, which differs between devices, cannot show in float32.
+    """Return the inverse square root of each node's sum, ``(size,)``, and 0 where the sum is 0."""
+    # float64: the order of the sums differs between devices, and the difference must not appear in float32.
     degree = torch.zeros(size, dtype=weight.dtype, device=weight.device).index_add_(0, index, weight)
-    return torch.where(degree > 0, degree, torch.inf).rsqrt()  # chosen first: 0 has no gradient here
+    return torch.where(degree > 0, degree, torch.inf).rsqrt()  # selected first: 0 has no gradient here
 
 
 def _scaled(entries: tuple[Tensor, Tensor, Tensor], left: Tensor, right: Tensor) -> Tensor:
-    """Multiply rows by ``left`` and columns by ``right``; leave out what becomes zero."""
+    """Multiply rows by ``left`` and columns by ``right``; remove zeros."""
     row, col, weight = entries
-    # Both scales first: the product commutes, so a symmetric matrix stays symmetric to the last bit.
+    # Multiply both scales first: the product commutes, so a symmetric matrix is symmetric to the last bit.
     value = (weight * (left[row] * right[col])).float()
     kept = value > 0
     index = torch.stack((row[kept], col[kept]))

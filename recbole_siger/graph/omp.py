@@ -1,4 +1,4 @@
-"""Which rows rebuild a row: subspace graphs by orthogonal matching pursuit, Eq. 3 and Algorithm 1 of SCALE.
+"""Subspace graphs by orthogonal matching pursuit, Eq. 3 and Algorithm 1 of SCALE.
 
 SCALE is AAAI 2026, "Subspace-Aware Graph Construction and Contrastive Alignment for Multimodal Recommendation
 with Large Language Models".
@@ -17,9 +17,9 @@ from recbole_siger.graph.nearest import nearest_atoms
 
 __all__ = ["subspace_graph"]
 
-# A residual of this squared length is none, and neither is what an atom adds to the span of others.
+# A residual up to this squared length counts as zero, and so does the contribution of an atom.
 NOTHING = 1e-12
-# Multiplications from which compiling the loop, about three seconds, pays.
+# From this number of multiplications on, compiling the loop (about three seconds) saves time.
 COMPILE_FROM = 20_000_000_000
 GATHER_BYTES = 64 * 2**20
 
@@ -28,34 +28,35 @@ Pursuit = Callable[[Tensor, Tensor], Tensor]
 
 
 def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: int, *, same: bool) -> Tensor:
-    r"""Connect every query to the few atoms whose combination rebuilds it.
+    r"""Connect every query to the few atoms whose linear combination approximates it.
 
     .. math::
         j_t = \arg\max_j |\langle D_j, r_{t-1} \rangle|, \qquad
         r_t = x - D_S z_S, \quad z_S = \arg\min_z \lVert x - D_S z \rVert, \quad S = \{j_1, \dots, j_t\}
 
-    Source: Eq. 3 and Algorithm 1 of SCALE. D holds the ``n_candidates`` atoms with the highest cosine to the
-    query. All rows have length 1. The weight of an edge is 1, whatever the sign of its coefficient. No system
-    is solved: the residual is kept orthogonal to an orthonormal basis of the chosen atoms.
+    Source: Eq. 3 and Algorithm 1 of SCALE. D has the ``n_candidates`` atoms with the highest cosine to the
+        query.
+    All rows have length 1. The weight of an edge is 1 for either sign of its coefficient. No system is
+    solved: the residual is kept orthogonal to an orthonormal basis of the chosen atoms.
 
-    Equal correlations, and equal cosines at the edge of the candidates, are ordered by the lower atom id;
-    numbers are equal if they agree after rounding to 2^-30. A row stops early if its residual is at most 1e-6
-    or orthogonal to all candidates: a row with an exact twin has one edge. An all-zero row, among them the
-    padding row 0, has no edge in either direction. float64 decides, so neither the device nor the loop that
-    is chosen changes the result.
+    Equal correlations, and equal cosines of the last candidates, are ordered by the lower atom id. Numbers
+    are equal if they are equal after rounding to 2^-30. A row stops early if its residual is at most 1e-6 or
+    orthogonal to all candidates: a row with an identical atom has one edge. An all-zero row, such as the
+    padding row 0, has no edge in either direction. float64 decides, so neither the device nor the loop
+    changes the result.
 
     Args:
-        queries: Rows to rebuild, shape ``(A, d)``, any float dtype, finite.
-        atoms: Rows to rebuild them from, shape ``(B, d)``.
-        n_candidates: :math:`k_s`, >= 1; more than there are means all.
-        sparsity: :math:`k_o`, edges a row at most, in ``[1, n_candidates]``.
-        same: Both tables are one table; a row is then no atom of its own.
+        queries: Rows to approximate, shape ``(A, d)``, any float dtype, finite.
+        atoms: Rows that approximate them, shape ``(B, d)``.
+        n_candidates: :math:`k_s`, >= 1; a larger number than the number of atoms means all atoms.
+        sparsity: :math:`k_o`, the most edges of a row, in ``[1, n_candidates]``.
+        same: Both tables are the same table; a row is then not its own atom.
 
     Returns:
         Coalesced sparse COO tensor of ones, shape ``(A, B)``, float32, on ``queries.device``.
 
     Raises:
-        ValueError: If a table is not a finite float matrix, the widths differ, the tables are not of one size
+        ValueError: If a table is not a finite float matrix, the widths differ, the tables differ in size
             with ``same``, or a number is out of range.
 
     Example:
@@ -73,7 +74,7 @@ def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: 
     pursue, parts = _pursuit(rows, table, n_candidates, sparsity), []
     for some, candidates, _ in nearest_atoms(rows, table, n_candidates, same=same):
         unit = rows.inverse_norm[some, None] * rows.features[rows.index[some]].double()
-        # In the order of their ids, so that the first of equal ones is the lowest.
+        # Sorted by id, so that the first of equal atoms has the lowest id.
         chosen = pursue(unit, candidates.sort(dim=1).values)
         row, place = (chosen >= 0).nonzero(as_tuple=True)
         parts.append(torch.stack((rows.index[some][row], table.index[chosen[row, place]])))
@@ -81,7 +82,7 @@ def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: 
 
 
 def _pursuit(rows: UnitRows, table: UnitRows, n_candidates: int, sparsity: int) -> Pursuit:
-    """Choose the loop of numba for much work on the CPU, else tensors."""
+    """Use the loop of numba for large inputs on the CPU, else tensors."""
     work = len(rows) * min(n_candidates, len(table)) * table.features.shape[1] * sparsity
     if table.features.is_cpu and work >= COMPILE_FROM:
         from recbole_siger.graph.compiled import Pursuer
@@ -130,7 +131,7 @@ def _pursue(residual: Tensor, candidates: Tensor, table: UnitRows, sparsity: int
             break
         free[row[active], at[active]] = False
         atom = atoms[row, at]
-        for _ in range(2):  # the second time removes what rounding has left
+        for _ in range(2):  # the second pass removes the rounding errors of the first pass
             atom = atom - torch.einsum("nsd,ns->nd", basis, torch.einsum("nsd,nd->ns", basis, atom))
         length = atom.norm(dim=1)
         grown = active & (length.square() > NOTHING)

@@ -1,4 +1,4 @@
-"""The order within a row of a graph: what a tie-break leaves, the lower position decides."""
+"""The order within a row of a graph: keys first, then the lower position."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["first_k_per_row"]
 
 
 def first_k_per_row(row: Tensor, k: int, *keys: Tensor) -> Tensor:
-    """Find the ``k`` first entries of each row in ascending order of ``keys``.
+    """Find the first ``k`` entries of each row in ascending order of ``keys``.
 
-    Entries that agree in every key keep their order. Rows with fewer entries keep all of theirs.
+    Entries with equal keys keep their order. Rows with fewer entries keep all entries.
 
     Args:
         row: Row of each entry, shape ``(n,)``, integers in any order.

@@ -13,7 +13,7 @@ __all__ = ["draw_edges", "interaction_matrix", "user_item_adjacency"]
 def interaction_matrix(edges: Tensor, n_users: int, n_items: int) -> Tensor:
     """Build the 0/1 interaction matrix R.
 
-    Repeated interactions count once. Users and items without an edge, RecBole's padding id 0 among them, have
+    Repeated interactions count once. Users and items without an edge, including RecBole's padding id 0, have
     an empty row or column. Source: the matrix R of Section "Behavior View" of SIGER.
 
     Args:
@@ -78,7 +78,7 @@ def user_item_adjacency(edges: Tensor, n_users: int, n_items: int, *, self_loops
             once.
         n_users: U, >= 1.
         n_items: I, >= 1.
-        self_loops: Give every node but the padding nodes 0 and U an edge to itself: G + I.
+        self_loops: Give every node except the padding nodes 0 and U an edge to itself: G + I.
 
     Returns:
         Coalesced sparse COO tensor of ones, shape ``(N, N)`` with N = U + I, float32, on ``edges.device``.
@@ -109,9 +109,9 @@ def draw_edges(weight: Tensor, n_kept: int, generator: torch.Generator | None = 
     uniformly.
 
     Args:
-        weight: One number an edge, > 0, shape ``(E,)``.
+        weight: One number for each edge, > 0, shape ``(E,)``.
         n_kept: Edges to draw, in ``[0, E]``.
-        generator: Source of the draw, on the device of ``weight``; None: torch's.
+        generator: Source of the draw, on the device of ``weight``; None for torch's global generator.
 
     Returns:
         Positions of the drawn edges, shape ``(n_kept,)``, int64, in no particular order.
@@ -125,6 +125,7 @@ def draw_edges(weight: Tensor, n_kept: int, generator: torch.Generator | None = 
     """
     if not 0 <= n_kept <= len(weight):
         raise ValueError(f"n_kept must be in [0, {len(weight)}], got {n_kept}")
-    # The first of exponential clocks with these rates: the way of torch.multinomial, without its 2^24 limit.
+    # The first of exponential clocks with these rates: the method of torch.multinomial, without its 2^24
+    # limit.
     clock = torch.empty_like(weight).exponential_(generator=generator)
     return (clock / weight).topk(n_kept, largest=False).indices

@@ -25,8 +25,7 @@ def command_params(cls: Callable[..., P], command: str, given: Mapping[str, str]
     """Make the options ``cls`` of a command from typed text.
 
     A text option keeps its text. A list is split at commas. A flag also accepts yes, no, 1 and 0. Any other
-    option
-    is read as YAML.
+    option is read as YAML.
 
     Args:
         cls: A frozen dataclass; a field without a default in the command's YAML is required.

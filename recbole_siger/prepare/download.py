@@ -44,8 +44,7 @@ def fetch_all(
     """Download the files that are missing in ``folder``.
 
     A file listed in the folder's ``SHA256SUMS`` (in the format of ``sha256sum``) must have the listed
-    checksum.
-    Any other file must have the publisher's checksum, if the publisher gives one.
+    checksum. Any other file must have the publisher's checksum, if the publisher gives one.
 
     Args:
         downloads: The files.
@@ -87,8 +86,7 @@ def fetch(
     """Download one file; ``path`` appears once the file is complete and its checksum is right.
 
     The received part is kept in ``<path>.part``. The next attempt or call continues the part if the server
-    still
-    has the same file. A temporary failure is retried after 1, 2, 4 and 8 seconds.
+    still has the same file. A temporary failure is retried after 1, 2, 4 and 8 seconds.
 
     Args:
         url: An http or https address.

@@ -41,8 +41,7 @@ def k_core(user: NDArray[np.int64], item: NDArray[np.int64], k: int) -> NDArray[
     """Mark the rows of the largest part in which every user and every item has at least ``k`` rows.
 
     Users and items with fewer rows are removed. The removal is repeated until every remaining user and item
-    has
-    ``k`` rows. The result does not depend on the order of removal.
+    has ``k`` rows. The result does not depend on the order of removal.
 
     Args:
         user: User of each row, shape ``(E,)``, >= 0.

@@ -23,8 +23,7 @@ def read_image_features(path: Path, items: Collection[str], rejected: Rejected) 
     """Yield the features of the wanted items, in the order of the file, 256 records at a time.
 
     A record is rejected if its values are not finite, if it repeats an item, if its ASIN is not ASCII, or if
-    all
-    its values are zero (such a row carries no information about the item).
+    all its values are zero (such a row carries no information about the item).
 
     Args:
         path: ``image_features_<category>.b``.

@@ -56,8 +56,7 @@ def _load_times(config: Config) -> None:
     """Load the times of rows if the files have them, even if the dataset's YAML does not load them.
 
     Times are not loaded if RecBole removes repeated rows. RecBole would then sort by time first, and the
-    split
-    would differ from the run's split.
+    split would differ from the run's split.
     """
     load, time = config["load_col"], config["TIME_FIELD"]
     if load and "inter" in load and time not in load["inter"] and config["rm_dup_inter"] is None:

@@ -123,7 +123,10 @@ def test_relation_loss_eq_10(seed, n, v, temperature):
             lambda x: subspace_graph(x, x, 3, 4, same=True),
             r"sparsity must be in \[1, n_candidates=3\], got 4",
         ),
-        (lambda x: subspace_graph(x, x[:5], 3, 2, same=True), "same=True needs one table, got 7 and 5 rows"),
+        (
+            lambda x: subspace_graph(x, x[:5], 3, 2, same=True),
+            "same=True requires one table, got 7 and 5 rows",
+        ),
         (lambda x: subspace_graph(x, x[:, :2], 3, 2, same=False), "queries are 3 wide and atoms 2"),
         (lambda x: similarity_graph(x, x, 0, same=True), "k must be at least 1, got 0"),
         (lambda x: similarity_graph(x.long(), x, 1, same=False), "queries must be a non-empty float matrix"),

@@ -1,8 +1,7 @@
 """Item features for RecBole's embedded ml-100k, from titles, years and genres.
 
 ``ml-100k.text.npy`` has TF-IDF reduced by a truncated SVD, ``ml-100k.genre.npy`` one column for each genre.
-Both
-have ``.ids``. ``ml-100k.manifest.json`` describes both. The interactions remain in RecBole's folder.
+Both have ``.ids``. ``ml-100k.manifest.json`` describes both. The interactions remain in RecBole's folder.
 """
 
 from __future__ import annotations

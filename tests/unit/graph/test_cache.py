@@ -174,4 +174,4 @@ def test_misuse_is_one_line(words: list[str], problem: str, capsys: pytest.Captu
         f"error: command line: {problem}; write `recbole-siger cache ls|clear [--cache_dir=FOLDER]`\n"
     )
     assert cli.main(["cache", "clear", "--cache_dir=none"]) == 2
-    assert "--cache_dir=none keeps no graphs" in capsys.readouterr().err
+    assert "--cache_dir=none stores no graphs" in capsys.readouterr().err
