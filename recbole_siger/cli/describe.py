@@ -38,7 +38,7 @@ def print_effective(
 
 
 def _is_changed(config: Config, key: str, defaults: Config) -> bool:
-    """Tell whether a value comes from the user or from a dataset's YAML."""
+    """Return whether a value comes from the user or from a dataset's YAML."""
     origin = config.origin[key]
     if origin.startswith("recbole/properties/dataset/"):  # RecBole's files repeat many defaults
         return str(config[key]) != _default(defaults, key)

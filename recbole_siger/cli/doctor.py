@@ -1,7 +1,7 @@
-"""Say whether this installation can run: one finding for each package, with its fix.
+"""Check whether this installation can run: one finding for each package, with its fix.
 
 The required ranges have one home, pyproject.toml, and are read from the installed distribution's metadata.
-What stands here is narrower: the versions that the tests have run with. Versions are read without importing
+This module has narrower ranges: the versions that the tests ran with. Versions are read without importing
 the packages.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl", "figures", "text", "image", "profiles")  # `ann` asks for what `ncl` does
+OPTIONAL_EXTRAS = ("ncl", "figures", "text", "image", "profiles")  # `ann` has the requirements of `ncl`
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -93,7 +93,8 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Check Python, the distribution, each of its packages, and that RecBole imports with the work-arounds.
 
-    Where the distribution is not installed, its ranges are unknown; the packages are then only looked for.
+    If the distribution is not installed, its ranges are unknown, and only the presence of packages is
+    checked.
     """
     return [*_distribution_findings(), _compat_finding()]
 
@@ -141,7 +142,7 @@ def _distribution_findings() -> list[Finding]:
 
 
 def _version(name: str) -> str | None:
-    """Return the installed version of a distribution, ``None`` where it is absent."""
+    """Return the installed version of a distribution, ``None`` if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -166,7 +167,7 @@ def _python_finding(requires_python: str) -> Finding:
 
 
 def _package_finding(requirement: Requirement, extra: str = "") -> Finding:
-    """Judge one requirement; one that only ``extra`` asks for never blocks."""
+    """Check one requirement; a requirement of an ``extra`` is never a blocker."""
     name = requirement.name.lower()
     found = _version(name)
     if found is not None and requirement.specifier.contains(found, prereleases=True):
@@ -179,7 +180,7 @@ def _package_finding(requirement: Requirement, extra: str = "") -> Finding:
 
 
 def _within_required(name: str, found: str) -> Verdict:
-    """Say whether a version that meets the required range has also been tested."""
+    """Return whether a version in the required range is also in the tested range."""
     if name not in TESTED:
         return "untested"
     low, high = (Version(bound).release for bound in TESTED[name])

@@ -1,4 +1,4 @@
-"""What a user reads when something fails that is no bad input, and how click's messages are worded."""
+"""Messages for unexpected errors, and the wording of click's messages."""
 
 from __future__ import annotations
 

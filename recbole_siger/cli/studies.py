@@ -55,7 +55,7 @@ def _table_options(formats: str) -> list[Opt]:
 
 
 def _table(given_values: dict[str, Any]) -> Any:
-    """Take what makes a ``TableParams`` out of the values of a command."""
+    """Remove the fields of ``TableParams`` from the values of a command and return them."""
     from recbole_siger.report.comparison import table_params
 
     names = ("stat", "correct", "over", "allow_mixed", "columns")
@@ -78,7 +78,7 @@ def _study(values: dict[str, Any], keys: dict[str, str]) -> Any:
 
 
 def _needed(values: dict[str, Any], command: str, *names: str) -> list[str]:
-    """Take options that a command cannot do without out of its values."""
+    """Remove the required options of a command from its values and return them."""
     for name in names:
         if not values.get(name):
             raise UserError(
@@ -174,7 +174,7 @@ def ablate_command() -> Command:
 def _refuse(keys: dict[str, str], command: str) -> None:
     for name in ("runs", "set"):
         if name in keys:
-            raise UserError(f"command line: {command} takes no --{name}")
+            raise UserError(f"command line: {command} has no option --{name}")
 
 
 def _ablate(out: tuple[str, ...], keys: dict[str, str], **options: Any) -> int:

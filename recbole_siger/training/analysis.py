@@ -1,4 +1,4 @@
-"""What a run's test ranking says beyond its means: each user, the catalogue, and slices."""
+"""Analysis of a run's test ranking beyond the means: users, catalogue, and slices."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def users_table(ranking: Ranking, topk: list[int], train: Any) -> pd.DataFrame:
 
 
 def analyse(ranking: Ranking, config: Any, train: Any, dataset: Any) -> dict[str, Any]:
-    """Compute what ``results.json`` keeps under ``test_beyond`` and ``slices``.
+    """Compute the values of ``test_beyond`` and ``slices`` in ``results.json``.
 
     Slices are by item popularity, user activity and modality coverage, see
-    :mod:`recbole_siger.evaluation.groups`; the last only where the features of the dataset are at hand.
+    :mod:`recbole_siger.evaluation.groups`. Coverage requires the features of the dataset.
     """
     user_counts, item_counts = train_counts(train)
     topk = list(config["topk"])
@@ -73,7 +73,7 @@ def analyse(ranking: Ranking, config: Any, train: Any, dataset: Any) -> dict[str
 
 
 def chance_of(ranking: Ranking, loader: Any, topk: list[int]) -> dict[str, float]:
-    """Return what a random order would get where cold and warm ones are told apart, by metric."""
+    """Return the expected metrics of a random order, for the cold and the warm pairs, by metric."""
     parts = {"": ranking, **{f"[{name}]": part for name, part in loader.cold.split(ranking).items()}}
     return {
         f"{key}{name}": value
@@ -83,7 +83,7 @@ def chance_of(ranking: Ranking, loader: Any, topk: list[int]) -> dict[str, float
 
 
 def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
-    """Tell which items have a feature in each modality of the run; empty where files are not at hand."""
+    """Return which items have a feature in each modality of the run; empty if the files are missing."""
     if not hasattr(dataset, "feature_files") or not config["features"]:
         return {}
     run = config.run
@@ -99,6 +99,6 @@ def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
             ).numpy()
             for name, file in files.items()
         }
-    except UserError as error:  # the model trained without them, so they are no reason to lose its results
+    except UserError as error:  # the model was trained, so a missing file is no reason to lose its results
         _log.warning("no slices by modality coverage: %s", error)
         return {}

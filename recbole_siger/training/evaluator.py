@@ -23,9 +23,9 @@ Hits = NDArray[np.bool_]
 
 
 class RankingCollector(Collector):
-    """RecBole's collector; for top-k metrics without its dense matrix of users by items.
+    """RecBole's collector; top-k metrics do not use its dense matrix of users by items.
 
-    What a batch leaves stays on its device until all of it is asked for.
+    The results of a batch stay on its device until the results of all batches are requested.
     """
 
     def __init__(self, config: Config) -> None:
@@ -34,19 +34,19 @@ class RankingCollector(Collector):
         self._ranked: list[tuple[Tensor, ...]] = []
 
     def forget(self) -> None:
-        """Drop what was collected."""
+        """Remove the collected values."""
         self._collected, self._ranked = {}, []
 
     def eval_batch_collect(
         self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:
-        """Collect one batch: ``scores`` is ``(B, n_items)``, the pairs to find are ``(P,)`` each."""
-        if positive_u is None or scores.dim() != 2:  # nothing is ranked
+        """Collect one batch: ``scores`` is ``(B, n_items)``, the relevant pairs are ``(P,)`` each."""
+        if positive_u is None or scores.dim() != 2:  # no ranking
             super().eval_batch_collect(scores, interaction, positive_u, positive_i)
             return
         top = top_k(scores, max(self.topk))
         users = interaction[self.config["USER_ID_FIELD"]]
-        if len(users) != len(scores):  # sampled candidates, user after user
+        if len(users) != len(scores):  # sampled candidates, user by user
             users = users.unique_consecutive()
         self._ranked.append((users, top, scores.gather(1, top), positive_u, positive_i))
         if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
@@ -60,14 +60,14 @@ class RankingCollector(Collector):
             self._collected.setdefault("rec.topk", []).append(torch.cat([hits.int(), counts.int()], dim=1))
 
     def get_data_struct(self) -> Any:
-        """Return what was collected since the last call.
+        """Return the values collected since the last call.
 
         Raises:
             UserError: If a score among the best is NaN; torch ranks NaN above every number.
         """
         if self._ranked and torch.stack([best.isnan().any() for _, _, best, *_ in self._ranked]).any():
             raise UserError(
-                f"model {self.config['model']!r}: some scores are NaN, so its ranking means nothing; "
+                f"model {self.config['model']!r}: some scores are NaN, so the ranking has no meaning; "
                 "look for items without a training row or a feature"
             )
         if current_share().size > 1:
@@ -78,7 +78,7 @@ class RankingCollector(Collector):
         return super().get_data_struct()
 
     def _gather(self) -> None:
-        """Take the users of all processes, in the order in which one process would have ranked them."""
+        """Collect the users of all processes, in the order in which a single process ranks them."""
         if not self._ranked:
             raise UserError("nproc: fewer batches of users than processes; lower eval_batch_size or nproc")
         users, top, best, row, item = (torch.cat(column) for column in zip(*self._ranked, strict=True))
@@ -96,7 +96,7 @@ class RankingCollector(Collector):
         }
 
     def take_ranking(self) -> Ranking | None:
-        """Return what was ranked since the last call, users ascending; None if nothing was."""
+        """Return the ranking since the last call, users ascending; None if nothing was ranked."""
         batches, self._ranked = self._ranked, []
         if not batches:
             return None
@@ -128,7 +128,7 @@ class _MAP(MAP):
 
 
 class RankingEvaluator(Evaluator):
-    """RecBole's evaluator; the metrics that loop over users are replaced, to the same last bit."""
+    """RecBole's evaluator; faster metrics replace those that loop over users, with the same bits."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -138,7 +138,7 @@ class RankingEvaluator(Evaluator):
 
 
 def count_hits(evaluator: Evaluator, ranking: Ranking) -> dict[str, float]:
-    """Let RecBole compute the metrics of users for a part of a ranking."""
+    """Compute the metrics of users for a part of a ranking with RecBole's metrics."""
     table = np.column_stack((ranking.hits, ranking.n_relevant)).astype(np.int32)
     struct = DataStruct()
     struct.set("rec.topk", torch.from_numpy(table))

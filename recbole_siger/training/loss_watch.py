@@ -1,4 +1,4 @@
-"""The loss terms of an epoch: summed, checked for NaN, and seldom fetched from the device."""
+"""The loss terms of an epoch: summed, checked for NaN, and rarely fetched from the device."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _BATCHES = {"cpu": 1, "cuda": 16}
 
 
 class _Term(Tensor):
-    """A loss term that answers ``item()``, which RecBole's loop asks of each, without a transfer."""
+    """A loss term whose ``item()``, which RecBole's loop calls for each batch, makes no transfer."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own way
     value: float
 
     def item(self) -> float:
-        """Return the value if it was fetched already, else 0; the sums of the epoch are the watch's."""
+        """Return the value if it was fetched already, else 0; the watch has the sums of the epoch."""
         return self.value
 
 
 class LossWatch:
-    """Sums the terms of one epoch.
+    """Sum the terms of one epoch.
 
     Args:
         epoch: Number of the epoch, for the message.
-        names: Names of so many terms.
-        device: Where the losses are.
+        names: Names of the terms, by their number.
+        device: Device of the losses.
     """
 
     def __init__(self, epoch: int, names: Callable[[int], tuple[str, ...]], device: torch.device) -> None:
@@ -45,10 +45,10 @@ class LossWatch:
         self._waiting: list[Tensor] = []
 
     def add(self, losses: Any) -> Any:
-        """Take a batch's losses; return them for RecBole's loop.
+        """Add a batch's losses; return them for RecBole's loop.
 
         Raises:
-            UserError: If a term of this batch, or of those not yet fetched, is not finite.
+            UserError: If a term of this batch, or of the batches not yet fetched, is not finite.
         """
         terms = losses if isinstance(losses, tuple) else (losses,)
         self._waiting.append(torch.stack([term.detach().reshape(()) for term in terms]))
@@ -59,7 +59,7 @@ class LossWatch:
         return told if isinstance(losses, tuple) else told[0]
 
     def fetch(self) -> list[float]:
-        """Fetch what waits on the device; return the last batch's values."""
+        """Fetch the values that are still on the device; return the last batch's values."""
         batches: list[list[float]] = torch.stack(self._waiting).tolist() if self._waiting else []
         self._waiting = []
         for values in batches:

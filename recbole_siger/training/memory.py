@@ -1,8 +1,8 @@
-"""The memory that a run needs, counted before training from the built model, its options and its batches.
+"""The memory of a run, estimated before training from the built model, its options and its batches.
 
 Parameters, optimizer, graphs and tables are counted exactly. A formula gives the temporary tensors of a step
-and of an evaluation: the ``memory_terms`` of our models, and for RecBole's models one default. The default is
-near for BPR and LightGCN and too low for a model that keeps more tensors.
+and of an evaluation: the ``memory_terms`` of our models, and one default for RecBole's models. The default
+is close for BPR and LightGCN, and too low for a model that keeps more tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 _FLOAT = 4
-# Tensors of a parameter's size that an optimizer keeps.
+# Number of tensors of a parameter's size in an optimizer.
 _OPTIMIZER_STATE = {"adam": 2, "adamw": 2, "sparse_adam": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
 
 
@@ -35,9 +35,9 @@ class Term:
     """One use of memory.
 
     Attributes:
-        name: What it is for.
+        name: What the memory stores.
         n_bytes: Its size.
-        option: What to change if it is too large.
+        option: Option to change if the size is too large.
         when: ``built`` if it exists before training, ``kept`` if it exists from then on, or ``step`` or
             ``evaluation``, which never exist at the same time.
     """
@@ -60,7 +60,7 @@ class Estimate:
 
     @property
     def to_come(self) -> int:
-        """Bytes that training adds to what the built model holds."""
+        """Bytes that training adds to the memory of the built model."""
         return self.total("kept") + max(self.total("step"), self.total("evaluation"))
 
     @property
@@ -75,10 +75,10 @@ class Estimate:
 
 
 def estimate(experiment: Any) -> Estimate:
-    """Count what a built experiment holds and what its training needs.
+    """Count the memory of a built experiment and of its training.
 
     Args:
-        experiment: What :func:`recbole_siger.quick_start.build_experiment` returns.
+        experiment: Result of :func:`recbole_siger.quick_start.build_experiment`.
     """
     config, model = experiment.config, experiment.model
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -141,11 +141,11 @@ def _arrays(value: Any) -> Iterator[tuple[int, int]]:
 
 
 def _activations(experiment: Any) -> tuple[int, int]:
-    """Return the bytes that a training step and an evaluation need beside everything that stays."""
+    """Return the bytes of a training step and of an evaluation, without the memory that stays."""
     config, model, loader = experiment.config, experiment.model, experiment.train_data
     batch, n_items = getattr(loader, "_batch_size", config["train_batch_size"]), experiment.dataset.item_num
     users = min(getattr(experiment.valid_data, "step", 1), experiment.dataset.user_num)
-    # Scores, the mark of each item to find, and what users leave for the metrics.
+    # Scores, the mask of relevant items, and the results of users for the metrics.
     ranking = users * n_items * (_FLOAT + 1) + experiment.dataset.user_num * max(config["topk"]) * 12
     if hasattr(model, "memory_terms"):
         step, forward = model.memory_terms(batch)
@@ -155,7 +155,7 @@ def _activations(experiment: Any) -> tuple[int, int]:
 
 
 def _recbole_model(model: Any, batch: int, n_users: int, n_items: int) -> tuple[int, int]:
-    """Guess: LightGCN's tables for a model with layers, otherwise BPR's rows of the batch."""
+    """Estimate: LightGCN's tables for a model with layers, otherwise BPR's rows of the batch."""
     width = _FLOAT * int(getattr(model, "embedding_size", None) or getattr(model, "latent_dim", None) or 64)
     layers = getattr(model, "n_layers", None)
     tables = (layers + 3) * (n_users + n_items) * width if isinstance(layers, int) else 0
@@ -209,7 +209,7 @@ def check_fits(experiment: Any) -> None:
     includes swap, except on a GPU.
 
     Raises:
-        UserError: If the device has less free memory than the estimate says that training adds.
+        UserError: If the device has less free memory than the estimate of what training adds.
     """
     mode = experiment.config.run.check_memory
     if mode == "ignore":

@@ -1,8 +1,8 @@
 """Start one training in several processes, with Ray Train.
 
-RecBole's own path (``nproc``, ``world_size``) cannot give this: it knows NCCL and CUDA only, seeds each
-process differently, so that noise and pruned graphs differ between replicas, and its evaluation repeats users
-to fill the last batch.
+RecBole's own path (``nproc``, ``world_size``) does not support this. It works with NCCL and CUDA only. It
+seeds each process differently, so noise and pruned graphs differ between replicas. Its evaluation repeats
+users to fill the last batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["n_processes", "train_in_processes"]
 
 
 def n_processes(config: Config) -> int:
-    """Return how many processes a run is to have.
+    """Return the number of processes of a run.
 
     Raises:
-        UserError: If the key ``nproc`` is no positive integer.
+        UserError: If the key ``nproc`` is not a positive integer.
     """
     value = config.final_config_dict.get("nproc")
     if value is None:
@@ -42,16 +42,17 @@ def n_processes(config: Config) -> int:
 def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[str, Any]:
     """Train in ``nproc`` processes; each step sees ``nproc * train_batch_size`` rows.
 
-    Losses are those of one process with the larger batch. VBPR's norm, BM3's dropout and contrasts within a
-    batch of RecBole's models are each process's own. Users are shared out, each ranked once.
+    Losses equal those of one process with the larger batch. Exceptions: VBPR's norm, BM3's dropout, and
+    contrasts within a batch in RecBole's models are computed in each process. Users are divided, and each
+    user is ranked once.
 
     Args:
         config: The configuration.
         run: The run folder; the first process writes it.
-        resume: Whether to continue from its checkpoint.
+        resume: Whether to continue from the run folder's checkpoint.
 
     Returns:
-        What ``results.json`` holds, and ``run_dir``.
+        The content of ``results.json``, and ``run_dir``.
 
     Raises:
         UserError: If a process fails, with its reason.
@@ -69,7 +70,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
-        """Leaves interrupts to this process; Ray's own handler ends it with exit code 1 and no word."""
+        """Leave interrupts to this process; Ray's own handler ends the process with exit code 1, silently."""
 
         def _register_sigint_handler(self, controller: Any) -> None: ...
 
@@ -87,7 +88,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
                 scaling_config=workers,
                 run_config=RunConfig(storage_path=scratch),
             ).fit()
-        except Exception as error:  # Ray wraps what a worker raised in classes that differ by version
+        except Exception as error:  # Ray's classes for an exception of a worker differ by version
             raise UserError(
                 f"{plan['run']}: training in {n} processes: {failure_line(str(error))}"
             ) from error
@@ -96,7 +97,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
 
 
 def _work(plan: dict[str, Any]) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     import torch
     from ray.train import get_context
 
@@ -104,7 +105,7 @@ def _work(plan: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
     rank, run = get_context().get_world_rank(), RunFolder(plan["run"])
     with tempfile.TemporaryDirectory() as scratch:
-        if rank > 0:  # the same files, thrown away
+        if rank > 0:  # equal files, deleted afterwards
             own = RunFolder(Path(scratch) / "run")
             shutil.copytree(run.path, own.path) if plan["resume"] else own.path.mkdir()
             run = own
@@ -113,6 +114,6 @@ def _work(plan: dict[str, Any]) -> None:
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
             if not isinstance(experiment.train_data, TrainLoader):
-                raise UserError(f"nproc: {config['model']} has batches of its own kind; leave nproc out")
+                raise UserError(f"nproc: {config['model']} makes its own batches; remove nproc")
             experiment.resume() if plan["resume"] else experiment.begin()
             experiment.train()

@@ -1,4 +1,4 @@
-"""One line an epoch, at most 100 columns wide; while an epoch runs, its batches are shown on a terminal."""
+"""One line for each epoch, at most 100 columns wide; a terminal also shows the running epoch's batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STATUS = Path("/proc/self/status")
 
 
 WIDTH = 100
-"""Columns that the line of an epoch needs at most, for scores in [-1, 10) and epochs below 10,000."""
+"""Largest width of an epoch's line, for scores in [-1, 10) and epochs below 10,000."""
 
 _NAME = 10  # characters of the validation metric's name
 _UNITS = (("s", 1), ("min", 60), ("h", 3600), ("d", 86400))
@@ -35,7 +35,7 @@ _UNITS = (("s", 1), ("min", 60), ("h", 3600), ("d", 86400))
 
 @dataclass
 class EpochRecord:
-    """What one epoch leaves in ``metrics.jsonl``; losses are means over batches, times are seconds."""
+    """The line of one epoch in ``metrics.jsonl``; losses are means over batches, times are seconds."""
 
     epoch: int
     loss: dict[str, float] = field(default_factory=dict)
@@ -58,13 +58,13 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When training ends.
+    """The end of training.
 
     Attributes:
-        epochs: The most epochs to train.
+        epochs: Largest number of epochs.
         eval_step: Epochs from one validation to the next, >= 1.
-        stopping_step: Validations without an improvement that do not stop training yet.
-        min_epochs: Epochs whose validations do not count.
+        stopping_step: Number of validations without an improvement after which training continues.
+        min_epochs: Number of epochs whose validations do not count.
     """
 
     epochs: int
@@ -73,13 +73,14 @@ class Schedule:
     min_epochs: int
 
     def epochs_left(self, epoch: int, used: int) -> tuple[int, int]:
-        """Return the fewest and the most epochs that follow ``epoch``.
+        """Return the smallest and the largest number of epochs that follow ``epoch``.
 
-        The fewest follow if no later validation is an improvement, the most if training never stops early.
+        The smallest number holds if no later validation is an improvement, the largest if training never
+        stops early.
 
         Args:
             epoch: The last finished epoch.
-            used: Validations without an improvement up to then.
+            used: Number of validations without an improvement up to then.
 
         >>> Schedule(epochs=100, eval_step=1, stopping_step=20, min_epochs=0).epochs_left(30, 7)
         (14, 69)
@@ -94,15 +95,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a training stands after an epoch.
+    """The state of a training after an epoch.
 
     Attributes:
         metric: Name of the validation metric.
-        change: Its difference to the previous validation; None without either.
+        change: Difference to the previous validation score; None without one.
         best_score: The best validation score; None before the first.
-        patience: Validations without an improvement, and how many are allowed; None without validation.
-        seconds_left: The least and the most seconds until training ends, the test not included: the epochs
-            of :meth:`Schedule.epochs_left` times the mean seconds of an epoch.
+        patience: Number of validations without an improvement, and the allowed number; None without
+            validation.
+        seconds_left: Smallest and largest number of seconds until training ends, without the test: the
+            epochs of :meth:`Schedule.epochs_left` times the mean seconds of an epoch.
     """
 
     metric: str
@@ -165,15 +167,15 @@ def peak_memory_mib(device: torch.device | None = None) -> float:
     """Return the peak of memory so far, in MiB: of the device if it is a GPU, else of this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # On Linux ru_maxrss begins at the peak of the process that started this one.
+    # On Linux ru_maxrss begins at the peak of the process that started this process.
     if _STATUS.is_file() and (own := re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), flags=re.M)):
         return int(own[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
 
 
 class Progress:
-    """Shows the running epoch on a terminal and logs each finished one."""
+    """Show the running epoch on a terminal and log each finished epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)

@@ -29,7 +29,7 @@ __all__ = ["Checkpoints", "Parts", "optimizers_of"]
 
 @dataclass(frozen=True)
 class Parts:
-    """What changes during a training, except its counters and its best epoch.
+    """The state that changes during a training, except its counters and its best epoch.
 
     Attributes:
         model: The model.
@@ -45,7 +45,7 @@ class Parts:
 
 
 class Checkpoints:
-    """Writes and reads ``checkpoint.safetensors`` of one training.
+    """Write and read ``checkpoint.safetensors`` of one training.
 
     Args:
         name: The model's name.
@@ -60,17 +60,17 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether the interval is over."""
+        """Whether the interval has passed."""
         return time.monotonic() - self._written_at >= self._interval
 
     def write(
         self, run: RunFolder, parts: Parts, best: ModelState | None, counters: Mapping[str, Any]
     ) -> None:
-        """Write everything that an exact continuation needs.
+        """Write everything that an exact continuation requires.
 
         Args:
             run: The run folder.
-            parts: What is captured.
+            parts: State to store.
             best: The state of the best epoch.
             counters: Numbers of the training, as JSON can hold them.
         """
@@ -96,13 +96,13 @@ class Checkpoints:
         state, metadata = run.read_tensors(CHECKPOINT)
         try:
             if metadata["model_name"] != self._name:
-                raise ValueError(f"it is of {metadata['model_name']}, config.yaml says {self._name}")
+                raise ValueError(f"it belongs to {metadata['model_name']}, but config.yaml has {self._name}")
             return _load(state, metadata, parts), dict(metadata["counters"])
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise does_not_fit(run.file(CHECKPOINT), error) from None
 
     def _reassigned(self, model: Any) -> dict[str, Any]:
-        """Return what training keeps outside the state dict, such as NCL's clusters or an annealing step."""
+        """Return state outside the state dict, such as NCL's clusters or an annealing step."""
         return {
             name: value
             for name, value in vars(model).items()

@@ -26,11 +26,11 @@ _CACHE = "restore_"
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model at the end of one epoch.
+    """The state of a model at the end of one epoch.
 
     Attributes:
         parameters: ``state_dict()``, on the CPU.
-        other: What RecBole's model returns as ``other_parameter()``, without caches of embeddings.
+        other: Result of RecBole's ``other_parameter()``, without caches of embeddings.
     """
 
     parameters: State
@@ -38,7 +38,7 @@ class ModelState:
 
     @classmethod
     def of(cls, model: Any) -> ModelState:
-        """Copy the present state of a model."""
+        """Copy the current state of a model."""
         parameters = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         other = {key: value for key, value in model.other_parameter().items() if not key.startswith(_CACHE)}
         return cls(parameters, other)
@@ -74,7 +74,7 @@ class ModelState:
         state, metadata = run.read_tensors(MODEL_FILE)
         if metadata.get("model") != name:
             file = run.file(MODEL_FILE)
-            raise UserError(f"{file}: holds a {metadata.get('model')}, config.yaml says {name}")
+            raise UserError(f"{file}: contains a {metadata.get('model')}, but config.yaml has {name}")
         return cls(select(state, "model."), unpack(select(state, "other."), metadata["other"]))
 
 
@@ -105,7 +105,7 @@ class Selection:
             epoch: Number of the epoch.
 
         Returns:
-            The score, rounded as the protocol says, for RecBole's early stopping; made worse by 1e-12 if it
+            The score for RecBole's early stopping, rounded as the protocol requires, and 1e-12 worse if it
             equals ``best``.
         """
         score = float(score if self._decimals is None else round(score, self._decimals))
@@ -126,7 +126,7 @@ class Selection:
         """Set the model to the best epoch.
 
         Raises:
-            UserError: If there is none.
+            UserError: If there is no best epoch.
         """
         if self.state is None:
             raise UserError("no epoch produced a valid validation score; see metrics.jsonl")

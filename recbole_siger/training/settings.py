@@ -26,7 +26,7 @@ def visible_gpus(config: Config) -> Iterator[None]:
 
 @contextmanager
 def run_settings(config: Config) -> Iterator[None]:
-    """Set what a run needs: visible GPUs, determinism, flushed denormals, threads; restore all at the end.
+    """Set the state that a run requires: GPUs, determinism, flushed denormals, threads; restore it later.
 
     ``build_experiment``, :meth:`Experiment.train` and the trainer's ``fit`` and ``evaluate`` do this
     themselves. Use it around computations with a model of a run. Blocks may be nested. The settings are those
@@ -47,14 +47,15 @@ def run_settings(config: Config) -> Iterator[None]:
         _restore_attributes(after, cudnn, "benchmark", "deterministic")  # RecBole's init_seed sets both
         _restore_attributes(after, torch.utils.deterministic, "fill_uninitialized_memory")
         after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
-        # Scattered gradients are otherwise summed in the order in which threads finish.
+        # Otherwise scattered gradients are summed in the order in which threads finish.
         torch.set_deterministic_debug_mode("warn" if reproducible else "default")
         if reproducible:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for determinism
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
 
         after.callback(torch.set_flush_denormal, flushes_denormals())
-        # Gates saturated by unscaled features leave denormals, which slow a product on CPU twentyfold.
+        # Gates saturated by unscaled features produce denormals, which make a product on CPU twenty times
+        # slower.
         torch.set_flush_denormal(True)
 
         threads, before = config.run.threads, torch.get_num_threads()
@@ -70,5 +71,5 @@ def _restore_attributes(after: ExitStack, owner: Any, *names: str) -> None:
 
 
 def flushes_denormals() -> bool:
-    """Return whether this thread takes denormal numbers for zero; torch has no function that returns it."""
+    """Return whether this thread flushes denormal numbers to zero; torch has no such function."""
     return bool((torch.tensor([1e-40]) * 1).item() == 0)  # the smallest normal float32 is 1.2e-38

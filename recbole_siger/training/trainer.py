@@ -40,7 +40,7 @@ def build_trainer(
     """Make the trainer that RecBole has for a model, with :class:`RunTrainer` on top.
 
     Raises:
-        UserError: If the model is trained outside torch, as decision trees are.
+        UserError: If the model is trained outside torch, such as decision trees.
     """
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     if issubclass(base, PretrainTrainer):
@@ -55,14 +55,14 @@ def build_trainer(
 
 
 class RunTrainer(Trainer):
-    """RecBole's training loop with what every run has, on top of whichever trainer RecBole has for the model.
+    """RecBole's training loop with the features of every run, on top of RecBole's trainer for the model.
 
     Losses are checked term by term. :class:`Selection` decides which validation epoch is the best; that epoch
     is tested. With a run folder, epochs, the best model and checkpoints are written to the folder.
     """
 
     def __init__(self, config: Config, model: Any, run: RunFolder | None, progress: Progress) -> None:
-        config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes the folder that it names
+        config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes this folder
         self.share = current_share()
         super().__init__(config, model)
         self.run, self.progress = run, progress
@@ -104,7 +104,7 @@ class RunTrainer(Trainer):
         self._train_data = train_data
         self._validates = bool(valid_data) and self.eval_step > 0
         if self.start_epoch and self.cur_step > self.stopping_step:
-            self.start_epoch = self.epochs  # the checkpoint is of the epoch that stopped
+            self.start_epoch = self.epochs  # the checkpoint is from the epoch at which training stopped
         with run_settings(self.config):
             return super().fit(
                 train_data,
@@ -138,7 +138,7 @@ class RunTrainer(Trainer):
             watch.fetch()
         if self.share.size > 1:
             watch.sums = mean_over_processes(watch.sums, self.device)
-        if watch.sums:  # empty for trainers of RecBole that bring their own loss
+        if watch.sums:  # empty for trainers of RecBole with their own loss
             total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
         names = self._names(len(terms))
@@ -152,7 +152,7 @@ class RunTrainer(Trainer):
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch)
         if hasattr(self.model, "learning_rate_factor"):
-            for group in self.optimizer.param_groups:  # from the epoch alone, so that resuming is exact
+            for group in self.optimizer.param_groups:  # a function of the epoch, so that resuming is exact
                 group["lr"] = self.learning_rate * self.model.learning_rate_factor(epoch)
         self._epoch, self._record = epoch, EpochRecord(epoch)
 
@@ -212,7 +212,7 @@ class RunTrainer(Trainer):
     # ---- the best epoch, and resuming
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Keep the model's state where RecBole would pickle it: after an improvement."""
+        """Store the model's state where RecBole would pickle it: after an improvement."""
         if epoch < 0:
             return
         if not self._validates:
@@ -237,7 +237,7 @@ class RunTrainer(Trainer):
             raise does_not_fit(run.file(MODEL_FILE), error) from None
 
     def save_run_checkpoint(self) -> None:
-        """Write what an exact continuation needs to ``checkpoint.safetensors``."""
+        """Write everything that an exact continuation requires to ``checkpoint.safetensors``."""
         assert self.run is not None
         valid = self.best_valid_result
         counters = {
@@ -264,7 +264,7 @@ class RunTrainer(Trainer):
         self.best_valid_result = counters["best_valid_result"]
         self.seconds, self.start_epoch = counters["seconds"], counters["epoch"] + 1
         self.n_epochs = self.start_epoch
-        self._write_model()  # the file may be of an epoch that is trained again
+        self._write_model()  # the file may be from an epoch that is trained again
         self.run.truncate_metrics(self.start_epoch)
         valid = [row["valid"][self.valid_metric] for row in self.run.read_metrics() if row["valid"]]
         self._previous = valid[-1] if valid else None
@@ -298,7 +298,7 @@ class RunTrainer(Trainer):
         self.eval_collector.forget()
         with run_settings(self.config):
             result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
-        # Epochs that are only compared need no ranking, except for cold and warm metrics.
+        # Epochs that are only compared require no ranking, except for cold and warm metrics.
         self.ranking = (
             self.eval_collector.take_ranking() if load_best_model or self._cold is not None else None
         )

@@ -135,7 +135,7 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
         (["ablate", "--dataset=toy"], "command line: ablate requires --model"),
         (["ablate", "--model=BPR", "--dataset=toy"], "BPR on toy has no variants: no option `ablation`"),
         (["ablate", "--model=SIGER", "--dataset=toy", "--ablation=mp"], "--ablation=mp: leave it out"),
-        (["ablate", "--model=SIGER", "--dataset=toy", "--set=SIGER.x=1"], "ablate takes no --set"),
+        (["ablate", "--model=SIGER", "--dataset=toy", "--set=SIGER.x=1"], "ablate has no option --set"),
         (["sweep", "--model=BPR", "--dataset=toy", "--key=epochs"], "command line: sweep requires --values"),
         (
             ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,1"],
