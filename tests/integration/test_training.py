@@ -368,7 +368,7 @@ def test_a_run_is_not_overwritten(settings: Settings) -> None:
     values = settings(epochs=1)
     run(values)
     before = Path("run/results.json").read_bytes()
-    with pytest.raises(UserError, match="holds a finished run; choose another --run_dir"):
+    with pytest.raises(UserError, match="has a finished run; choose another --run_dir"):
         run(values)
     assert Path("run/results.json").read_bytes() == before
 

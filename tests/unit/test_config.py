@@ -123,7 +123,7 @@ def test_model_and_dataset_are_found_in_every_outer_layer(tmp_path: Path) -> Non
     assert Config(config_file_list=[file], config_dict={"model": "Pop"})["model"] == "Pop"
     assert Config(config_file_list=[file], command_line={"model": "EASE"})["model"] == "EASE"
     assert Config("Random", config_file_list=[file])["model"] == "Random"
-    with pytest.raises(UserError, match="dataset=None; name one, as in --dataset=NAME"):
+    with pytest.raises(UserError, match="dataset=None; set it, as in --dataset=NAME"):
         Config("BPR")
 
 
@@ -267,8 +267,8 @@ def test_the_case_of_a_metric_does_not_matter() -> None:
         ("epochs: 3\n\tseed: 1\n", ", line 2: "),
         ("epochs: 3\nseed: !!python/object/apply:os.system ['touch caught']\n", ", line 2: "),
         ("epochs: !!python/name:os.system\n", ", line 1: "),
-        ("- epochs\n", ": holds a list; write `key: value` lines"),
-        ("just words\n", ": holds a str; write `key: value` lines"),
+        ("- epochs\n", ": contains a list; write `key: value` lines"),
+        ("just words\n", ": contains a str; write `key: value` lines"),
     ],
 )
 def test_a_broken_file_is_told_with_its_line(
