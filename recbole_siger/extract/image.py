@@ -58,8 +58,8 @@ class ImageSource:
         folder: Folder of the images.
         column: Column with the name of the file, with or without suffix.
         files: Name without suffix -> file name.
-        stamp: SHA-256 of names, sizes and times, which changes when an image is replaced.
-        max_pixels: Most pixels of an image that is decoded.
+        stamp: SHA-256 of names, sizes and times; the stamp changes when an image is replaced.
+        max_pixels: Largest number of pixels of an image that is decoded.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class ImageSource:
 
     @classmethod
     def of_folder(cls, folder: Path, column: str, max_pixels: int) -> ImageSource:
-        """List the images of a folder, not of folders in it.
+        """List the images of a folder, without subfolders.
 
         Raises:
             UserError: If the folder does not exist, or two of its images have one name.
@@ -122,7 +122,7 @@ class ImageSource:
         return open_image(data, self.max_pixels, file), data
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells."""
+        """Return the manifest's facts."""
         return {
             "image_col": self.column,
             "images": len(self.files),
@@ -150,15 +150,15 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Any:
         name: Name of the file, for the message about too many pixels.
 
     Raises:
-        UnusableInputError: If it is cut short, damaged, has too many pixels, is no image, or its pixels have
-            no known range.
+        UnusableInputError: If the file is truncated, damaged, too large or not an image, or if the range of its
+            pixels is unknown.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with _open_header(data) as image:
             _limit_pixels(image, max_pixels, name)
-            if image.mode.startswith("I;16"):  # Pillow would cut values above 255, which leaves white
+            if image.mode.startswith("I;16"):  # Pillow would clip values above 255 to white
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
                 raise UnusableInputError(f"unreadable: pixels of mode {image.mode} have no known range")

@@ -144,7 +144,7 @@ class SentenceEncoder:
         if name in BUNDLED:
             name = str(bundled_file(*BUNDLED[name], option))
         elif name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-            raise UserError(f"{option}: no such folder; name one with a sentence-transformers model.")
+            raise UserError(f"{option}: no such folder; name a folder with a sentence-transformers model.")
         check_modules(Path(name).expanduser(), option)
         with loading(option):
             self._model = package.SentenceTransformer(

@@ -59,8 +59,8 @@ class PromptFile:
         """Read ``path``, or the shipped prompt of the kind.
 
         Raises:
-            UserError: If the file is missing, is not UTF-8, or does not ask for ``{item}`` or ``{history}``
-                alone.
+            UserError: If the file is missing, is not UTF-8, or its field is not exactly ``{item}`` or
+                ``{history}``.
         """
         path = path or find_resource(f"properties/prompts/{kind}.txt")
         if path is None:

@@ -108,7 +108,7 @@ class OpenAICompatible:
             raise self._refusal(error) from None
         except TooLongError as error:
             raise UserError(f"{self._url}: sends {error}; check --base_url.") from None
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts among them
+        except (OSError, http.client.HTTPException) as error:  # includes URLError and timeouts
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise UnreachableError(f"{self._url}: {reason}") from None
         return _read_answer(data)

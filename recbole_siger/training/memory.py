@@ -178,10 +178,10 @@ def available(device: torch.device) -> int | None:
 
 
 def _left_in_container(group: Path, swap: int) -> int | None:
-    """Return the free bytes of a container, swap included, or None if it has no limit of its own.
+    """Return the free bytes of a container, swap included, or None without a limit.
 
     Args:
-        group: The folder of its control group.
+        group: Folder of the container's control group.
         swap: Free swap of the machine, in bytes.
     """
 
@@ -190,7 +190,7 @@ def _left_in_container(group: Path, swap: int) -> int | None:
 
     try:
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        left = read("max") - read("current") + int(stat["file"])  # the system drops cached files for room
+        left = read("max") - read("current") + int(stat["file"])  # the system frees cached files
     except (OSError, ValueError, KeyError):
         return None
     try:
@@ -202,9 +202,9 @@ def _left_in_container(group: Path, swap: int) -> int | None:
 
 
 def check_fits(experiment: Any) -> None:
-    """Compare the estimate with the free memory before a training, as the key ``check_memory`` says.
+    """Compare the estimate with the free memory before a training, by the key ``check_memory``.
 
-    ``refuse`` refuses a training that does not fit if the formula of the model was compared with what torch
+    ``refuse`` rejects a training that does not fit if the formula of the model was tested against what torch
     allocates, and warns for any other model. ``warn`` only warns. ``ignore`` skips the check. Free memory
     includes swap, except on a GPU.
 

@@ -300,8 +300,10 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
 
 def test_no_model_and_no_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "needs --text_model or --image_model" in refused(capsys, "extract", "--items=i.tsv", "--dataset=s")
-    assert "extract needs --items" in refused(capsys, "extract", "--dataset=s")
+    assert "requires --text_model or --image_model; see `recbole-siger extract --help`" in refused(
+        capsys, "extract", "--items=i.tsv", "--dataset=s"
+    )
+    assert "command line: extract requires --items" in refused(capsys, "extract", "--dataset=s")
 
 
 def test_no_image_matched(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
