@@ -150,7 +150,7 @@ def open_image(data: bytes, max_pixels: int, name: str = "image") -> Any:
         name: Name of the file, for the message about too many pixels.
 
     Raises:
-        UnusableInputError: If the file is truncated, damaged, too large or not an image, or if the range of its
+        UnusableInputError: If the file is truncated, damaged, too large or not an image, or the range of its
             pixels is unknown.
     """
     from PIL import Image, UnidentifiedImageError
