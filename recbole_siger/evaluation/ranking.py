@@ -18,7 +18,7 @@ __all__ = [
 
 Ids = NDArray[np.int64]
 
-_GROUP = 8  # items whose maximum is taken together: few maxima, and few candidates
+_GROUP = 8  # items in a group with one maximum: few maxima, and few candidates
 _TIED_ELEMENTS = 2**21  # scores whose ties are broken at a time
 
 

@@ -60,7 +60,7 @@ class GraphCache:
             nothing.
 
     Attributes:
-        folder: Where the graphs are; ``None`` if nothing is kept.
+        folder: Folder of the graphs; ``None`` if nothing is stored.
         requests: The calls of :meth:`cached` so far, in their order.
     """
 

@@ -12,8 +12,8 @@
     checkpoint.safetensors   the last epoch, as long as the run is unfinished
     users.csv            test metrics of each user
     embeddings.safetensors, seen.safetensors, content.safetensors, items.tsv
-                         what recommends without the dataset, see recbole_siger.runs.scoring
-    results.json         written last: a folder that has it is finished
+                         files for recommending without the dataset, see recbole_siger.runs.scoring
+    results.json         written last: a folder with results.json is finished
 """
 
 from __future__ import annotations
