@@ -150,7 +150,7 @@ def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int]) -> Tenso
         >>> sparse_matrix(twice, torch.tensor([2.0, 3.0]), (1, 2)).to_dense().tolist()
         [[0.0, 5.0]]
     """
-    return torch.sparse_coo_tensor(index, value, shape, check_invariants=True).coalesce()
+    return torch.sparse_coo_tensor(index, value, shape, device=value.device, check_invariants=True).coalesce()
 
 
 def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:

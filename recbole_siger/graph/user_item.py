@@ -55,7 +55,7 @@ def distinct_pairs(edges: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
     pair = edges[0] * n_items + edges[1]
     if pair.is_cpu:
         pair.numpy().sort()  # with vector instructions, several times as fast as torch
-        kept = torch.ones(len(pair), dtype=torch.bool)
+        kept = torch.ones(len(pair), dtype=torch.bool, device=pair.device)
         torch.ne(pair[1:], pair[:-1], out=kept[1:])
         if not kept.all():
             pair = pair[kept]

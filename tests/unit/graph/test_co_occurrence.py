@@ -91,7 +91,12 @@ def test_refuses_bad_options(options, message):
 def test_the_compiled_loop_agrees(monkeypatch, tie_break, k, min_count):
     """Random baskets, an item and a user without any, and one user who has every item but two."""
     heavy = torch.stack((torch.full((N_ITEMS - 3,), 40), torch.arange(3, N_ITEMS)))
-    for edges in (random_edges(), torch.cat((random_edges(211), heavy), dim=1), heavy[:, :0]):
+    for edges in (
+        random_edges(),
+        torch.cat((random_edges(211), heavy), dim=1),
+        heavy[:, :0],
+        random_edges() - 1,
+    ):
         options = {"min_count": min_count, "tie_break": tie_break}
         by_tensors = co_occurrence_graph(edges, N_USERS, N_ITEMS, k, **options)
         with monkeypatch.context() as patch:
@@ -111,3 +116,9 @@ def test_a_user_with_tens_of_thousands_of_items():
     assert neighbours[0].tolist() == [2, 3, 4]
     assert neighbours[6].tolist() == [1, 2, 20_000]
     assert graph.values().view(-1, 3)[6].tolist() == [0.5, 0.5, pytest.approx(2 / 3)]
+
+
+def test_runs_of_items_have_at_most_max_pairs_pairs():
+    """One item with more pairs has a run of its own; 3 + 2 pairs fill a run of 5 exactly."""
+    n_pairs = torch.tensor([3, 3, 2, 5, 1, 9, 1, 1])
+    assert co_occurrence._chunk_bounds(n_pairs, 5) == [0, 1, 3, 4, 5, 6, 8]

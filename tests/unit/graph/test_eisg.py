@@ -63,3 +63,12 @@ def test_item_graphs_are_those_of_the_builders(tmp_path: Path, cache_dir: str) -
             expected = (co, similar, build_eisg(co, similar, 0.3))
             for one, other in zip(graphs, expected, strict=True):
                 assert torch.equal(one.to_dense(), other.to_dense())
+
+
+def test_the_cache_stores_each_graph_under_its_name(tmp_path: Path) -> None:
+    edges = torch.tensor([[0, 0, 1, 1], [1, 2, 1, 2]])
+    count: dict[str, int | str] = {"n_users": 2, "n_items": 3, "k": 1}
+    features = {"text": torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]])}
+    item_graphs(edges, features, GraphCache(tmp_path), co_occurrence=count, semantic={"k": 1}, co_weight=0.3)
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name.split("-")[0] for name in names} == {"co_occurrence", "semantic"}, names

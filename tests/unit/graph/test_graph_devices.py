@@ -6,6 +6,8 @@ import torch
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.eisg import build_eisg
 from recbole_siger.graph.knn import semantic_graph
+from recbole_siger.graph.normalize import normalize_adjacency
+from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.model.propagation import SparseMatrix
 
 N_USERS, N_ITEMS = 101, 211
@@ -40,3 +42,20 @@ def test_cpu_and_gpu_multiply_alike():
         matrix(matrix(x)).square().sum().backward()
         results.append((matrix(x).detach().cpu(), x.grad.cpu()))
     torch.testing.assert_close(results[0], results[1])
+
+
+def of_edges(edges: torch.Tensor, semantic: torch.Tensor) -> list[torch.Tensor]:
+    co = co_occurrence_graph(edges, 5, 7, 2)
+    user_item = user_item_adjacency(edges, 5, 7, self_loops=True)
+    return [co, user_item, normalize_adjacency(user_item), build_eisg(co, semantic, 0.3)]
+
+
+def test_graphs_of_edges_are_on_the_device_of_the_edges():
+    """Whatever the default device is: on ``meta``, which is the default here, no tensor has values."""
+    edges, semantic = torch.tensor([[1, 2, 3, 1], [2, 3, 2, 1]]), torch.eye(7).to_sparse()
+    expected = of_edges(edges, semantic)
+    with torch.device("meta"):
+        built = of_edges(edges, semantic)
+    for one, other in zip(built, expected, strict=True):
+        assert one.is_cpu
+        assert torch.equal(one.to_dense(), other.to_dense())

@@ -98,3 +98,23 @@ def test_a_weighted_sum_refuses_what_does_not_fit(weights):
         weighted_sum([graph, graph], weights)
     with pytest.raises(ValueError, match="one shape and a weight each"):
         weighted_sum([graph, torch.ones(3, 2).to_sparse()], [1.0, 2.0])
+
+
+def test_a_weighted_sum_of_one_graph_and_the_shapes_in_the_refusal():
+    graph = torch.ones(2, 3).to_sparse()
+    assert torch.equal(weighted_sum([graph], [0.5]).to_dense(), torch.full((2, 3), 0.5))
+    with pytest.raises(ValueError, match=r"got \{\(2, 3\)\} and \[1\.0, 2\.0\]"):
+        weighted_sum([graph], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "name"),
+    [
+        (normalize_adjacency, "adjacency"),
+        (normalize_bipartite, "interactions"),
+        (normalize_rows, "adjacency"),
+    ],
+)
+def test_a_refusal_names_the_argument(normalize, name):
+    with pytest.raises(ValueError, match=f"^{name} must be a sparse COO tensor"):
+        normalize(torch.eye(3))

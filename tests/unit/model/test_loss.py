@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+import re
+import warnings
+
 import pytest
 import torch
 
@@ -10,6 +14,7 @@ from recbole_siger.model.loss import (
     info_nce,
     l2_loss,
     norm_loss,
+    relation_loss,
 )
 
 N_QUERIES, N_KEYS, WIDTH = 7, 11, 5
@@ -213,3 +218,40 @@ def test_baseline_losses_refuse():
         cosine_loss(torch.ones(7, 5), torch.ones(7, 3))
     with pytest.raises(ValueError, match=r"at least one row, got \[\(3, 2\), \(0, 2\)\]"):
         norm_loss(torch.ones(3, 2), torch.ones(0, 2))
+    with pytest.raises(ValueError, match=r"at least one row, got \[\(0, 2\), \(3, 2\)\]"):
+        l2_loss(torch.ones(0, 2), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(("pos", "neg"), [((7,), (11,)), ((7, 1), (7, 1))])
+def test_scores_that_would_be_broadcast_are_refused(pos, neg):
+    with pytest.raises(ValueError, match=r"must both have shape \(B,\)"):
+        bpr_loss(torch.ones(pos), torch.ones(neg))
+
+
+@pytest.mark.parametrize(
+    ("anchor", "positive", "negatives"),
+    [
+        ((7, 5), (3, 5), (7, 2, 5)),
+        ((0, 5), (0, 5), (0, 2, 5)),
+        ((5,), (5,), (5, 2, 5)),
+        ((7, 5), (7, 5), (7, 2, 3)),
+        ((7, 5), (7, 5), (7, 0, 5)),
+        ((7, 5), (7, 5), (7, 2, 5, 1)),
+    ],
+)
+def test_relations_refuse_shapes(anchor, positive, negatives):
+    message = re.escape(f"got {anchor}, {positive}, {negatives}")
+    with pytest.raises(ValueError, match=message):
+        relation_loss(torch.ones(anchor), torch.ones(positive), torch.ones(negatives), 0.2)
+
+
+def test_vectors_of_one_number():
+    one = torch.ones(3, 1)
+    assert info_nce(one, one, 0.5).item() == pytest.approx(math.log(3))
+
+
+def test_the_buffer_of_the_logits_has_the_size_of_a_chunk():
+    """Torch warns of an ``out`` that it must resize, and then allocates it for each chunk."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both_losses(*tables(), chunk_size=3)
