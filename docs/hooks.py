@@ -18,7 +18,10 @@ from pymdownx.superfences import fence_code_format
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "recbole_siger"
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "results/*.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+    *("benchmarks/README.md", "results/*.md"),
+)
 ROOMS = (
     *("quick_start", "config", "registry", "errors", "options", "evaluation", "graph", "data", "model"),
     *("training", "runs", "recommend", "prepare", "extract", "profiles", "report", "tuning", "studies"),
