@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from recbole_siger.common.net import check_address, open_url
 from recbole_siger.errors import UserError
 
 __all__ = ["Download", "fetch", "fetch_all"]
@@ -25,16 +26,30 @@ ATTEMPTS = 5
 TIMEOUT = 60.0
 """An attempt fails after this number of seconds without a byte."""
 
+TOTAL = 86_400.0
+"""Seconds of one attempt. What has arrived is kept, so that a later attempt continues."""
+
+SLOWEST = 1_024
+"""Bytes a second, averaged over ``TIMEOUT`` seconds, below which an attempt fails."""
+
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses of temporary failures."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the web: ``checksum`` is the publisher's, ``md5:...`` or ``sha256:...``, or None."""
+    """A file of a server.
+
+    Attributes:
+        url: Its address.
+        name: Its name in the folder of raw files.
+        max_bytes: More bytes than the file has in any edition. A download stops there.
+        checksum: The checksum that the publisher states, ``md5:...`` or ``sha256:...``, or None.
+    """
 
     url: str
     name: str
+    max_bytes: int
     checksum: str | None = None
 
 
@@ -55,6 +70,8 @@ def fetch_all(
     Raises:
         UserError: If a file cannot be downloaded, or its checksum is wrong.
     """
+    if mirror is not None:
+        mirror = check_address("mirror", mirror, "http://localhost:8000/files")
     folder.mkdir(parents=True, exist_ok=True)
     listed = _listed(folder / "SHA256SUMS")
     for one in downloads:
@@ -62,9 +79,15 @@ def fetch_all(
         if path.exists():
             report(f"{path}: exists already")
             continue
-        url = f"{mirror.rstrip('/')}/{one.name}" if mirror else one.url
+        url = f"{mirror}/{one.name}" if mirror else one.url
         report(f"{path}: downloading {url}")
-        fetch(url, path, checksum=listed.get(one.name, one.checksum), report=report)
+        fetch(
+            url,
+            path,
+            max_bytes=one.max_bytes,
+            checksum=listed.get(one.name, one.checksum),
+            report=report,
+        )
         report(f"{path}: {path.stat().st_size:,} bytes")
 
 
@@ -79,6 +102,7 @@ def fetch(
     url: str,
     path: Path,
     *,
+    max_bytes: int,
     checksum: str | None = None,
     report: Callable[[str], None] = print,
     wait: Callable[[float], None] = time.sleep,
@@ -91,18 +115,19 @@ def fetch(
     Args:
         url: An http or https address.
         path: The file to write.
-        checksum: ``md5:...`` or ``sha256:...``; None accepts any file.
+        max_bytes: Most bytes of the file.
+        checksum: ``md5:...`` or ``sha256:...``; None accepts any file whose length the server states.
         report: Called with a line about each failed attempt.
         wait: Called with the seconds before each further attempt.
 
     Raises:
-        UserError: If the server cannot be reached, rejects the request, or sends a file with a wrong
-            checksum.
+        UserError: If the server cannot be reached, rejects the request, sends more than ``max_bytes``, or
+            sends a file with a wrong checksum.
     """
     part = path.with_name(f"{path.name}.part")
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _receive(url, part)
+            _receive(url, part, max_bytes, checked=checksum is not None)
             break
         except urllib.error.HTTPError as error:
             reason, passing = f"the server answers {error.code} {error.reason}", error.code in PASSING
@@ -131,11 +156,11 @@ def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _receive(url: str, part: Path) -> None:
+def _receive(url: str, part: Path, max_bytes: int, *, checked: bool) -> None:
     """Append the rest of ``url`` to ``part``; start again if the server cannot continue the part.
 
     Raises:
-        OSError: If the connection fails or ends early; the received part is kept.
+        OSError, UserError: As :func:`_write`.
     """
     tag, start = _tag(part), part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "recbole-siger"}
@@ -143,7 +168,7 @@ def _receive(url: str, part: Path) -> None:
         headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text(encoding="utf-8")}
     request = urllib.request.Request(url, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = open_url(request, stall=TIMEOUT, total=TOTAL)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -159,15 +184,62 @@ def _receive(url: str, part: Path) -> None:
         if response.status != 206:
             start = 0
             _keep_tag(tag, response.headers.get("ETag") or response.headers.get("Last-Modified"))
-        length = response.headers.get("Content-Length")
-        whole = start + int(length) if length else None
-        with part.open("ab" if start else "wb") as handle, _progress(part, start, whole) as advance:
-            while chunk := response.read(CHUNK):
-                handle.write(chunk)
-                advance(len(chunk))
+        _write(url, response, part, start, max_bytes, checked=checked)
+
+
+def _write(
+    url: str, response: http.client.HTTPResponse, part: Path, start: int, max_bytes: int, *, checked: bool
+) -> None:
+    """Append the body of a response to ``part``, whose first ``start`` bytes are kept.
+
+    Raises:
+        OSError: If the connection fails, ends early or is too slow; what has arrived stays.
+        UserError: If the file has more than ``max_bytes``, or its end could be a cut.
+    """
+    length = response.headers.get("Content-Length")
+    whole = start + int(length) if length else None
+    if (whole or 0) > max_bytes:
+        raise _too_large(url, part, whole, max_bytes)
+    if whole is None and not response.chunked and not checked:
+        raise UserError(
+            f"{url}: the server states no length, so that a cut cannot be noticed; write the file's checksum "
+            f"into {part.with_name('SHA256SUMS')}, as sha256sum prints it, or download the file yourself."
+        )
+    with part.open("ab" if start else "wb") as handle, _progress(part, start, whole) as advance:
+        for chunk in _chunks(response):
+            handle.write(chunk)
+            advance(len(chunk))
+            if handle.tell() > max_bytes:
+                raise _too_large(url, part, None, max_bytes)
     size = part.stat().st_size
     if whole is not None and size < whole:
         raise OSError(f"the connection ended after {size:,} of {whole:,} bytes")
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield what arrives, as it arrives.
+
+    Raises:
+        OSError: If it is less than ``SLOWEST`` in a period of ``TIMEOUT`` seconds, or the connection fails.
+    """
+    began, arrived = time.monotonic(), 0
+    while chunk := response.read1(CHUNK):
+        yield chunk
+        arrived += len(chunk)
+        if (seconds := time.monotonic() - began) >= TIMEOUT:
+            if arrived < SLOWEST * seconds:
+                raise OSError(f"the server sends less than {SLOWEST:,} bytes a second")
+            began, arrived = time.monotonic(), 0
+
+
+def _too_large(url: str, part: Path, whole: int | None, max_bytes: int) -> UserError:
+    """Delete what has arrived, and return the error."""
+    _discard(part)
+    size = "more" if whole is None else f"{whole:,} bytes"
+    return UserError(
+        f"{url}: sends {size}, and this file has at most {max_bytes:,} bytes; what was downloaded is "
+        "deleted. Check the address, or download the file yourself."
+    )
 
 
 def _continues(content_range: str | None, start: int) -> bool:
@@ -175,7 +247,7 @@ def _continues(content_range: str | None, start: int) -> bool:
 
 
 def _discard(part: Path) -> None:
-    part.unlink()
+    part.unlink(missing_ok=True)
     _tag(part).unlink(missing_ok=True)
 
 

@@ -22,6 +22,12 @@ __all__ = ["Rejected", "find_file", "open_raw", "read_json_lines", "read_rows"]
 LITERAL_ERRORS = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 """Exceptions of ``ast.literal_eval`` for text that is not a literal."""
 
+MAX_LINE = 2**26
+"""Bytes of a line: a record with a long text has some thousands."""
+
+MAX_RATIO = 250
+"""Bytes that one byte of a gzip file may become: text becomes 3 to 20 times as long, zeros 1,030 times."""
+
 UNDECODED = re.compile("[\udc80-\udcff]")
 """Characters by which the error handler ``surrogateescape`` represents bytes that are not text."""
 
@@ -77,6 +83,28 @@ def open_raw(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{path}: is damaged or truncated ({error}); download it again.") from error
 
 
+def _lines(path: Path, handle: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of an open raw file, none of which may fill the memory.
+
+    Raises:
+        UserError: If a line is longer than ``MAX_LINE``, or compressed data grow beyond ``MAX_RATIO``.
+    """
+    limit = max(MAX_RATIO * path.stat().st_size, MAX_LINE) if path.suffix == ".gz" else None
+    number = n_bytes = 0
+    while line := handle.readline(MAX_LINE + 1):
+        number, n_bytes = number + 1, n_bytes + len(line)
+        if len(line) > MAX_LINE:
+            raise UserError(
+                f"{path}: line {number:,} has more than {MAX_LINE:,} bytes; write one record a line."
+            )
+        if limit is not None and n_bytes > limit:
+            raise UserError(
+                f"{path}: line {number:,}: its {path.stat().st_size:,} bytes unpack to more than {limit:,}, "
+                "which no text does; download the file again, or unpack it yourself."
+            )
+        yield line
+
+
 def read_json_lines(
     path: Path, rejected: Rejected, *, literals: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -92,7 +120,7 @@ def read_json_lines(
         UserError: If the file is missing, or the gzip data are damaged or truncated.
     """
     with open_raw(path) as handle:
-        for number, line in enumerate(handle, start=1):
+        for number, line in enumerate(_lines(path, handle), start=1):
             if not line.strip():
                 continue
             try:
@@ -136,7 +164,7 @@ def read_rows(
     """
     width = None
     with open_raw(path) as handle:
-        lines = (line.decode(encoding, errors="surrogateescape") for line in handle)
+        lines = (line.decode(encoding, errors="surrogateescape") for line in _lines(path, handle))
         refuse = partial(rejected.add, path)
         quotes = quoted and len(sep) == 1
         for number, n_lines, cells in read_records(lines, sep, refuse, quoted=quotes):

@@ -15,6 +15,10 @@ from recbole_siger.prepare.download import Download
 __all__ = ["EDITIONS", "Edition"]
 
 
+MAX_FILE = 2**36
+"""Bytes of a file. Image features have 16,394 bytes for each item; a category has some million items."""
+
+
 @dataclass(frozen=True)
 class Edition:
     """One edition. ``{}`` in names and addresses is replaced by the category."""
@@ -40,7 +44,7 @@ class Edition:
     def downloads(self, category: str) -> list[Download]:
         """List the files of a category; the publisher gives no checksums."""
         addresses = [url.format(category) for url in self.urls]
-        return [Download(url, url.rpartition("/")[2]) for url in addresses]
+        return [Download(url, url.rpartition("/")[2], MAX_FILE) for url in addresses]
 
 
 _SHARED = (

@@ -31,6 +31,9 @@ FILES = {
         "extracted_modality_features/MicroLens-100k_video_features_VideoMAE.npy",
     ),
 }
+MAX_FILE = 2**32
+"""Bytes of a file: features of 19,738 videos, 1,024 numbers each, have 81 million."""
+
 FEATURE = re.compile(r"MicroLens-\w+_(image|text|video)_features_(\w+)\.npy")
 TITLES = ("title_en", "titles")
 USER_NAMES, ITEM_NAMES = ("user", "userID", "user_id"), ("item", "videoID", "item_id")
@@ -67,7 +70,9 @@ class MicroLens(Source):
         """
         if edition not in FILES:
             raise UserError(f"edition={edition!r}: expected one of {', '.join(FILES)}")
-        return [Download(URL.format(edition) + path, path.rpartition("/")[2]) for path in FILES[edition]]
+        return [
+            Download(URL.format(edition) + path, path.rpartition("/")[2], MAX_FILE) for path in FILES[edition]
+        ]
 
     def folder(self) -> Path:
         """See ``Source``."""

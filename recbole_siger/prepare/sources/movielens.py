@@ -33,6 +33,14 @@ EDITIONS = {
 }
 """Edition -> the checksum that GroupLens prints, for the editions that never change."""
 
+MAX_ARCHIVE = 2**30
+"""Bytes: the largest archive, that of ml-25m, has 262 million."""
+
+MAX_UNPACKED, MAX_RATIO = 2**33, 100
+"""Bytes of a file in an archive, and how many of them one byte of the archive may become.
+
+The largest, ratings.csv of ml-32m, has 877 million; text becomes 3 to 10 times as long."""
+
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
@@ -97,7 +105,7 @@ class MovieLens(Source):
             UserError: If the edition is unknown.
         """
         _check_edition(edition)
-        return [Download(URL.format(edition), f"{edition}.zip", EDITIONS[edition])]
+        return [Download(URL.format(edition), f"{edition}.zip", MAX_ARCHIVE, EDITIONS[edition])]
 
     def folder(self) -> Path:
         """See ``Source``."""
@@ -190,6 +198,11 @@ def unpack(archive: Path) -> None:
         with zipfile.ZipFile(archive) as content:
             members = [one for one in content.infolist() if Path(one.filename).name in wanted]
             for member in members:
+                if member.file_size > min(MAX_UNPACKED, MAX_RATIO * max(member.compress_size, 1_000)):
+                    raise UserError(
+                        f"{archive}: {member.filename!r} would unpack {member.compress_size:,} bytes to "
+                        f"{member.file_size:,}, more than ratings need; use GroupLens's own archive."
+                    )
                 path = archive.with_name(Path(member.filename).name)
                 with content.open(member) as packed, atomic_path(path) as part, part.open("wb") as handle:
                     shutil.copyfileobj(packed, handle)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.statuses: list[int] = []
         self.seen: list[str | None] = []
         self.ranges, self.tags, self.shift = True, True, 0
+        self.length, self.drip = True, 0.0
 
     @property
     def url(self) -> str:
@@ -67,10 +69,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if server.tags:
             self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(data) - start))
+        if server.length:
+            self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         body = data[start:]
         with suppress(ConnectionError):  # a client may leave
+            for byte in body if server.drip else b"":
+                self.wfile.write(bytes([byte]))
+                time.sleep(server.drip)
             self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
         return None
 
@@ -104,7 +110,8 @@ class Waits(list[float]):
 def get(server: Server, path: Path, **options: Any) -> tuple[list[str], Waits]:
     lines: list[str] = []
     waits = Waits()
-    fetch(f"{server.url}/data.bin", path, report=lines.append, wait=waits, **options)
+    values = {"max_bytes": 2 * len(DATA), "report": lines.append, "wait": waits} | options
+    fetch(f"{server.url}/data.bin", path, **values)
     return lines, waits
 
 
@@ -207,13 +214,76 @@ def test_a_wrong_checksum_deletes_what_came(server: Server, tmp_path: Path) -> N
     assert only(tmp_path)
 
 
+def test_a_file_that_is_too_large_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+    says = rf"sends {len(DATA):,} bytes, and this file has at most {len(DATA) - 1:,} bytes; what was"
+    with pytest.raises(UserError, match=says):
+        get(server, tmp_path / "x", max_bytes=len(DATA) - 1)
+    assert only(tmp_path)
+
+
+def test_a_file_without_an_end_is_cut_off(server: Server, tmp_path: Path) -> None:
+    server.length = False
+    checksum = f"md5:{hashlib.md5(DATA).hexdigest()}"
+    with pytest.raises(UserError, match="sends more, and this file has at most 9,999 bytes"):
+        get(server, tmp_path / "x", max_bytes=9_999, checksum=checksum)
+    assert only(tmp_path)
+
+
+def test_a_file_without_a_length_needs_a_checksum(server: Server, tmp_path: Path) -> None:
+    server.length = False
+    with pytest.raises(UserError, match=r"states no length, .*SHA256SUMS, as sha256sum prints it"):
+        get(server, tmp_path / "x")
+    assert not list(tmp_path.glob("x*t"))
+    get(server, tmp_path / "x", checksum=f"md5:{hashlib.md5(DATA).hexdigest()}")
+    assert (tmp_path / "x").read_bytes() == DATA
+    server.cuts = [300_000]
+    with pytest.raises(UserError, match="its md5 is"):
+        get(server, tmp_path / "y", checksum=f"md5:{hashlib.md5(DATA).hexdigest()}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"TIMEOUT": 0.2, "SLOWEST": 1_024}, "the server sends less than 1,024 bytes a second"),
+        ({"TIMEOUT": 9.0, "TOTAL": 0.2}, "the answer takes too long|timed out"),
+    ],
+)
+def test_a_server_that_drips(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], reason: str
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(f"recbole_siger.prepare.download.{name}", value)
+    monkeypatch.setattr("recbole_siger.prepare.download.ATTEMPTS", 2)
+    server.drip, server.files["data.bin"] = 0.02, DATA[:400]
+    with pytest.raises(UserError, match=rf"cannot be downloaded \(({reason})\)"):
+        get(server, tmp_path / "x")
+    assert server.seen == [None, f"bytes={server.seen[1].removeprefix('bytes=')}"]  # type: ignore[union-attr]
+    assert 0 < (tmp_path / "x.part").stat().st_size < 400  # kept, to be continued
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://user:SECRET@host/x", "ftp://host", "http://[::1", "http://h\u00f6st", "host"]
+)
+def test_a_mirror_that_is_none(tmp_path: Path, mirror: str) -> None:
+    with pytest.raises(UserError, match=r"^mirror=") as caught:
+        fetch_all([Download("http://x", "other", 99)], tmp_path / "raw", mirror=mirror, report=print)
+    assert "SECRET" not in str(caught.value)
+    assert only(tmp_path)
+
+
 def test_no_network(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, and nobody listens
         waits = Waits()
         with pytest.raises(UserError) as caught:
-            fetch(f"http://127.0.0.1:{port}/a.gz", tmp_path / "a.gz", report=lambda line: None, wait=waits)
+            fetch(
+                f"http://127.0.0.1:{port}/a.gz",
+                tmp_path / "a.gz",
+                max_bytes=9,
+                report=lambda line: None,
+                wait=waits,
+            )
     message = str(caught.value)
     assert "cannot be downloaded (Connection refused); run the command again to continue, or" in message
     assert message.endswith(f"put the file into {tmp_path} as a.gz and run the command without --download.")
@@ -223,7 +293,7 @@ def test_no_network(tmp_path: Path) -> None:
 
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be downloaded"):
-        fetch("no address", tmp_path / "a", report=lambda line: None, wait=Waits())
+        fetch("no address", tmp_path / "a", max_bytes=9, report=lambda line: None, wait=Waits())
 
 
 def test_what_is_there_is_not_fetched_and_a_list_of_checksums_holds(server: Server, tmp_path: Path) -> None:
@@ -231,7 +301,7 @@ def test_what_is_there_is_not_fetched_and_a_list_of_checksums_holds(server: Serv
     (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(DATA).hexdigest()}  data.bin\n{'0' * 64} *other\n")
     server.files["other"] = b"other"
     lines: list[str] = []
-    wanted = [Download("http://nowhere.invalid/a", name) for name in ("there", "data.bin")]
+    wanted = [Download("http://nowhere.invalid/a", name, 2**30) for name in ("there", "data.bin")]
     fetch_all(wanted, tmp_path, mirror=f"{server.url}/", report=lines.append)
     assert lines == [
         f"{tmp_path / 'there'}: exists already",
@@ -240,7 +310,7 @@ def test_what_is_there_is_not_fetched_and_a_list_of_checksums_holds(server: Serv
     ]
     assert (tmp_path / "there").read_bytes() == b"mine"
     with pytest.raises(UserError, match=f"expected {'0' * 64}"):
-        fetch_all([Download("http://x", "other")], tmp_path, mirror=server.url, report=lines.append)
+        fetch_all([Download("http://x", "other", 99)], tmp_path, mirror=server.url, report=lines.append)
 
 
 def test_prepare_downloads_what_it_reads(

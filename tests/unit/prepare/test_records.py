@@ -48,6 +48,24 @@ def test_literals_are_parsed_and_never_run(tmp_path: Path) -> None:
     assert {reason for _, _, reason in rejected.rows} == {"neither JSON nor a Python literal"}
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("recbole_siger.prepare.records.MAX_LINE", 1_000)
+    path = write(tmp_path / name, b'{"a": 1}\n' + b" " * 1_001)
+    for read in (read_json_lines, read_rows):
+        with pytest.raises(UserError, match="line 2 has more than 1,000 bytes; write one record a line"):
+            list(read(path, Rejected()))  # type: ignore[operator]
+
+
+def test_gzip_data_that_grow_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_siger.prepare.records.MAX_LINE", 100_000)
+    path = write(tmp_path / "a.json.gz", b'{"a": 1}\n' * 1_000_000)
+    with pytest.raises(UserError, match=r"a\.json\.gz: line .*: its .* bytes unpack to more than"):
+        list(read_json_lines(path, Rejected()))
+    path = write(tmp_path / "b.json", b'{"a": 1}\n' * 30_000)
+    assert len(list(read_json_lines(path, Rejected()))) == 30_000
+
+
 def truncated(content: bytes) -> bytes:
     return gzip.compress(content)[:-20]
 

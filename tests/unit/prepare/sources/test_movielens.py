@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zipfile
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"ml-1m\.zip: is damaged .*; delete it and download it again"):
             unpack(archive)
         assert [path.name for path in tmp_path.iterdir()] == ["ml-1m.zip"]
+
+
+@pytest.mark.parametrize("limit", ["MAX_RATIO", "MAX_UNPACKED"])
+def test_an_archive_that_grows_too_much_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    if limit == "MAX_UNPACKED":
+        monkeypatch.setattr("recbole_siger.prepare.sources.movielens.MAX_UNPACKED", 999_999)
+    archive = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
+        data = bytes(1_000_000) if limit == "MAX_RATIO" else random.Random(3).randbytes(1_000_000)
+        content.writestr("ml-1m/ratings.dat", data)
+    with pytest.raises(
+        UserError, match=r"'ml-1m/ratings\.dat' would unpack .* bytes to 1,000,000, more than"
+    ):
+        unpack(archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["ml-1m.zip"]
 
 
 def test_unpack_takes_the_known_files_alone(tmp_path: Path) -> None:
