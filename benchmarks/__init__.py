@@ -1,1 +1,1 @@
-"""Scripts that measure speed and memory; each answers one question and asserts nothing about time."""
+"""Scripts that measure speed and memory; each script answers one question and asserts nothing about time."""

@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other, each in a process of its own.
+"""Run every benchmark, one after the other, each in a separate process.
 
 python -m benchmarks.all --quick
 python -m benchmarks.all --data_path=dataset --out=results/performance.jsonl
@@ -26,9 +26,9 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="small shapes and few rounds: five minutes in all"
     )
-    parser.add_argument("--data_path", help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--data_path", help="folder of imported datasets; by default interactions are drawn")
     parser.add_argument("--out", help="file of JSON lines to append to")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="these alone")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="run these scripts only")
     options = parser.parse_args()
     print(json.dumps(machine()))
     failed = []

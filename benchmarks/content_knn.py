@@ -1,7 +1,7 @@
-"""Rank items by popularity, and by how near they are to a user's training items in one modality.
+"""Rank items by popularity, and by their similarity to a user's training items in one modality.
 
-Nothing is learned: the floors that a multimodal model has to clear, under the same protocol and evaluator.
-RecBole's own Pop is no such floor, because it counts an item once a batch, however often it occurs there:
+These scores need no training. They are lower bounds for a multimodal model, under the same protocol and
+evaluator. RecBole's own Pop is no such bound, because it counts an item once in each batch, however often:
 
     python benchmarks/content_knn.py --dataset=lfm2k
 """
@@ -35,7 +35,7 @@ class Fixed(GeneralRecommender):
 
     def __init__(self, config: Config, dataset: MultimodalDataset, score: Callable[[Tensor], Tensor]) -> None:
         super().__init__(config, dataset)
-        self.unused = nn.Parameter(torch.zeros(1))  # RecBole's trainer wants an optimizer
+        self.unused = nn.Parameter(torch.zeros(1))  # RecBole's trainer requires an optimizer
         self.score = score
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
@@ -49,7 +49,7 @@ def scorers(train: MultimodalDataset, features: dict[str, Tensor], k: int) -> It
     counts = torch.sparse.sum(history, dim=0).to_dense()
     yield "popularity", lambda users: counts.expand(len(users), -1)
     for modality, table in features.items():
-        # An item's score: the cosines of those training items that have it among their k nearest.
+        # An item's score: the sum of the cosines of the training items that have it among their k nearest.
         graph = semantic_graph(table, k)
         cosine = torch.sparse_coo_tensor(graph.indices(), 2 * graph.values() - 1, graph.shape)
         scores = torch.sparse.mm(history, cosine).coalesce()
@@ -57,7 +57,7 @@ def scorers(train: MultimodalDataset, features: dict[str, Tensor], k: int) -> It
 
 
 def main(arguments: list[str]) -> None:
-    """Print popularity, then a line a modality."""
+    """Print popularity, then a line for each modality."""
     values: dict[str, Any] = dict(word.removeprefix("--").split("=", 1) for word in arguments)
     dataset_name, k = values.pop("dataset"), int(values.pop("k", 20))
     config = Config("BPR", dataset_name, command_line=values)

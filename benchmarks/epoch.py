@@ -1,10 +1,10 @@
-"""How long does an epoch take, sampling and validation included, and what does a run need of memory?
+"""How long does an epoch take, including sampling and validation, and how much memory does a run use?
 
     python -m benchmarks.epoch --data_path=dataset --shapes baby sports
     python -m benchmarks.epoch --data_path=dataset --shapes baby --models SIGER MGCN FREEDOM BM3 LATTICE VBPR
 
 Each candidate trains whole epochs in turn. The naive model has RecBole's own loader and sampler. Memory is
-the peak of a process of its own that trains an epoch and validates.
+the peak of a separate process that trains an epoch and validates.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def main() -> None:
     """Measure and print."""
     parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each candidate")
-    parser.add_argument("--naive", action="store_true", help="also one epoch of the naive model: minutes")
-    parser.add_argument("--models", nargs="+", help="these, by name, with their defaults")
+    parser.add_argument("--naive", action="store_true", help="also one epoch of the naive model, for minutes")
+    parser.add_argument("--models", nargs="+", help="names of models to time, with their defaults")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 1) if options.quick else (options.shapes, options.rounds)
     names = (NAMES[0], NAMES[-1]) if options.quick else NAMES
@@ -51,7 +51,7 @@ def measure_shape(
     naive = {name: parts.pop(name) for name in names if name == NAIVE}
     train = interleave({name: epoch for name, (epoch, _) in parts.items()}, rounds, warmup)
     valid = interleave({name: validate for name, (_, validate) in parts.items()}, rounds, warmup)
-    for name, (epoch, validate) in naive.items():  # too slow to be taken in turn, or twice
+    for name, (epoch, validate) in naive.items():  # too slow for turns and repetitions
         train |= interleave({name: epoch}, 1, warmup=0)
         valid |= interleave({name: validate}, 1, warmup=0)
     records = [
@@ -91,7 +91,7 @@ def measure_shape(
 
 
 def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return what trains one epoch and what validates."""
+    """Return functions that train one epoch and validate."""
     experiment, train = candidate(folder, shape, name)
     loader, device, trainer = experiment.train_data, experiment.config["device"], experiment.trainer
     if name.startswith("naive"):
@@ -117,7 +117,7 @@ def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None],
 
 
 def run_alone(folder: Path, shape: str, name: str) -> None:
-    """Train an epoch and validate. What a fresh process does."""
+    """Train an epoch and validate, in a fresh process."""
     for part in make_epoch(folder, shape, name):
         part()
 

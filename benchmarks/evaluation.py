@@ -1,7 +1,8 @@
-"""Compare full-ranking evaluation with RecBole's, at its default batch (one user) and at a sensible one.
+"""Compare full-ranking evaluation with RecBole's, at its default batch (one user) and a larger batch.
 
-The metrics are compared, too. One product of a vector and a matrix rounds otherwise than one of two matrices,
-so RecBole's default may order two nearly equal scores differently; with batches of users all digits agree.
+The metrics are compared too. The product of a vector and a matrix is rounded differently from the product of
+two matrices, so RecBole's default may order two nearly equal scores differently. With batches of users, all
+digits are equal.
 
     python -m benchmarks.evaluation --quick
     python -m benchmarks.evaluation --data_path=dataset --dataset=baby --out=results/evaluation.jsonl
@@ -24,8 +25,8 @@ from recbole.data import data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
-SENSIBLE = 512  # users a batch
-RECBOLE_DEFAULT = 4096  # of properties/overall.yaml: scores a batch
+SENSIBLE = 512  # users in a batch
+RECBOLE_DEFAULT = 4096  # of properties/overall.yaml: scores in a batch
 METRICS = ["Recall", "NDCG", "Hit", "Precision"]
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.full_contrast --data_path=dataset
 
-A process of its own takes a few steps. Written out, one such loss over all users alone would hold a matrix of
-batch x 39,387 numbers, several times over for its gradients, and a loss over all rows one of 39,387 squared.
+A separate process trains a few steps. Without blocks, one such loss over all users would store a matrix of
+batch x 39,387 numbers, several times for its gradients, and a loss over all rows a matrix of 39,387 squared.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def take_steps(folder: Path, shape: str, negatives: str, n_steps: int = 3) -> tuple[float, float]:
-    """Train a few batches; return seconds a step and the last loss."""
+    """Train a few batches; return seconds for each step and the last loss."""
     experiment = build(folder, shape, "SIGER", contrast_negatives=negatives)
     model, optimizer, device = experiment.model, experiment.trainer.optimizer, experiment.config["device"]
     start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Time and memory of item graphs against the number of items, and against the dense way.
+"""Time and memory of item graphs against the number of items, and against the dense method.
 
-Every measurement is a process of its own, so that the peak of its memory above the loaded inputs is its own;
-its times are wall time and processor time, because on a busy machine only the latter can be compared:
+Every measurement runs in a separate process, so the peak of memory above the loaded inputs belongs to the
+measurement. Times are wall time and processor time; on a busy machine only processor time is comparable:
 
     python -m benchmarks.graphs --quick
     python -m benchmarks.graphs --out=results/performance.jsonl --plot=results/graphs.png
@@ -31,18 +31,18 @@ from recbole_siger.graph.knn import semantic_graph
 
 SPORTS = 18_357
 K = 10
-USERS_PER_ITEM, ITEMS_PER_USER = 2, 20  # 20 interactions with 2 users an item: 800 pairs an item
+USERS_PER_ITEM, ITEMS_PER_USER = 2, 20  # 20 interactions, 2 users for each item: 800 pairs for each item
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print a line each, then ratios and exponents; write JSON lines and a plot where asked for."""
+    """Measure, print one line each, then ratios and exponents; write JSON lines and a plot if requested."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.graphs", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, within 100 seconds on two cores")
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     parser.add_argument("--plot", type=Path, help="PNG of time and memory against the number of items")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most items to measure")
     parser.add_argument(
-        "--largest_ann", type=int, help="most for ann, which takes longest; by default as many"
+        "--largest_ann", type=int, help="most items for ann, the slowest method; by default as --largest"
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in its own process
     options = parser.parse_args(arguments)
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def tasks(quick: bool, largest: int, largest_ann: int) -> list[dict[str, Any]]:
-    """List what is measured; the dense way and the blocks alternate."""
+    """List the measurements; the dense method and the blocks alternate."""
     if quick:
         wide, n_dense = (512, 384), 5_000
         sizes = {
@@ -110,7 +110,7 @@ def in_own_process(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(graph: str, n_items: int, width: int, noise: bool = False) -> dict[str, Any]:
-    """Build one graph and return what it took."""
+    """Build one graph and return time and memory."""
     if graph == "co_occurrence":
         edges, n_users = random_edges(n_items)
         build: Callable[[], Any] = lambda: co_occurrence_graph(edges, n_users, n_items, 5)  # noqa: E731
@@ -153,7 +153,7 @@ def dense(features: Tensor) -> Tensor:
 
 
 def random_features(n_items: int, width: int, noise: bool) -> Tensor:
-    """Draw noise, where all cosines are close, or rows near 24 dimensions, as learned features are."""
+    """Draw noise, where all cosines are close, or rows near 24 dimensions, such as learned features."""
     generator = torch.Generator().manual_seed(1)
     x = torch.empty(n_items, width)
     basis = torch.randn(24, width, generator=generator)
@@ -166,7 +166,7 @@ def random_features(n_items: int, width: int, noise: bool) -> Tensor:
 
 
 def random_edges(n_items: int) -> tuple[Tensor, int]:
-    """Draw interactions whose items have popularities as uneven as in shops: users then items, and users."""
+    """Draw interactions with item popularities as uneven as in shops: users then items, and users."""
     generator = torch.Generator().manual_seed(1)
     n_users = n_items * USERS_PER_ITEM
     user = torch.arange(n_users).repeat_interleave(ITEMS_PER_USER)
@@ -175,18 +175,18 @@ def random_edges(n_items: int) -> tuple[Tensor, int]:
 
 
 def reset_peak() -> float:
-    """Forget the peak of this process's memory so far; return what it holds now, in MiB."""
+    """Reset the recorded peak of this process's memory; return its current memory, in MiB."""
     Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
 
 def peak() -> float:
-    """Return the peak of this process's memory since, in MiB."""
+    """Return the peak of this process's memory since the reset, in MiB."""
     return status("VmHWM")
 
 
 def status(name: str) -> float:
-    """Read one number of Linux's account of this process, in MiB."""
+    """Read one memory number of this process from Linux, in MiB."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) / 1024
@@ -205,7 +205,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def print_ratios(results: list[dict[str, Any]]) -> None:
-    """Print what share of the dense way's time and memory the blocks take."""
+    """Print the ratios of the blocks' time and memory to the dense method's."""
     pairs: dict[str, list[dict[str, Any]]] = {"dense": [], "exact": []}
     for result in results:
         if result.get("noise") and "failed" not in result:

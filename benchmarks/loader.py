@@ -1,6 +1,6 @@
 """Compare an epoch of training batches with RecBole's loader, and an epoch of LightGCN with RecBole's.
 
-The loader's batches are compared, too: row for row and negative for negative.
+The loaders' batches are compared too: row by row and negative by negative.
 
     python -m benchmarks.loader --quick
     python -m benchmarks.loader --data_path=dataset --dataset=baby --out=results/loader.jsonl
@@ -60,7 +60,7 @@ Times = dict[str, list[tuple[float, float]]]
 
 
 def interleave(rounds: int, contestants: dict[str, Callable[[], Any]]) -> Times:
-    """Run each contestant once a round, after one that is not counted; return seconds, wall and processor."""
+    """Run each contestant once a round, after an uncounted run; return seconds, wall and processor."""
     times: Times = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
@@ -72,9 +72,9 @@ def interleave(rounds: int, contestants: dict[str, Callable[[], Any]]) -> Times:
 
 
 def report(question: str, times: Times, out: Path | None, **facts: Any) -> None:
-    """Print median, spread and ratio to ours, a line each, and keep them.
+    """Print median, spread and ratio to ours, one line each, and store them.
 
-    On a machine with other work the processor's seconds are the fairer ones; both are told.
+    On a busy machine, processor seconds are more comparable than wall seconds; both are printed.
     """
     columns = {name: list(zip(*pairs, strict=True)) for name, pairs in times.items()}
     medians = {name: [statistics.median(column) for column in both] for name, both in columns.items()}
@@ -90,7 +90,7 @@ def report(question: str, times: Times, out: Path | None, **facts: Any) -> None:
 
 
 def same_batches(one: Any, other: Any) -> bool:
-    """Tell whether two loaders give the same epoch from the same seed."""
+    """Return whether two loaders give the same epoch from the same seed."""
     epochs = []
     for loader in (one, other):
         init_seed(2020, True)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, interleaved timing, memory of a fresh process, tables."""
+"""Functions of all benchmarks: the machine, interleaved timing, memory of a fresh process, tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["fresh_process_peak", "interleave", "machine", "print_table", "spread
 
 
 def machine() -> dict[str, Any]:
-    """Return what a number depends on: processor, threads, versions, date."""
+    """Return the conditions of a measurement: processor, threads, versions, date."""
     model = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -46,12 +46,12 @@ def _read(file: str) -> str:
 def interleave(
     candidates: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Time candidates in turn, A B C A B C, so that a slow minute of the machine hits all of them.
+    """Time candidates in turn, A B C A B C, so that a slow minute of the machine affects all of them.
 
     Args:
-        candidates: Name and what to run.
-        rounds: Counted runs of each.
-        warmup: Runs of each before, not counted.
+        candidates: Name and function to run.
+        rounds: Counted runs of each candidate.
+        warmup: Uncounted runs of each candidate at the start.
 
     Returns:
         Seconds of each counted run.
@@ -104,7 +104,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]
 
 
 def write_records(out: Path | None, records: Sequence[Mapping[str, Any]]) -> None:
-    """Append records to a file of JSON lines, the machine with each."""
+    """Append records to a file of JSON lines, each with the machine."""
     if out is None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)

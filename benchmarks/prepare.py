@@ -1,6 +1,6 @@
 """Time and memory of ``recbole-siger prepare`` on random files in each raw format.
 
-The full size is that of Sports: 35,598 users, 18,357 items, 296,337 interactions, features of all items.
+The full size is the size of Sports: 35,598 users, 18,357 items, 296,337 interactions, features of all items.
 About 1 GB of temporary files.
 
     python -m benchmarks.prepare --quick
@@ -43,7 +43,7 @@ def prepare_once(name: str, folder: str) -> tuple[float, float]:
 
 
 def import_only() -> None:
-    """Import what ``prepare`` needs: the floor of its memory."""
+    """Import the modules of ``prepare``: the minimum of its memory."""
     import recbole_siger.prepare.run  # noqa: F401  # measured, not used
 
 
@@ -53,12 +53,14 @@ def megabytes(folder: Path) -> float:
 
 
 def main() -> None:
-    """Print one row a format."""
+    """Print one row for each format."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a hundredth of the size")
-    parser.add_argument("--formats", nargs="+", choices=WRITERS, default=list(WRITERS), help="these alone")
+    parser.add_argument(
+        "--formats", nargs="+", choices=WRITERS, default=list(WRITERS), help="formats to time"
+    )
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     options = parser.parse_args()
     shape = SPORTS.part(100) if options.quick else SPORTS

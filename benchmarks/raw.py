@@ -35,7 +35,7 @@ START = 1_350_000_000
 
 @dataclass(frozen=True)
 class Shape:
-    """Users, items, interactions; each user and each item gets at least five where these suffice."""
+    """Users, items, interactions; each user and each item gets at least five, if there are enough."""
 
     users: int
     items: int
@@ -50,7 +50,7 @@ SPORTS = Shape(35_598, 18_357, 296_337)
 
 
 def pairs(shape: Shape, seed: int = 11) -> Iterator[tuple[int, int, int, int]]:
-    """Yield user, item, rating and seconds; no pair twice, popular items more often, in order of users."""
+    """Yield user, item, rating and seconds; distinct pairs, popular items more often, users in order."""
     rng = np.random.default_rng(seed)
     base, extra = divmod(shape.interactions, shape.users)
     floor = rng.permutation(np.arange(shape.users * min(5, base)) % shape.items).reshape(shape.users, -1)

@@ -1,6 +1,6 @@
-"""The data that speed is measured on: real interactions of Amazon sets, random features of their widths.
+"""The data for measuring speed: real interactions of Amazon sets, random features of the same widths.
 
-How long a step takes depends on the sizes and on which items go together, not on what the features say.
+The time of a step depends on the sizes and on the co-occurrences of items, not on the values of features.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ WIDTHS = {"image": 4096, "text": 384}
 
 
 def shape_parser(doc: str | None, shapes: list[str]) -> argparse.ArgumentParser:
-    """Make a parser with what the benchmarks on these shapes have in common."""
+    """Make a parser with the common options of the benchmarks on these shapes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; else drawn interactions")
+    parser.add_argument("--data_path", type=Path, help="folder of imported datasets; by default drawn data")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=shapes)
-    parser.add_argument("--quick", action="store_true", help="Baby alone, and little of it")
+    parser.add_argument("--quick", action="store_true", help="a small part of Baby only")
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     return parser
 
@@ -48,12 +48,12 @@ def write_dataset(folder: Path, name: str, data_path: Path | None, *, features: 
     Args:
         folder: Where to write.
         name: Key of :data:`SHAPES`.
-        data_path: Where ``<name>`` lies as `import-mmrec` writes it; without it, or without the set,
-            interactions are drawn with the popularity of a power law.
+        data_path: Folder of ``<name>`` as `import-mmrec` writes it. Without it, or without the dataset,
+            interactions are drawn with a power law of popularity.
         features: Whether to draw features.
 
     Returns:
-        Whether the interactions are the real ones.
+        Whether the interactions are real.
     """
     target, rng = folder / name, np.random.default_rng(0)
     target.mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""How long does a training step of SIGER take, against the usual way and against RecBole's LightGCN?
+"""How long does a training step of SIGER take, compared with the naive way and with RecBole's LightGCN?
 
     python -m benchmarks.step --data_path=dataset --shapes baby sports
 
 Each candidate trains on the same batches of real interactions, in turn; features are random, 4096 and 384
-wide. First the losses of one step are compared with those of the naive model: they must be the same.
+wide. First the losses of one step are compared with the losses of the naive model; they must be equal.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     """Measure and print."""
     parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=15, help="counted steps of each candidate")
-    parser.add_argument("--memory", action="store_true", help="also the peak of each in a process of its own")
+    parser.add_argument("--memory", action="store_true", help="also the peak of each, in a separate process")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 5) if options.quick else (options.shapes, options.rounds)
     for shape in shapes:
@@ -93,7 +93,7 @@ def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
 
 
 def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable[[Any], None]]:
-    """Build a candidate, or a model by its name; return its parts and the function that trains one batch."""
+    """Build a candidate, or a model by name; return its parts and a function that trains one batch."""
     kind, options = CANDIDATES.get(name, (name, {}))
     experiment = build(folder, shape, kind, **options)
     model, optimizer = experiment.model, experiment.trainer.optimizer
@@ -117,7 +117,7 @@ def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable
 
 
 def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
-    """Return a function that trains one batch; it goes through the same batches for each candidate."""
+    """Return a function that trains one batch; the batches are the same for each candidate."""
     experiment, train = candidate(folder, shape, name)
     device = experiment.config["device"]
     batches = itertools.cycle([b.to(device) for b in itertools.islice(experiment.train_data, 4)])
@@ -125,7 +125,7 @@ def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
 
 
 def run_alone(folder: Path, shape: str, name: str) -> None:
-    """Take a few steps; what a fresh process does to have its peak read."""
+    """Train a few steps in a fresh process, whose peak of memory is then read."""
     step = make_step(folder, shape, name)
     for _ in range(4):
         step()

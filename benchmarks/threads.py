@@ -1,4 +1,4 @@
-"""What do two threads cost, and what does OpenMP's waiting policy change?
+"""What is the speed of two threads, and how does OpenMP's waiting policy change it?
 
     python -m benchmarks.threads --data_path=dataset --shapes baby
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Measure and print, or be one of the processes."""
     parser = shape_parser(__doc__, ["baby"])
     parser.add_argument("--rounds", type=int, default=3, help="counted turns of each candidate")
-    parser.add_argument("--steps", type=int, default=10, help="training steps a turn")
+    parser.add_argument("--steps", type=int, default=10, help="training steps in each turn")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

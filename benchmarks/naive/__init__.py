@@ -1,1 +1,1 @@
-"""Plain implementations of what the package makes fast: the other side of every ratio."""
+"""Plain implementations of the package's fast functions: the reference of every ratio."""

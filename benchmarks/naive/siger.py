@@ -1,8 +1,9 @@
-"""SIGER as its equations are usually written: the baseline of ``benchmarks/step.py``.
+"""SIGER as its equations are usually implemented: the baseline of ``benchmarks/step.py``.
 
-Nothing here is tuned: graphs are COO tensors in autograd, layers are stacked and averaged, each view runs its
-own products, cosines are exponentiated into whole matrices, and Adam is torch's default. It shares parameters
-and graphs with a :class:`~recbole_siger.model.general_recommender.siger.SIGER`, and must give its losses.
+Nothing is optimized: graphs are COO tensors in autograd, layers are stacked and averaged, each view runs its
+own products, cosines are exponentiated as whole matrices, and Adam is torch's default. The model shares
+parameters and graphs with a :class:`~recbole_siger.model.general_recommender.siger.SIGER`, and must give
+equal losses.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ __all__ = ["NaiveSIGER"]
 
 
 class NaiveSIGER(nn.Module):
-    """Eqs. 1-19 with ``ablation: none`` and ``contrast_negatives: batch``, for two modalities or more.
+    """Eqs. 1-19 with ``ablation: none`` and ``contrast_negatives: batch``, for two or more modalities.
 
     Args:
-        model: Whose weights, graphs and settings are copied.
+        model: Model whose weights, graphs and settings are copied.
         train_features: Whether the raw features are parameters, as in most public code.
     """
 
