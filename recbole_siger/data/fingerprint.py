@@ -1,7 +1,7 @@
-"""What an evaluation is, as facts that a person can read and as one short id.
+"""The definition of an evaluation, as readable facts and as one short id.
 
-Results with one ``protocol_id`` are of the same rows, ranked and counted in the same way, so they may share a
-table. The model and the seed are no part of it.
+Results with equal ``protocol_id`` have the same rows, ranked and counted in the same way, so they may share a
+table. The model and the seed are not part of the id.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["candidates_of", "protocol_facts"]
 
 
 def protocol_facts(config: Config, digests: Mapping[str, str]) -> dict[str, Any]:
-    """State what decides an evaluation, in values that JSON holds.
+    """Return the facts that decide an evaluation, as values of JSON.
 
     Args:
         config: The configuration of a run.
-        digests: Checksums of the parts ``train``, ``valid`` and ``test``, as ``digests.json`` has them.
+        digests: Checksums of the parts ``train``, ``valid`` and ``test``, as in ``digests.json``.
 
     Returns:
         Split, masking, candidates, users, metrics, cut-offs, negatives, seed policy and cold start.
@@ -49,7 +49,7 @@ def protocol_facts(config: Config, digests: Mapping[str, str]) -> dict[str, Any]
 
 
 def candidates_of(config: Config) -> str:
-    """Name the items that are ranked: ``all``, ``cold``, or how RecBole samples them, such as ``uni100``."""
+    """Return which items are ranked: ``all``, ``cold``, or RecBole's way of sampling, such as ``uni100``."""
     mode = config["eval_args"]["mode"]["test"]
     if mode != "full":
         return str(mode)
@@ -57,6 +57,6 @@ def candidates_of(config: Config) -> str:
 
 
 def _negatives(config: Config, where: str) -> str:
-    # A model that draws none is told the protocol's, so that it may stand beside one that does.
+    # A model without negatives gets the protocol's fact, so that a table may have models with and without.
     distribution = config["train_neg_sample_args"]["distribution"]
     return where if distribution in ("none", "uniform") else str(distribution)

@@ -21,12 +21,13 @@ from recbole_siger.parallel.shares import current_share
 
 __all__ = ["FullRankingDataLoader", "TrainLoader"]
 
-# Scores of one block of users, in bytes. On CPU they are made, masked and ranked while in the cache.
+# Bytes of the scores of one block of users. On CPU, the cache holds a block while it is made, masked and
+# ranked.
 _BLOCK = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 class _WholeBatches(AbstractDataLoader):
-    """Hands ``collate_fn`` a tensor of row numbers; torch's loader makes a Python list of them, one by one.
+    """Pass ``collate_fn`` a tensor of row numbers; torch's loader makes a Python list of them, one by one.
 
     Worker processes and distributed samplers keep torch's loader.
     """
@@ -37,8 +38,8 @@ class _WholeBatches(AbstractDataLoader):
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:
-        # The draws are those of torch's loader, so that a seed gives the batches that it gives in RecBole:
-        # first a seed for workers, and at the end an order of which nothing is used.
+        # The draws equal those of torch's loader, so that a seed gives the same batches as in RecBole:
+        # first a seed for workers, and at the end an unused order.
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         n_rows, shuffle = self.sample_size, self.shuffle
         order = torch.randperm(n_rows, generator=self.generator) if shuffle else torch.arange(n_rows)
@@ -48,27 +49,27 @@ class _WholeBatches(AbstractDataLoader):
             torch.randperm(n_rows, generator=self.generator)
 
     def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the batches that this process sees: all."""
+        """Return the batches of this process: all batches."""
         return batches
 
 
 def _take(interaction: Interaction, rows: Tensor) -> Interaction:
-    """Return some rows; ``Interaction`` itself would make a list of them for each column."""
+    """Return some rows; ``Interaction`` itself would make a list of row numbers for each column."""
     columns = interaction.interaction
     return Interaction({name: column.index_select(0, rows) for name, column in columns.items()})
 
 
 class TrainLoader(_WholeBatches, TrainDataLoader):
-    """Batches of training rows with their negatives: those that RecBole's ``TrainDataLoader`` gives."""
+    """Batches of training rows with their negatives, equal to the batches of RecBole's ``TrainDataLoader``."""
 
     def _init_batch_size_and_step(self) -> None:
         super()._init_batch_size_and_step()
-        n_processes = current_share().size  # each draws the whole batch and takes its share
+        n_processes = current_share().size  # each process draws the whole batch and uses its share
         self.step *= n_processes
         self.set_batch_size(self._batch_size * n_processes)
 
     def collate_fn(self, index: Tensor | Sequence[int]) -> Interaction:
-        """Return the rows, with negatives as the model's input type asks for."""
+        """Return the rows, with negatives as the model's input type requires."""
         dataset = self._dataset
         rows = dataset.join(_take(dataset.inter_feat, torch.as_tensor(index)))
         return self._neg_sampling(self.transform(dataset, rows))
@@ -76,20 +77,20 @@ class TrainLoader(_WholeBatches, TrainDataLoader):
     def _neg_sample_by_pair_wise_sampling(self, inter_feat: Interaction, neg_item_ids: Tensor) -> Interaction:
         if self.times > 1 or self._dataset.item_feat is not None:
             return super()._neg_sample_by_pair_wise_sampling(inter_feat, neg_item_ids)
-        inter_feat[self.neg_item_id] = neg_item_ids  # one a row and nothing to join: no copies
+        inter_feat[self.neg_item_id] = neg_item_ids  # one negative for each row: nothing is copied or joined
         return inter_feat
 
 
 class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
-    """Batches of users with the items to hide and the items to find, in RecBole's tuple.
+    """Batches of users with the hidden items and the relevant items, in RecBole's tuple.
 
     Args:
-        config: ``eval_batch_size`` is the most users in a batch; there are fewer where their scores would
-            outgrow the processor's cache.
+        config: ``eval_batch_size`` is the largest number of users in a batch. A batch is smaller if its
+            scores would exceed the processor's cache.
         dataset: The split to evaluate.
-        seen: Items of each user that are hidden from the ranking. An item to find is never hidden.
-        users: Users that may be evaluated; by default all that the split has.
-        cold: Who is cold, where results are told for cold and warm ones too.
+        seen: Items of each user that are hidden from the ranking. A relevant item is never hidden.
+        users: Users that may be evaluated; by default all users of the split.
+        cold: The cold items or users, if results are also reported for cold and warm pairs.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
         self.uid_list = torch.from_numpy(evaluated)
         self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
         self.sample_size = len(evaluated)
-        # RecBole's constructor would build a Python set for every user; its parent does the rest.
+        # RecBole's constructor would build a Python set for every user; its parent class is sufficient.
         AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
 
     def own(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -124,7 +125,7 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
         return batches[share.rank :: share.size]
 
     def n_candidates(self, users: Ids) -> Ids:
-        """Count the items that are ranked for each of ``users``, ``(U,)``."""
+        """Count the ranked items of each of ``users``, ``(U,)``."""
         rows, hidden = self.history.of(users)
         if self.cold is None or self.cold.items is None or not self.cold.alone:
             return self._dataset.item_num - 1 - np.bincount(rows, minlength=len(users))
@@ -140,7 +141,7 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
     def collate_fn(
         self, index: Tensor | Sequence[int]
     ) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
-        """Return users, ``(row, item)`` pairs to hide, and row and item of the pairs to find."""
+        """Return users, ``(row, item)`` pairs to hide, and row and item of the relevant pairs."""
         rows = torch.as_tensor(index)
         users = self.uid_list[rows].numpy()
         hidden = tuple(torch.from_numpy(array) for array in self.history.of(users))

@@ -21,7 +21,7 @@ _GRAPHS = {"LightGCN": "norm_adj_matrix", "NCL": "norm_adj_mat"}
 
 
 class _SparseFactor:
-    """Stands where a sparse tensor stood; ``torch.sparse.mm`` calls it through torch's override protocol."""
+    """Replacement of a sparse tensor; ``torch.sparse.mm`` calls it through torch's override protocol."""
 
     def __init__(self, matrix: Tensor) -> None:
         self.product = SparseMatrix(matrix, symmetric=True)

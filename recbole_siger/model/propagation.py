@@ -263,8 +263,8 @@ def propagate_user_item(norm_adj: SparseMatrix, user: Tensor, item: Tensor, n_la
 def sparse_product(matrix: Tensor, x: Tensor) -> Tensor:
     """Multiply by a sparse matrix whose values are learned, as a graph of learned similarities.
 
-    Gradients flow to both factors; memory is that of the matrix and of one table. For a fixed matrix,
-    :class:`SparseMatrix` keeps what is computed anew here at each call.
+    Gradients flow to both factors. The memory is the memory of the matrix and of one table. For a fixed
+    matrix, :class:`SparseMatrix` stores what this function computes at each call.
 
     Args:
         matrix: Sparse COO tensor, shape ``(n, m)``, of the type of ``x``; may carry gradients.

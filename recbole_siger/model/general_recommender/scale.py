@@ -87,12 +87,11 @@ class SCALE(MultimodalRecommender):
 
     Departures from the paper, each an option where it changes numbers:
         ``combine: union`` keeps the edges of either graph; the paper defines the intersection and describes a
-        combination, and the intersection leaves most items without an edge.
-        The losses are means; Eqs. 8 and 9 see the distinct users and positive items of the batch, Eq. 10 sees
-        ``relation_batch`` pairs of each block, drawn uniformly.
-        A row is no neighbour of its own. Without the subspace graphs (``ablation: sag``) Eq. 10 takes the
-        pairs of the similarity graphs.
-        Without user features, a user is the mean of the texts of the user's training items.
+        combination, and most items have no edge in the intersection. The losses are means; Eqs. 8 and 9 see
+        the distinct users and positive items of the batch, Eq. 10 sees ``relation_batch`` pairs of each
+        block, drawn uniformly. A row is no neighbour of its own. Without the subspace graphs (``ablation:
+        sag``) Eq. 10 takes the pairs of the similarity graphs. Without user features, a user is the mean of
+        the texts of the user's training items.
     """
 
     params_class = SCALEParams
