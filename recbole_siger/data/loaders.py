@@ -60,7 +60,7 @@ def _take(interaction: Interaction, rows: Tensor) -> Interaction:
 
 
 class TrainLoader(_WholeBatches, TrainDataLoader):
-    """Batches of training rows with their negatives, equal to the batches of RecBole's ``TrainDataLoader``."""
+    """Batches of training rows with their negatives, equal to those of RecBole's ``TrainDataLoader``."""
 
     def _init_batch_size_and_step(self) -> None:
         super()._init_batch_size_and_step()
