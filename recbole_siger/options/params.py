@@ -20,11 +20,14 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 
 from recbole_siger.errors import UserError
 from recbole_siger.options.resources import file_beside, find_resource
-from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.options.yaml_values import read_yaml, shown
 
 __all__ = ["ModelParams", "Option", "bounded", "build_params", "declared_defaults", "did_you_mean", "options"]
 
 P = TypeVar("P")
+
+MAX_INT = 2**63 - 1
+"""The largest integer that numpy and torch hold."""
 
 
 def bounded(interval: str, default: Any = MISSING) -> Any:
@@ -74,6 +77,8 @@ class Option:
         """
         converted = _convert(value, self.type)
         for number in converted if isinstance(converted, tuple) else (converted,):
+            if isinstance(number, int) and abs(number) > MAX_INT:
+                raise ValueError(f"expected at most {MAX_INT} in absolute value")
             if self.interval and number is not None and not _inside(number, self.interval):
                 raise ValueError(f"expected a number in {self.interval}")
         return converted
@@ -96,10 +101,16 @@ def _convert(value: Any, annotation: Any) -> Any:
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
         if math.isnan(value):
             raise ValueError("expected a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("expected a number below 1e308") from None
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("text cannot contain the character NUL")
     if type(value) is not annotation:
+        quote = f"; if it is text, write '{value}' in quotation marks" if annotation is str else ""
         names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
-        raise ValueError(f"expected {names[annotation]}")
+        raise ValueError(f"expected {names[annotation]}{quote}")
     return value
 
 
@@ -135,7 +146,7 @@ def build_params(
         try:
             arguments[option.name] = option.convert(values[option.name])
         except ValueError as error:
-            raise UserError(f"{where}: {option.name}={values[option.name]!r}: {error}") from None
+            raise UserError(f"{where}: {option.name}={shown(values[option.name])}: {error}") from None
     return cls(**arguments)
 
 

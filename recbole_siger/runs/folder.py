@@ -30,6 +30,7 @@ from torch import Tensor
 
 from recbole_siger.common.files import atomic_path, write_text
 from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import load_yaml, read_bounded
 from recbole_siger.runs.checkpoint import State
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ class RunFolder:
         """
         file = self.file("config.yaml")
         try:
-            values = _load_yaml(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            values = load_yaml(read_bounded(file))
+        except (ValueError, OSError) as error:
             raise UserError(f"{file}: damaged: {_first_line(error)}; train again") from None
         if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
             raise UserError(f"{file}: not written by recbole-siger (it has no model or dataset)")
@@ -322,31 +323,3 @@ def _read_digests(file: Path) -> dict[str, str] | None:
         return None
     plain = isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values())
     return digests if plain else None
-
-
-_MOST_NODES = 100_000
-
-
-def _load_yaml(text: str) -> Any:
-    """Read YAML without tags that run code; reject aliases that expand to very many values."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _n_nodes(node, {}) > _MOST_NODES:
-            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values, or an alias within itself")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _n_nodes(node: yaml.Node, known: dict[int, float]) -> float:
-    """Count the nodes below a node, an alias as often as it occurs; infinity for an alias within itself."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")
-        parts: Any = node.value if not isinstance(node, yaml.ScalarNode) else ()
-        if isinstance(node, yaml.MappingNode):
-            parts = [part for pair in node.value for part in pair]
-        known[id(node)] = 1 + sum(_n_nodes(part, known) for part in parts)
-    return known[id(node)]
