@@ -17,6 +17,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import build_cold_start
 from recbole_siger.options.flags import parse_flag
 from recbole_siger.options.keys import KINDS, keys_of
+from recbole_siger.options.names import check_dataset_name
 from recbole_siger.options.params import (
     Option,
     bounded,
@@ -25,20 +26,24 @@ from recbole_siger.options.params import (
     options,
 )
 from recbole_siger.options.resources import find_resource
-from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml
+from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml, shown
 from recbole_siger.registry import (
     check_model_class,
     check_stored_name,
     get_model_class,
+    is_of_recbole,
     is_shipped,
     model_name,
     option_files,
 )
+from recbole_siger.rules.nested import form_problem
+from recbole_siger.rules.ranges import range_problem
 from recbole_siger.rules.unsafe import check_model_allowed, check_unsafe
 
 compat.import_metrics()
 
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # imports RecBole's metrics
+from recbole.utils import EvaluatorType  # noqa: E402
 
 __all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
 
@@ -110,7 +115,7 @@ class Config(RecBoleConfig):
         config_dict: Mapping[str, Any] | None = None,
         command_line: Mapping[str, str] | None = None,
     ) -> None:
-        self._command_line = dict(command_line or {})
+        self._typed = {"config_dict": dict(config_dict or {}), COMMAND_LINE: dict(command_line or {})}
         self._external: list[tuple[str, dict[str, Any]]] = []  # weakest first
         self.origin: dict[str, str] = {}
         compat.apply()
@@ -155,7 +160,7 @@ class Config(RecBoleConfig):
         return values
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        values = {key: parse_value(value) for key, value in self._command_line.items()}
+        values = {key: parse_value(value) for key, value in self._typed[COMMAND_LINE].items()}
         self._external.append((COMMAND_LINE, values))
         return values
 
@@ -169,11 +174,13 @@ class Config(RecBoleConfig):
             chosen = check_model_class(name, f"model {name.__name__}")
             name = model_name(chosen)
         for key, value in (("model", name), ("dataset", data)):
-            if not isinstance(value, str):
-                raise UserError(f"configuration: {key}={value!r}; set it, as in --{key}=NAME")
+            if value is None or (key == "model" and not isinstance(value, str)):
+                raise UserError(f"configuration: {key}={shown(value)}; set it, as in --{key}=NAME")
+        sources = [source for source, values in self._external if "dataset" in values]
+        check_dataset_name(data, sources[-1] if sources and not dataset else "configuration")
         name = str(name)
         check_model_allowed(name)
-        if not model and "model" not in self._command_line:
+        if not model and "model" not in self._typed[COMMAND_LINE]:
             sources = [source for source, values in self._external if "model" in values]
             check_stored_name(name, sources[-1])
         return name, chosen or get_model_class(name), str(data)
@@ -202,28 +209,29 @@ class Config(RecBoleConfig):
             self._check(str(facts), layer := read_yaml(facts))
             self._push(str(facts), layer)
         self._add_layer(f"dataset/{dataset}.yaml", checked=True)
-        self._retype_command_line()
+        self._retype()
         for source, given in self._external:
             self._check(source, given)
             self.origin.update(dict.fromkeys(given, source))
         classes = [cls.__name__ for cls in model_class.__mro__]
         check_unsafe(classes, {**self.internal_config_dict, **self.external_config_dict}, self.origin)
 
-    def _retype_command_line(self) -> None:
+    def _retype(self) -> None:
         """Keep text such as ``--run_dir=2024`` for a text option; read yes, no, 1, 0 for a flag."""
-        values = self._external[-1][1]
         types = {"data_path": str, **{option.name: option.type for option in self.options()}}
-        for key, text in self._command_line.items():
-            kind = types.get(key, type(self.internal_config_dict.get(key)))
-            kinds = {kind, *get_args(kind)}
-            if key in _FREE_TYPE or not isinstance(text, str):
-                continue
-            if bool in kinds:
-                flag = parse_flag(text)
-                values[key] = flag if isinstance(flag, bool) else values[key]
-            elif key in types and str in kinds and not isinstance(values[key], str | list | dict | None):
-                values[key] = text
-            self.external_config_dict[key] = values[key]
+        for source, values in self._external[-2:]:
+            for key, text in self._typed[source].items():
+                kind = types.get(key, type(self.internal_config_dict.get(key)))
+                kinds = {kind, *get_args(kind)}
+                if key in _FREE_TYPE or not isinstance(text, str):
+                    continue
+                if bool in kinds:
+                    flag = parse_flag(text)
+                    values[key] = flag if isinstance(flag, bool) else values[key]
+                elif str in kinds and (values[key] == "" or not isinstance(values[key], str | None)):
+                    values[key] = text
+        for _, values in self._external:
+            self.external_config_dict.update(values)
 
     def _push(self, name: str, values: dict[str, Any]) -> None:
         self.internal_config_dict.update(values)
@@ -272,6 +280,21 @@ class Config(RecBoleConfig):
             if KINDS.get(key) == "pickle" and value:
                 raise UserError(f"{source}: {key}={value!r}: RecBole pickles what this key names; remove it")
             self._check_type(source, key, value)
+            if problem := self._problem(key, value, values):
+                raise UserError(f"{source}: {key}={shown(value)}: {problem}")
+
+    def _problem(self, key: str, value: Any, values: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with form or range of a value of RecBole's, or None."""
+        if isinstance(value, str) and "\0" in value:
+            return "text cannot contain the character NUL"
+        further = values.get(
+            "additional_feat_suffix", self.external_config_dict.get("additional_feat_suffix")
+        )
+        tables = [further] if isinstance(further, str) else further or ()
+        if problem := form_problem(key, value, tables if isinstance(tables, list) else ()):
+            return problem
+        ours = any(option.name == key for option in self.options())
+        return None if ours or not is_of_recbole(self.model_class) else range_problem(key, value)
 
     def _check_type(self, source: str, key: str, value: Any) -> None:
         """Check a value against the type of its default; RecBole declares no types."""
@@ -283,12 +306,17 @@ class Config(RecBoleConfig):
             return
         accepted = (int, float) if kind is float else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"{source}: {key}={value!r}: expected {kind.__name__}, such as {default!r}")
+            raise UserError(f"{source}: {key}={shown(value)}: expected {kind.__name__}, such as {default!r}")
 
     def _check_valid_metric(self) -> None:
         whole = {"auc", "gauc", "logloss", "mae", "rmse"}  # RecBole's metrics without a cut-off
         computed = [m if m.lower() in whole else f"{m}@{k}" for m in self["metrics"] for k in self["topk"]]
         source, chosen = self.origin["valid_metric"], self["valid_metric"]
+        if "labeled" in self["eval_args"]["mode"].values() and self["eval_type"] is EvaluatorType.RANKING:
+            where = self.origin["eval_args"]
+            raise UserError(
+                f"{where}: eval_args: mode=labeled needs metrics of values, such as AUC; use full"
+            )
         if chosen.lower() not in map(str.lower, computed):
             among = ", ".join(dict.fromkeys(computed))
             raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")

@@ -30,6 +30,7 @@ __all__ = [
     "check_model_name",
     "check_stored_name",
     "get_model_class",
+    "is_of_recbole",
     "is_shipped",
     "model_name",
     "model_names",
@@ -279,6 +280,11 @@ def check_model_class(model_class: Any, what: str) -> type[Any]:
 def is_shipped(model_class: type[Any]) -> bool:
     """Return whether a class belongs to this package or to RecBole."""
     return _root(model_class) in ("recbole_siger", "recbole")
+
+
+def is_of_recbole(model_class: type[Any]) -> bool:
+    """Tell whether a class belongs to RecBole."""
+    return _root(model_class) == "recbole"
 
 
 def option_files(model_class: type[Any]) -> list[tuple[str, Path]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from recbole_siger.errors import UserError
 from recbole_siger.options.flags import parse_flag
+from recbole_siger.options.names import check_dataset_name
 from recbole_siger.options.params import build_params, did_you_mean, options
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import parse_value, read_yaml
@@ -57,9 +57,7 @@ def dataset_folder(data_path: str, dataset: str) -> Path:
     Raises:
         UserError: If the name is not a valid name of a folder and a file.
     """
-    if not re.fullmatch(r"\w[\w.-]*", dataset):
-        raise UserError(f"dataset {dataset!r}: use letters, digits, '-', '_' and '.', for example 'shop'.")
-    return Path(data_path) / dataset
+    return Path(data_path) / check_dataset_name(dataset)
 
 
 def _read(text: str, annotation: Any) -> Any:

@@ -99,16 +99,17 @@ def _convert(value: Any, annotation: Any) -> Any:
             raise ValueError("expected a list, such as [a, b]")
         return tuple(_convert(entry, args[0]) for entry in value)
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isnan(value):
-            raise ValueError("expected a number")
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             raise ValueError("expected a number below 1e308") from None
+        if math.isnan(number):
+            raise ValueError("expected a number")
+        return number
     if isinstance(value, str) and "\0" in value:
         raise ValueError("text cannot contain the character NUL")
     if type(value) is not annotation:
-        quote = f"; if it is text, write '{value}' in quotation marks" if annotation is str else ""
+        quote = "; write text in quotation marks" if annotation is str else ""
         names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
         raise ValueError(f"expected {names[annotation]}{quote}")
     return value

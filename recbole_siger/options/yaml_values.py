@@ -159,10 +159,11 @@ def read_bounded(path: Path) -> str:
 def _check_depth(text: str) -> None:
     """Refuse deep nesting before a tree is built, which would need one stack frame or more a level."""
     depth = 0
-    for event in yaml.parse(text, Loader=Loader):  # type: ignore[no-untyped-call]
+    for event in yaml.parse(text, Loader=Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise YamlError(f"values are nested more than {MAX_DEPTH} deep", event.start_mark.line)
+            line = event.start_mark.line if event.start_mark else None
+            raise YamlError(f"values are nested more than {MAX_DEPTH} deep", line)
 
 
 def _n_nodes(node: yaml.Node, known: dict[int, float]) -> float:

@@ -201,7 +201,6 @@ def test_an_option_of_another_model_is_unknown() -> None:
         # RecBole declares no types for its own; they are those of the defaults.
         ("loss_decimal_place", "few", ["expected int", "such as 4"]),
         ("reproducibility", 3, ["expected bool", "such as True"]),
-        ("USER_ID_FIELD", 3, ["expected str", "such as 'user_id'"]),
     ],
 )
 def test_a_wrong_value_names_key_value_range_and_source(
@@ -216,6 +215,22 @@ def test_a_wrong_value_names_key_value_range_and_source(
     for source, message in messages.items():
         assert message.startswith(f"{source}: {key}={value!r}: ")
         assert all(part in message for part in parts)
+
+
+def test_a_number_for_text_is_text_on_the_command_line_alone(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.yaml", "USER_ID_FIELD: 3\n")
+    assert refusal(USER_ID_FIELD=3) == "config_dict: USER_ID_FIELD=3: expected str, such as 'user_id'"
+    assert refusal(files=[file]) == f"{file}: USER_ID_FIELD=3: expected str, such as 'user_id'"
+    assert build(command_line={"USER_ID_FIELD": "3"})["USER_ID_FIELD"] == "3"
+    assert build(USER_ID_FIELD="3")["USER_ID_FIELD"] == "3"
+
+
+@pytest.mark.parametrize("text", ["|", ";", ",", ":", ">", "\t", " ", "::"])
+def test_a_separator_is_taken_as_typed(text: str) -> None:
+    for key in ("field_separator", "seq_separator"):
+        assert build(command_line={key: text})[key] == text
+        assert build(**{key: text})[key] == text
+        assert "expected text of at least one character" in refusal(command_line={key: ""})
 
 
 def test_a_wrong_value_in_a_shipped_file_names_that_file(properties: Path) -> None:

@@ -69,9 +69,7 @@ def _is_refused(path: Path, part: str) -> None:
         read_yaml(path)
 
 
-@pytest.mark.parametrize(
-    "text", ["2024-01-31", "2024-13-45", "2024-01-31 10:00:00", "|", ">", "*", "%"]
-)
+@pytest.mark.parametrize("text", ["2024-01-31", "2024-13-45", "2024-01-31 10:00:00", "|", ">", "*", "%"])
 def test_a_date_and_punctuation_are_text(text: str) -> None:
     assert parse_value(text) in (text, "")
     assert load_yaml(f"'{text}'") == text
