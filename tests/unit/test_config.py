@@ -313,7 +313,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"note: caf\xe9\n")
     assert refusal(files=[latin]).startswith(f"{latin}: cannot be read: ")
-    assert refusal(files=[tmp_path]).startswith(f"{tmp_path}: cannot be read: ")
+    assert refusal(files=[tmp_path]).startswith(f"{tmp_path}: is a folder, not a configuration file; ")
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
