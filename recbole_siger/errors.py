@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-__all__ = ["RunInterrupted", "UserError"]
+__all__ = ["RunInterrupted", "Terminated", "UserError"]
 
 
 class UserError(Exception):
@@ -13,6 +13,18 @@ class UserError(Exception):
 
     The command line prints the line without a traceback and exits with 2.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """An interrupt by a signal that ends a process, such as SIGTERM.
+
+    Attributes:
+        number: Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__()
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -53,11 +53,10 @@ def run_experiment(
     default = (
         Path("runs") / config["dataset"] / f"{short_name(config['model'])}-{stamp}-seed{config.run.seed}"
     )
-    run = RunFolder.create(config.run.run_dir or default)
-    try:
+    asked = config.run.run_dir
+    run = RunFolder.create(asked or default, numbered=asked is None)
+    with run.locked(unused=True):
         return _train(config, run, resume=False)
-    finally:
-        run.discard_unstarted()
 
 
 def resume_run(
@@ -75,11 +74,13 @@ def resume_run(
         RunInterrupted: At another interrupt.
     """
     run = RunFolder.open(run_dir)
-    if run.file("results.json").exists():
-        raise UserError(
-            f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
-        )
-    return _train(config_of_run(run, data_path, model), run, resume=True, data_path=data_path)
+    with run.locked():
+        if run.file("results.json").exists():
+            raise UserError(
+                f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
+            )
+        config = config_of_run(run, data_path, model, prepare=None)
+        return _train(config, run, resume=True, data_path=data_path)
 
 
 def _train(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_siger.audit.graphs import Finding, graph_findings, name_pair, pairs_of
+from recbole_siger.common.locks import scratch_folder
+from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.fingerprint import protocol_facts
@@ -40,7 +41,7 @@ def print_audit(
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{finding.verdict}  {finding.check}: {finding.text}")
+            print_line(f"{finding.verdict}  {finding.check}: {finding.text}")
     return int(any(finding.verdict == "FAIL" for finding in findings))
 
 
@@ -67,7 +68,7 @@ def audit(
     else:
         model = given.pop("model", None) or _model_for(dataset, given)
         config = Config(model, dataset, command_line=given)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         experiment = build_experiment(config, RunFolder(scratch))
         findings = [
             *_duplicates(experiment),

@@ -14,13 +14,15 @@ import click
 from click.shell_completion import shell_complete
 
 from recbole_siger.cli.app import APP, COMMANDS, COMPLETE, PROGRAM
-from recbole_siger.cli.failures import click_message, write_report
-from recbole_siger.common.process import wait_passively
+from recbole_siger.cli.failures import exit_code, message_of, write_report
+from recbole_siger.common.process import any_encoding, ending_orderly, wait_passively
+from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import RunInterrupted, UserError
 from recbole_siger.options.params import did_you_mean
 
 __all__ = ["main"]
 
+_RESUME = "`recbole-siger resume RUN_DIR` continues a run, --resume a search, the command itself a table"
 _WITHOUT_COMMAND = ("-h", "--help", "--version")
 
 
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; by default those of the process.
 
     Returns:
-        0; 1 for a failed check or an unexpected error; 2 for bad input; 130 if interrupted.
+        0; 1 for a failed check or an unexpected error; 2 for bad input; 130 after Ctrl-C, 143 after SIGTERM,
+        129 after SIGHUP.
     """
     wait_passively()  # before a command imports torch
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -41,33 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
-    try:
-        return _run(words)
-    except UserError as error:
-        return _refused(str(error))
-    except click.UsageError as error:
-        return _refused(click_message(error))
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has ended. Without this, Python complains at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _refused(f"{error.filename or 'file'}: {error.strerror or error}")
-    except RunInterrupted as stop:
-        print(f"interrupted; {stop}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print(
-            "interrupted; `recbole-siger resume RUN_DIR` continues a run, --resume a search, "
-            "the command itself a table",
-            file=sys.stderr,
-        )
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(f"error: {write_report(error, words)}", file=sys.stderr)
-        return 1
+    with any_encoding():
+        try:
+            with ending_orderly():
+                return _run(words)
+        except KeyboardInterrupt as stop:
+            print_line(f"interrupted; {stop if isinstance(stop, RunInterrupted) else _RESUME}", sys.stderr)
+            return exit_code(stop)
+        except BrokenPipeError:
+            # The reader of a pipe, such as `head`, has ended. Without this, Python complains at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except Exception as error:
+            if (line := message_of(error)) is not None:
+                return _refused(line)
+            if debug:
+                raise
+            print_line(f"error: {write_report(error, words)}", sys.stderr)
+            return 1
 
 
 def _run(words: list[str]) -> int:
@@ -84,5 +78,5 @@ def _run(words: list[str]) -> int:
 
 
 def _refused(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print_line(f"error: {message}", sys.stderr)
     return 2

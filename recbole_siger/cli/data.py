@@ -11,6 +11,7 @@ import click
 from recbole_siger.cli.command import Command, Opt, option, options_of
 from recbole_siger.cli.common import dataset, given
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
+from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
 
@@ -66,7 +67,7 @@ def _prepare(kind: str, **values: Any) -> None:
         raise UserError(f"command line: prepare {kind!r}: expected one of {', '.join(KINDS)}{hint}")
     from recbole_siger.prepare.run import prepare
 
-    prepare(kind, {key: str(value) for key, value in given(**values).items()}, report=print)
+    prepare(kind, {key: str(value) for key, value in given(**values).items()}, report=print_line)
 
 
 # ---- import-mmrec
@@ -114,7 +115,7 @@ def _import_mmrec(
         data_path=Path(data_path or "dataset"),
         features=features,
         overwrite=bool(overwrite),
-        report=print,
+        report=print_line,
     )
 
 
@@ -144,7 +145,7 @@ def _extract(**values: Any) -> None:
     from recbole_siger.extract.run import ExtractParams, extract
     from recbole_siger.options.command import command_params
 
-    extract(command_params(ExtractParams, "extract", _as_text(values)), report=print)
+    extract(command_params(ExtractParams, "extract", _as_text(values)), report=print_line)
 
 
 def profiles_command() -> Command:
@@ -172,7 +173,7 @@ def _profiles(**values: Any) -> None:
     from recbole_siger.options.command import command_params
     from recbole_siger.profiles.run import ProfilesParams, profiles
 
-    profiles(command_params(ProfilesParams, "profiles", _as_text(values)), report=print)
+    profiles(command_params(ProfilesParams, "profiles", _as_text(values)), report=print_line)
 
 
 def _as_text(values: dict[str, Any]) -> dict[str, str]:
@@ -206,7 +207,7 @@ def _cache(action: str, cache_dir: str | None) -> None:
 
     graphs = GraphCache(cache_dir)
     for line in graphs.report() if action == "ls" else [graphs.clear()]:
-        print(line)
+        print_line(line)
 
 
 def doctor_command() -> Command:

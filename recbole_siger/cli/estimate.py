@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from recbole_siger.common.locks import scratch_folder
 from recbole_siger.common.log import logging_to
 from recbole_siger.common.terminal import build_table, open_console, plain
 from recbole_siger.config import Config
@@ -25,8 +24,8 @@ def print_estimate(
         UserError: If the run cannot fit into memory.
     """
     config = Config(model, dataset, files, command_line=values)
-    with tempfile.TemporaryDirectory() as folder, logging_to(None):
-        experiment = build_experiment(config, RunFolder(Path(folder)))
+    with scratch_folder() as folder, logging_to(None):
+        experiment = build_experiment(config, RunFolder(folder))
     found = estimate(experiment)
     console, title = open_console(), f"{config['model']} on {config['dataset']}"
     rows = [[term.name, f"{term.n_bytes / MIB:.1f}", term.when, term.option] for term in found.terms]

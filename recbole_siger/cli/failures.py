@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -13,8 +14,29 @@ import click
 from recbole_siger import __version__
 from recbole_siger.cli.command import Command, Opt
 from recbole_siger.common.log import log_file_of
+from recbole_siger.errors import Terminated, UserError
 
-__all__ = ["click_message", "write_report"]
+__all__ = ["click_message", "exit_code", "message_of", "write_report"]
+
+
+def message_of(error: Exception) -> str | None:
+    """Return the line for an error that a user can fix; None for any other error."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, click.UsageError):
+        return click_message(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror or error}"
+    return None
+
+
+def exit_code(stop: BaseException | None) -> int:
+    """Return 128 and the number of the signal that caused an interrupt; 130 for Ctrl-C."""
+    while stop is not None:
+        if isinstance(stop, Terminated):
+            return 128 + stop.number
+        stop = stop.__context__
+    return 128 + signal.SIGINT
 
 
 def click_message(error: click.UsageError) -> str:

@@ -10,6 +10,7 @@ import click
 from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
 from recbole_siger.cli.common import dataset, files_of, keys_of_run, model, run_options
+from recbole_siger.common.terminal import print_line
 from recbole_siger.registry import check_model_name
 
 __all__ = ["COMMANDS"]
@@ -118,7 +119,7 @@ def _evaluate(run_dir: str, data_path: str | None, model: str | None) -> None:
     from recbole_siger.quick_start import evaluate_run
     from recbole_siger.training.experiment import format_metrics
 
-    print(f"test   {format_metrics(evaluate_run(Path(run_dir), data_path, model))}")
+    print_line(f"test   {format_metrics(evaluate_run(Path(run_dir), data_path, model))}")
 
 
 def config_command() -> Command:
@@ -159,7 +160,7 @@ def _models() -> None:
     from recbole_siger.registry import model_packages
 
     for name, package in model_packages().items():
-        print(f"{name:20} {package}")
+        print_line(f"{name:20} {package}")
 
 
 COMMANDS: dict[str, Callable[[], Command]] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "sha256", "write_array", "write_text"]
+__all__ = ["atomic_path", "delete_leftovers", "naming", "sha256", "write_array", "write_text"]
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.\w+)?")  # as `_sibling` writes
 
 
 def _sibling(path: Path) -> Path:
@@ -22,7 +26,7 @@ def _sibling(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -61,10 +65,47 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
     try:
-        yield temporary
-        _move_onto(temporary, path)
+        with naming(path):
+            yield temporary
+            _move_onto(temporary, path)
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of the block the name of a file, unless the error has one, as for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def delete_leftovers(folder: Path, stem: str | None = None, *, min_age: float = 0.0) -> None:
+    """Delete temporary files and folders of :func:`atomic_path` that killed processes have left.
+
+    Call this function with a lock of what the temporary files belong to, or with an age that no write has.
+
+    Args:
+        folder: The folder to look in, not in its subfolders.
+        stem: Name without suffix of the file or folder that was to be written; by default any.
+        min_age: Seconds since the last change, >= 0.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        found, path = _TEMPORARY.fullmatch(name), folder / name
+        if found is None or stem not in (None, found[1]):
+            continue
+        try:
+            if time.time() - path.lstat().st_mtime >= min_age:
+                _remove(path)
+        except OSError:  # of another user, or deleted by another process
+            continue
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,12 +1,19 @@
-"""Settings of this process that must not affect other code: environment variables, and how threads wait."""
+"""Settings of this process that end with a block: environment, signals, streams; and how threads wait."""
 
 from __future__ import annotations
 
+import io
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["restored_environment", "wait_passively"]
+from recbole_siger.errors import Terminated
+
+__all__ = ["any_encoding", "ending_orderly", "restored_environment", "wait_passively"]
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
@@ -34,3 +41,43 @@ def wait_passively() -> None:
     """
     if not any(name in os.environ for name in _POLICIES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+@contextmanager
+def ending_orderly() -> Iterator[None]:
+    """Raise :class:`Terminated`, a KeyboardInterrupt, in the block at SIGTERM and at SIGHUP.
+
+    So a process that is told to end releases locks, deletes temporary files and stops its children. A signal
+    that the process ignores stays ignored. Outside the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def any_encoding() -> Iterator[None]:
+    """Let standard output and standard error write characters that their encoding lacks, as escapes."""
+    streams = [one for one in (sys.stdout, sys.stderr) if isinstance(one, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=errors)

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["build_table", "open_console", "plain"]
+__all__ = ["build_table", "open_console", "plain", "print_line"]
 
 PIPE_WIDTH = 180  # columns of a table that is written to a pipe or a file
 
@@ -33,6 +33,16 @@ def plain(text: object) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in str(text)
     )
+
+
+def print_line(text: object, file: IO[str] | None = None) -> None:
+    """Print text as one line that :func:`plain` has made safe.
+
+    Args:
+        text: The line.
+        file: Where to print; by default standard output.
+    """
+    print(plain(text), file=file, flush=True)
 
 
 def open_console(file: IO[str] | None = None) -> Console:

@@ -6,13 +6,13 @@ import importlib
 import logging
 import os
 import re
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from recbole_siger.common.process import ending_orderly
 from recbole_siger.errors import UserError
 
 __all__ = ["check_room", "connected", "failure_line", "interruptible", "rooms"]
@@ -58,7 +58,8 @@ def connected(
     if own:
         _start(address, option)
     try:
-        yield ray.util.client.ray.is_connected(), _nodes_line()
+        with ending_orderly():  # in the place of the handler that Ray has set
+            yield ray.util.client.ray.is_connected(), _nodes_line()
     except ray.exceptions.RayError as error:  # the cluster is lost, or a task on its head failed
         raise UserError(f"Ray: {failure_line(str(error))}") from None
     except ConnectionError as error:
@@ -184,21 +185,16 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     talk = logging.getLogger("ray.tune")
     level = talk.level
     talk.setLevel(logging.CRITICAL)  # a failed trial is a row of the table; Ray's folder has its traceback
-    before = signal.signal(signal.SIGTERM, interrupt)
     kept = {name: os.environ.get(name) for name in _SWITCHES}
     os.environ.update(_SWITCHES)
     try:
-        yield
+        with ending_orderly():
+            yield
     finally:
         talk.setLevel(level)
-        signal.signal(signal.SIGTERM, before)
         for name, value in kept.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 

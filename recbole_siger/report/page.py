@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_siger.common.files import write_text
+from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.report.figures import (
     FIGURES,
@@ -179,7 +180,7 @@ def report_page(
             parts.append(_picture(vectors_of(run.path, data_path), f"Item vectors of {name}"))
         parts.append(_details(run, result))
     write_text(Path(out), _PAGE.format(title="Runs of recbole_siger", body="\n".join(parts)))
-    print(f"{out}: {len(folders)} run{'s' if len(folders) > 1 else ''}")
+    print_line(f"{out}: {len(folders)} run{'s' if len(folders) > 1 else ''}")
 
 
 def _summary(results: Sequence[dict[str, Any]]) -> str:

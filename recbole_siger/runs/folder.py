@@ -19,19 +19,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from recbole_siger.common.files import atomic_path, write_text
+from recbole_siger.common.files import delete_leftovers, naming, write_text
+from recbole_siger.common.json_files import read_bounded, read_json, read_json_lines
+from recbole_siger.common.locks import LOCK, locked
+from recbole_siger.common.tensor_files import write_tensor_file
 from recbole_siger.errors import UserError
-from recbole_siger.options.yaml_values import load_yaml, read_bounded
 from recbole_siger.runs.checkpoint import State
+from recbole_siger.runs.claim import claim_folder, names_in, refuse_links
+from recbole_siger.runs.forms import DIGESTS, EPOCH, RESULTS, read_config_file, read_users_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT", "RunFolder"]
 
 _FORMAT = "recbole_siger/1"
+_DAMAGED = "train again"
+# What a run writes before config.yaml, the mark of a run that has begun.
+_BEFORE_START = ("run.log", "ids/users.txt", "ids/items.txt", "digests.json")
+
+_MAX_IDS = 8 * 2**30  # bytes
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -48,42 +57,88 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._is_own = self._is_new = False
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
-        """Make the folder of a new run.
+    def create(cls, path: str | Path, *, numbered: bool = False) -> RunFolder:
+        """Make the folder of a new run; only one process gets a new folder.
+
+        Args:
+            path: The folder. An empty folder that exists is used.
+            numbered: Whether to try ``<path>-2``, ``<path>-3``, ... if the folder exists.
 
         Raises:
-            UserError: If the folder has another run.
+            UserError: If the folder has files, or cannot be made.
         """
         run = cls(path)
-        if run.file("config.yaml").exists():
-            finished = run.file("results.json").exists()
-            fix = (
-                "choose another --run_dir"
-                if finished
-                else f"`recbole-siger resume {path}`, or another --run_dir"
-            )
-            raise UserError(f"{path}: has {'a finished' if finished else 'an unfinished'} run; {fix}")
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be made: {error.strerror}; choose another --run_dir") from None
+        run._check_unused()
+        run.path, run._is_new = claim_folder(run.path, numbered=numbered)
+        run._is_own = True
         return run
 
+    def _check_unused(self) -> None:
+        names = names_in(self.path)
+        if "config.yaml" in names:
+            finished = "results.json" in names
+            resume = "" if finished else f"`recbole-siger resume {self.path}` continues the run, or "
+            raise UserError(
+                f"{self.path}: has {'a finished' if finished else 'an unfinished'} run; "
+                f"{resume}choose another --run_dir"
+            )
+        if names:
+            raise UserError(
+                f"{self.path}: has files that are not of a run, such as {min(names)}; "
+                "choose another --run_dir"
+            )
+
+    @contextmanager
+    def locked(self, *, unused: bool = False) -> Iterator[None]:
+        """Hold the folder: no other process of this package writes to the folder during the block.
+
+        At the end, a folder that this process made is removed if the run did not begin.
+
+        Args:
+            unused: Whether the folder must be empty.
+
+        Raises:
+            UserError: If another process holds the folder, or the folder has symbolic links.
+        """
+        busy = f"{self.path}: another process works on this run; wait until the process ends"
+        try:
+            with locked(self.file(LOCK), busy):
+                if unused:
+                    self._check_unused()
+                refuse_links(self.path)
+                delete_leftovers(self.path)
+                try:
+                    yield
+                finally:
+                    self.discard_unstarted()
+        finally:
+            if self._is_new:
+                with suppress(OSError):  # the folder has files
+                    self.path.rmdir()
+
     def discard_unstarted(self) -> None:
-        """Remove the folder of a run that stopped before it began; keep a folder with a config.yaml."""
-        if not self.file("config.yaml").exists():
-            self.file("run.log").unlink(missing_ok=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+        """Remove what this process wrote to a new folder, if the run did not begin.
+
+        A run that has a ``config.yaml`` has begun. Other files are never removed.
+        """
+        if not self._is_own or self.file("config.yaml").exists():
+            return
+        for name in _BEFORE_START:
+            self.file(name).unlink(missing_ok=True)
+        if self.file("ids").is_dir() and not any(self.file("ids").iterdir()):
+            self.file("ids").rmdir()
+        if self._is_new and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            UserError: If the folder is not a run folder.
+            UserError: If the folder is no run folder.
         """
         run = cls(path)
         if not run.file("config.yaml").is_file():
@@ -110,16 +165,7 @@ class RunFolder:
         Raises:
             UserError: If the file is damaged.
         """
-        file = self.file("config.yaml")
-        try:
-            values = load_yaml(read_bounded(file))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{file}: damaged: {_first_line(error)}; train again") from None
-        if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
-            raise UserError(f"{file}: not written by recbole-siger (it has no model or dataset)")
-        if odd := [key for key in values if not isinstance(key, str)]:
-            raise UserError(f"{file}: damaged: the key {odd[0]!r} is not text; train again")
-        return values
+        return read_config_file(self.file("config.yaml"))
 
     def write_ids(self, users: Sequence[str], items: Sequence[str]) -> None:
         """Store the raw tokens, so that ids keep their meaning."""
@@ -135,12 +181,10 @@ class RunFolder:
         """
         for name, tokens in (("users", users), ("items", items)):
             file = self.file(f"ids/{name}.txt")
-            if not file.is_file():
-                raise UserError(f"{file}: missing; the run folder is damaged, train again")
             try:
-                kept = file.read_text(encoding="utf-8").split("\n")[:-1]
-            except (OSError, UnicodeDecodeError):
-                raise UserError(f"{file}: damaged; train again") from None
+                kept = read_bounded(file, _DAMAGED, max_bytes=_MAX_IDS).split("\n")[:-1]
+            except FileNotFoundError:
+                raise UserError(f"{file}: missing; the run folder is damaged, train again") from None
             if kept != list(tokens):
                 raise UserError(
                     f"{file}: the ids of {name} differ from those used in training; "
@@ -157,10 +201,7 @@ class RunFolder:
         Raises:
             UserError: If the file is missing or damaged.
         """
-        digests = _read_digests(self.file("digests.json"))
-        if digests is None:
-            raise UserError(f"{self.file('digests.json')}: missing or damaged; train again")
-        return digests
+        return self._read("digests.json", DIGESTS)
 
     def write_data_files(self, digests: Mapping[str, str]) -> None:
         """Store a checksum of each data file."""
@@ -168,7 +209,17 @@ class RunFolder:
 
     def read_data_files(self) -> dict[str, str] | None:
         """Return what :meth:`write_data_files` stored; None if the file is missing or damaged."""
-        return _read_digests(self.file("data_files.json"))
+        try:
+            return self._read("data_files.json", DIGESTS)
+        except UserError:
+            return None
+
+    def _read(self, name: str, form: Any, missing: str = f"the run folder is damaged, {_DAMAGED}") -> Any:
+        file = self.file(name)
+        try:
+            return read_json(file, form, _DAMAGED)
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing; {missing}") from None
 
     def check_digests(self, digests: Mapping[str, str]) -> None:
         """Compare the splits and features with those used in training.
@@ -180,13 +231,14 @@ class RunFolder:
         changed = sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
         if changed:
             raise UserError(
-                f"{file}: the data differ from those used in training: {', '.join(changed)}; restore "
-                "the data or train again"
+                f"{file}: the data differ from those used in training: {', '.join(changed)}; "
+                "restore the data or train again"
             )
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append an epoch's line to ``metrics.jsonl``."""
-        with self.file("metrics.jsonl").open("a", encoding="utf-8") as stream:
+        file = self.file("metrics.jsonl")
+        with naming(file), file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def truncate_metrics(self, n_epochs: int) -> None:
@@ -206,14 +258,12 @@ class RunFolder:
         """
         file = self.file("metrics.jsonl")
         try:
-            return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+            return read_json_lines(file, EPOCH, _DAMAGED)
         except FileNotFoundError:
             raise UserError(f"{file}: missing; the run has not finished an epoch") from None
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{file}: damaged: {error}; train again") from None
 
     def write_users(self, frame: pd.DataFrame) -> None:
-        """Store each user's test metrics: ``user_id``, ``n_train``, a column for each metric and cut-off."""
+        """Store the test metrics of each user: ``user_id``, ``n_train``, and a column for each metric."""
         write_text(self.file("users.csv"), frame.to_csv(index=False, lineterminator="\n"))
 
     def read_users(self) -> pd.DataFrame:
@@ -222,32 +272,10 @@ class RunFolder:
         Raises:
             UserError: If the file is missing or damaged.
         """
-        import pandas as pd
-
-        file = self.file("users.csv")
-        if not file.is_file():
-            raise UserError(
-                f"{file}: missing; the run is unfinished, ranks nothing, or is older than this file"
-            )
-        try:
-            frame = pd.read_csv(
-                file,
-                dtype={"user_id": str},
-                keep_default_na=False,
-                na_values=[],
-                float_precision="round_trip",
-            )
-        except (ValueError, OSError) as error:
-            raise UserError(f"{file}: damaged: {str(error).splitlines()[0]}; train again") from None
-        numbers = frame.columns.drop("user_id", errors="ignore")
-        if list(frame.columns[:2]) != ["user_id", "n_train"] or not all(
-            pd.api.types.is_numeric_dtype(frame[name]) for name in numbers
-        ):
-            raise UserError(f"{file}: damaged: not a table of users and their metrics; train again")
-        return frame
+        return read_users_file(self.file("users.csv"))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Store the results and remove the checkpoint: the run is finished."""
+        """Store the results and delete the checkpoint: the run is finished."""
         write_text(self.file("results.json"), json.dumps(results, indent=2) + "\n")
         self.file(CHECKPOINT).unlink(missing_ok=True)
 
@@ -257,35 +285,21 @@ class RunFolder:
         Raises:
             UserError: If the run is unfinished, or the file is damaged.
         """
-        file = self.file("results.json")
-        if not file.is_file():
-            raise UserError(
-                f"{file}: missing; the run is unfinished, run `recbole-siger resume {self.path}` first"
-            )
-        try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            raise UserError(f"{file}: damaged; train again") from None
-        if not isinstance(results, dict):
-            raise UserError(f"{file}: damaged: contains a {type(results).__name__}; train again")
-        return results
+        unfinished = f"the run is unfinished, `recbole-siger resume {self.path}` first"
+        return self._read("results.json", RESULTS, unfinished)
 
     # ---- tensors
 
     def write_tensors(self, name: str, state: Mapping[str, Tensor], **metadata: Any) -> None:
         """Write a safetensors file with JSON metadata."""
-        whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        with atomic_path(self.file(name)) as temporary:
-            # One key, because safetensors orders several keys at random. Bytes, because save_file makes a
-            # file
-            # that only its owner can read.
-            temporary.write_bytes(save(whole, metadata={_FORMAT: json.dumps(metadata)}))
+        # One name of metadata, because safetensors orders several at random.
+        write_tensor_file(self.file(name), state, {_FORMAT: json.dumps(metadata)})
 
     def read_tensors(self, name: str) -> tuple[State, dict[str, Any]]:
         """Return what :meth:`write_tensors` wrote.
 
         Raises:
-            UserError: If the file is missing, damaged or not written by this package.
+            UserError: If the file is missing, damaged, or not of this package.
         """
         file = self.file(name)
         if not file.is_file():
@@ -309,17 +323,3 @@ class RunFolder:
             return state, dict(json.loads(metadata[_FORMAT]))
         except (ValueError, TypeError):
             raise UserError(f"{file}: damaged metadata; train again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _read_digests(file: Path) -> dict[str, str] | None:
-    """Read ``{name: checksum}``; None if the file is missing or has other content."""
-    try:
-        digests = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    plain = isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values())
-    return digests if plain else None

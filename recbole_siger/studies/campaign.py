@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.locks import LOCK, waiting_for
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.registry import short_name
+from recbole_siger.runs.claim import names_in
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies.children import Children, Report, running_children
+from recbole_siger.studies.children import Children, Report, running_children, silent
 from recbole_siger.studies.reuse import DataFiles, config_hash, folders_by_hash, why_not_current
 
 __all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
@@ -139,7 +141,22 @@ class _Plan:
         self._data_files, self._report = data_files, report
 
     def complete(self, children: Children, head: str) -> RunFolder | Failure:
-        """Find, resume or start the run."""
+        """Find, resume or start the run; two campaigns that need the same run make it once."""
+        lock = self.folder.with_name(f".{self.folder.name}{LOCK}")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+
+        def waiting() -> None:
+            self._report(f"{head}: waiting for the process that makes this run")
+
+        with waiting_for(lock, waiting, lambda: children.stopped) as held:
+            if not held:
+                return Failure(self.spec, "interrupted")
+            made = folders_by_hash(lock.parent, silent, f"{self.folder.name}*/config.yaml").get(self.hash, [])
+            known = {run.path for run in made}
+            self.candidates = [*made, *(run for run in self.candidates if run.path not in known)]
+            return self._complete(children, head)
+
+    def _complete(self, children: Children, head: str) -> RunFolder | Failure:
         for run in self.candidates:
             if run.file("results.json").exists() and self._is_current(run, children):
                 self._report(f"{head}: finished before, {run.path}")
@@ -147,6 +164,8 @@ class _Plan:
         unfinished = [run for run in self.candidates if not run.file("results.json").exists()]
         if unfinished:
             run = unfinished[0]
+            if self._finished_elsewhere(run, children, head):
+                return run
             words = ["resume", str(run.path), *self._found()]
             self._report(f"{head}: continuing {run.path}")
         else:
@@ -163,10 +182,19 @@ class _Plan:
             self._report(f"{head}: failed: {failure.reason}")
         return failure
 
+    def _finished_elsewhere(self, run: RunFolder, children: Children, head: str) -> bool:
+        """Wait for a process that works on an unfinished run; return whether the run is then finished."""
+
+        def waiting() -> None:
+            self._report(f"{head}: waiting for the process that works on {run.path}")
+
+        with waiting_for(run.file(LOCK), waiting, lambda: children.stopped):
+            return run.file("results.json").exists()
+
     def _unused_folder(self) -> Path:
         """Name a new folder; a run of other data or of another version keeps its own folder."""
         folder, number = self.folder, 2
-        while (folder / "config.yaml").exists():
+        while names_in(folder):
             folder, number = self.folder.with_name(f"{self.folder.name}-{number}"), number + 1
         return folder
 

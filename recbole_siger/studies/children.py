@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,10 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from recbole_siger.common.parent import PARENT_VARIABLE
+from recbole_siger.common.process import ending_orderly
 
-__all__ = ["Children", "Report", "running_children"]
+__all__ = ["Children", "Report", "running_children", "silent"]
 
 Report = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Report nothing."""
+
 
 _PATIENCE = 10.0  # seconds between SIGTERM and SIGKILL
 
@@ -93,15 +98,5 @@ def running_children() -> Iterator[Children]:
 
     So the caller can stop the children before this process ends.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with ending_orderly():
         yield Children()
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield Children()
-    finally:
-        signal.signal(signal.SIGTERM, before)

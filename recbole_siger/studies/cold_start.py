@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recbole_siger.common.terminal import plain
+from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.registry import short_names
@@ -89,12 +89,12 @@ def _write(folder: Path, table: Comparison) -> None:
     try:
         check_matplotlib()
     except UserError as error:
-        print(f"no figure: {error}", file=sys.stderr)
+        print_line(f"no figure: {error}", sys.stderr)
     else:
         for name in ("cold_start.png", "cold_start.svg") if table.columns else ():
             save_figure(_figure(table), folder / name)
             written.append(folder / name)
-    print(f"written: {', '.join(plain(path) for path in written)}", file=sys.stderr)
+    print_line(f"written: {', '.join(map(str, written))}", sys.stderr)
 
 
 def _cold_table(title: str, entries: Sequence[Entry]) -> Comparison:

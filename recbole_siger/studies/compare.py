@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.common.terminal import plain
+from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.keys import NO_EFFECT
@@ -88,7 +88,7 @@ class Study:
 
 
 def _progress(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)
+    print_line(line, sys.stderr)
 
 
 def compare_models(

@@ -48,7 +48,7 @@ def config_hash(values: Mapping[str, Any], *, without: Sequence[str] = ()) -> st
     return canonical_digest(kept)
 
 
-def folders_by_hash(folder: Path, report: Report) -> dict[str, list[RunFolder]]:
+def folders_by_hash(folder: Path, report: Report, *patterns: str) -> dict[str, list[RunFolder]]:
     """Find the run folders of a dataset, the winners of searches included.
 
     A folder whose ``config.yaml`` cannot be read is skipped with one line.
@@ -56,12 +56,14 @@ def folders_by_hash(folder: Path, report: Report) -> dict[str, list[RunFolder]]:
     Args:
         folder: ``<runs_dir>/<dataset>``.
         report: Receives the lines.
+        patterns: Glob patterns of the files ``config.yaml``; by default all run folders and winners.
 
     Returns:
         ``{config_hash: run folders}``, the newest first.
     """
     dated = []
-    for file in [*folder.glob("*/config.yaml"), *folder.glob("tune-*/best-*/config.yaml")]:
+    patterns = patterns or ("*/config.yaml", "tune-*/best-*/config.yaml")
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
         try:
             run = RunFolder(file.parent)
             dated.append((file.stat().st_mtime, config_hash(run.read_config()), run))

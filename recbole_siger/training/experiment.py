@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_seed
 
+from recbole_siger.common.locks import scratch_folder
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.fingerprint import candidates_of, protocol_facts
@@ -87,7 +87,9 @@ def config_of_run(
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}
     named = stored if model is None else model
-    return Config(named, config_file_list=[file], config_dict={**moved, **changes})
+    # The folder may come from anyone: what it says of other folders to write to has no effect.
+    own = {"run_dir": None, "cache_dir": "none" if values.get("cache_dir") == "none" else None}
+    return Config(named, config_file_list=[file], config_dict={**own, **moved, **changes})
 
 
 @dataclass
@@ -284,8 +286,8 @@ def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]
         )
     if protocol != "recbole":
         raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
-    with tempfile.TemporaryDirectory() as empty:
-        config["checkpoint_dir"] = empty  # RecBole would unpickle a dataset that it finds there
+    with scratch_folder() as empty:
+        config["checkpoint_dir"] = str(empty)  # RecBole would unpickle a dataset that it finds there
         recbole_dataset = create_dataset(config)
         return recbole_dataset, data_preparation(config, recbole_dataset)
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.locks import scratch_folder
 from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config
 from recbole_siger.data.loaders import TrainLoader
@@ -77,7 +76,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
     talk = logging.getLogger("ray.train")
     level = talk.level
     talk.setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         workers = ScalingConfig(
             num_workers=n, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
         )
@@ -86,7 +85,7 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
                 _work,
                 train_loop_config=plan,
                 scaling_config=workers,
-                run_config=RunConfig(storage_path=scratch),
+                run_config=RunConfig(storage_path=str(scratch)),
             ).fit()
         except Exception as error:  # Ray's classes for an exception of a worker differ by version
             raise UserError(
@@ -104,9 +103,9 @@ def _work(plan: dict[str, Any]) -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     torch.set_num_threads(threads)
     rank, run = get_context().get_world_rank(), RunFolder(plan["run"])
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         if rank > 0:  # equal files, deleted afterwards
-            own = RunFolder(Path(scratch) / "run")
+            own = RunFolder(scratch / "run")
             shutil.copytree(run.path, own.path) if plan["resume"] else own.path.mkdir()
             run = own
         torch.distributed.barrier()

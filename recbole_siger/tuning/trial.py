@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recbole_siger.common.files import write_text
+from recbole_siger.common.locks import scratch_folder
 from recbole_siger.common.log import logging_to
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -66,8 +66,8 @@ def run_trial(sampled: Mapping[str, Any], plan: Plan, shared: SharedDataset) -> 
     point, seed = plan.of(sampled)
     values = {**plan.values, **point, "seed": seed, **_device()}
     config = Config(plan.values["model"], config_dict=values)
-    with tempfile.TemporaryDirectory(prefix="recbole-siger-") as scratch:
-        run = RunFolder(Path(scratch) / "run")
+    with scratch_folder() as scratch:
+        run = RunFolder(scratch / "run")
         reporter = _Reporter(plan.metric, run)
         taken = _take_over(plan, point_id(point, seed), reporter)
         if run.file(TRIAL_FILE).exists():

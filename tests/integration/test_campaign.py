@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -291,15 +291,48 @@ def test_reasons(code: int, complaint: str, reason: str) -> None:
     assert campaign._reason(code, complaint) == reason
 
 
-def test_a_run_that_another_process_is_at_fails(options: dict[str, Any], in_process: list[list[str]]) -> None:
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_campaign_waits_for_the_process_that_works_on_its_run(
+    finishes: bool, options: dict[str, Any], in_process: list[list[str]]
+) -> None:
     spec = RunSpec("BPR", "toy", 3, options)
     run = finished(complete_runs([spec], report=silent)[0])
+    results, lines = run.file("results.json").read_text(), []
     run.file("results.json").unlink()
-    with run.file("run.log").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        (outcome,) = complete_runs([spec], report=silent)
-    assert isinstance(outcome, Failure)
-    assert outcome.reason.endswith("another process works on this run; wait until it ends")
+    with ThreadPoolExecutor(1) as pool:
+        with run.locked():
+            future = pool.submit(complete_runs, [spec], report=lines.append)
+            while not any("waiting for the process that works on" in line for line in lines):
+                assert not future.done(), future.result()
+                time.sleep(0.01)
+            if finishes:
+                run.file("results.json").write_text(results)
+        (outcome,) = future.result(timeout=60)
+    assert finished(outcome).path == run.path
+    assert [words[0] for words in in_process] == (["run"] if finishes else ["run", "resume"])
+    assert run.file("results.json").exists()
+
+
+def test_two_campaigns_make_a_run_once(options: dict[str, Any], in_process: list[list[str]]) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(complete_runs, [spec], report=silent) for _ in range(2)]
+        paths = {finished(future.result(timeout=120)[0]).path for future in futures}
+    assert len(paths) == 1
+    assert [words[0] for words in in_process] == ["run"]
+
+
+def test_a_folder_of_a_killed_start_is_left_alone(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    run = finished(complete_runs([spec], report=silent)[0])
+    for file in run.path.iterdir():
+        if file.name not in ("run.log", "ids"):
+            file.unlink()
+    again = finished(complete_runs([spec], report=silent)[0])
+    assert again.path == run.path.with_name(f"{run.path.name}-2")
+    assert {file.name for file in run.path.iterdir()} == {"run.log", "ids"}
 
 
 def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
@@ -317,10 +350,10 @@ def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
         assert any("epoch    1" in line for line in process.stdout)
         process.terminate()
         complaint = process.communicate(timeout=600)[1]
-    assert "KeyboardInterrupt" in complaint
-    (folder,) = Path("runs/toy").iterdir()
-    with (folder / "run.log").open("a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at the run any more
+    assert "recbole_siger.errors.Terminated" in complaint
+    (folder,) = Path("runs/toy").glob("[!.]*")
+    with RunFolder(folder).locked():  # no process works on the run
+        pass
     assert not (folder / "results.json").exists()
     assert (folder / "checkpoint.safetensors").exists()
 
@@ -338,16 +371,15 @@ def test_the_run_of_a_killed_campaign_ends_and_the_next_campaign_continues_it(
         assert process.stdout is not None
         assert any("epoch    1" in line for line in process.stdout)
         process.kill()
-    (folder,) = Path("runs/toy").iterdir()
+    (folder,) = Path("runs/toy").glob("[!.]*")
     deadline = time.monotonic() + 60
-    with (folder / "run.log").open("a") as log:
-        while True:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        try:
+            with RunFolder(folder).locked():
                 break
-            except BlockingIOError:
-                assert time.monotonic() < deadline, "the run trains on"
-                time.sleep(0.1)
+        except UserError:
+            assert time.monotonic() < deadline, "the run trains on"
+            time.sleep(0.1)
     assert not (folder / "results.json").exists()
     (outcome,) = complete_runs([RunSpec("BPR", "toy", 3, options)], report=silent)
     assert finished(outcome).path == folder

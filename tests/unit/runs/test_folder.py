@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
 
+from recbole_siger.common import tensor_files
 from recbole_siger.errors import UserError
 from recbole_siger.runs.checkpoint import pack, unpack
 from recbole_siger.runs.folder import RunFolder
+from recbole_siger.runs.forms import RESULTS
 
 STATE = {"model.weight": torch.arange(6.0).reshape(2, 3), "model.bias": torch.tensor([1, 2])}
 
@@ -135,12 +139,11 @@ def test_shared_and_strided_tensors_are_written_as_they_look(run: RunFolder) -> 
 def test_a_failed_write_leaves_the_old_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.file("model.safetensors").read_bytes()
 
-    def fail(path: Path, content: bytes) -> int:
-        with path.open("wb") as stream:
-            stream.write(content[: len(content) // 2])
+    def fail(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(before[: len(before) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(tensor_files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         run.write_tensors("model.safetensors", {})
     assert run.file("model.safetensors").read_bytes() == before
@@ -310,6 +313,145 @@ def test_what_began_or_is_not_ours_stays(run: RunFolder, tmp_path: Path) -> None
     foreign.file("notes.txt").write_text("keep")
     foreign.discard_unstarted()
     assert foreign.file("notes.txt").read_text() == "keep"
+
+
+def test_a_new_folder_is_made_by_one_process_only(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(13) as pool:
+        paths = [run.path for run in pool.map(lambda _: numbered(tmp_path / "run"), range(13))]
+    assert {path.name for path in paths} == {"run", *(f"run-{number}" for number in range(2, 14))}
+
+
+def numbered(path: Path) -> RunFolder:
+    return RunFolder.create(path, numbered=True)
+
+
+@pytest.mark.parametrize("name", ["results.json", "run.log", "notes/thesis.txt", ".hidden", "metrics.jsonl"])
+def test_a_folder_with_files_of_the_user_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError) as caught:
+        RunFolder.create(tmp_path)
+    assert f"such as {name.split('/')[0]}; choose another --run_dir" in told(caught, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_locked_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
+    """Two processes may both see an empty folder; the one that gets no lock removes nothing."""
+    first, second = RunFolder.create(tmp_path), RunFolder.create(tmp_path)
+    with first.locked(unused=True):
+        first.file("run.log").write_text("first\n")
+        with pytest.raises(UserError, match="another process works on this run"), second.locked(unused=True):
+            raise AssertionError
+        assert first.file("run.log").read_text() == "first\n"
+        first.write_config({"model": "BPR", "dataset": "toy"})
+    with pytest.raises(UserError, match="has an unfinished run"), second.locked(unused=True):
+        raise AssertionError
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "run.log"}
+
+
+def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    new, empty = RunFolder.create(tmp_path / "new"), tmp_path / "empty"
+    empty.mkdir()
+    for run in (new, RunFolder.create(empty)):
+        with pytest.raises(OSError, match="disk full"), run.locked(unused=True):  # noqa: PT012
+            run.file("run.log").write_text("failed\n")
+            run.write_ids(["[PAD]"], ["[PAD]"])
+            raise OSError("disk full")
+    assert not new.path.exists()
+    assert not any(empty.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["run.log", "metrics.jsonl", "ids/users.txt", "checkpoint.safetensors", "ids"]
+)
+def test_a_symbolic_link_in_a_run_folder_is_refused(run: RunFolder, tmp_path: Path, name: str) -> None:
+    outside, file = tmp_path / "outside", run.file(name)
+    if name == "ids":
+        run.file("ids").rename(outside)
+    else:
+        outside.write_text("of another folder")
+        file.unlink(missing_ok=True)
+    file.symlink_to(outside)
+    with pytest.raises(UserError) as caught, run.locked():
+        raise AssertionError
+    assert "is a symbolic link" in told(caught, file)
+
+
+def test_leftovers_of_a_killed_write_are_deleted(run: RunFolder) -> None:
+    for name in (".model.0a1b2c3d.tmp.safetensors", ".results.ffffffff.tmp.json", ".notes.tmp"):
+        run.file(name).write_text("half")
+    with run.locked():
+        pass
+    assert {path.name for path in run.path.glob(".*")} == {".notes.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "model is missing"),
+        ("[]", "the content is a list, expected an object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"model": 3', "Expecting"),
+        ("1" * 5000, "Exceeds the limit"),
+        ("null", "the content is None, expected an object"),
+    ],
+)
+def test_damaged_results_are_one_line(run: RunFolder, text: str, said: str) -> None:
+    run.file("results.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        run.read_results()
+    assert said in told(caught, run.file("results.json"))
+    assert len(str(caught.value)) < 400 + len(str(run.path))
+
+
+def whole_results() -> dict[str, Any]:
+    values: dict[Any, Any] = {str: "x", int: 3, float: 0.5, dict: {}}
+    return {
+        key: values.get(form if isinstance(form, type) else form[0] if isinstance(form, tuple) else dict)
+        for key, form in RESULTS.items()  # type: ignore[union-attr]  # a mapping
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("test", {"recall@20": "high"}, "test.recall@20 is 'high', expected a number"),
+        ("valid", [1], "valid is a list, expected an object"),
+        ("seed", True, "seed is True, expected an integer"),
+        ("versions", {"torch": 2}, "versions.torch is 2, expected text"),
+        ("best_epoch", "last", "best_epoch is 'last', expected an integer or null"),
+    ],
+)
+def test_results_of_another_form_name_the_key(run: RunFolder, key: str, value: Any, said: str) -> None:
+    run.write_results(whole_results())
+    assert run.read_results() == whole_results()
+    run.write_results({**whole_results(), key: value})
+    with pytest.raises(UserError) as caught:
+        run.read_results()
+    assert said in told(caught, run.file("results.json"))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"epoch": "one"}', "[" * 100_000])
+def test_a_damaged_line_of_metrics_is_named(run: RunFolder, text: str) -> None:
+    run.file("metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: damaged: "):
+        run.read_metrics()
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(run: RunFolder) -> None:
+    for name, read in (("results.json", run.read_results), ("config.yaml", run.read_config)):
+        run.file(name).unlink(missing_ok=True)
+        os.mkfifo(run.file(name))
+        with pytest.raises(UserError, match="not a plain file"):
+            read()
+
+
+def test_a_huge_file_is_refused_unread(run: RunFolder) -> None:
+    with run.file("results.json").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(UserError, match="1,099,511,627,776 bytes, more than"):
+        run.read_results()
 
 
 def test_results_come_last_and_drop_the_checkpoint(run: RunFolder) -> None:
