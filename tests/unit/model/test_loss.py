@@ -167,6 +167,8 @@ def test_losses_are_scalars():
         ({"target": torch.arange(7.0)}, r"got torch\.float32"),
         ({"target": torch.full((7,), -100)}, r"target -100 is outside \[0, 11\)"),
         ({"target": torch.full((7,), 11)}, r"target 11 is outside \[0, 11\)"),
+        ({"target": torch.tensor([0, 1, 2, 3, 4, 5, 11])}, r"target 11 is outside \[0, 11\)"),
+        ({"query": torch.ones(7)}, r"got \(7,\) and \(11, 5\)"),
     ],
 )
 def test_contrasts_refuse(change, message):
@@ -255,3 +257,16 @@ def test_the_buffer_of_the_logits_has_the_size_of_a_chunk():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         both_losses(*tables(), chunk_size=3)
+
+
+def test_a_positive_far_above_the_negatives_does_not_overflow():
+    """At this temperature the positive's logit is 0 and each negative's is -10,000."""
+    one = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert anchor_info_nce(one, -one, one, 1e-4).item() == 0
+
+
+def test_the_default_target_is_on_the_device_of_the_queries():
+    query = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    with torch.device("meta"):  # the default device; tensors there have no values
+        loss = info_nce(query, query, 0.5)
+    assert loss.item() == info_nce(query, query, 0.5).item()
