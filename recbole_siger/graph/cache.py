@@ -217,9 +217,12 @@ def _read(path: Path) -> Tensor:
     if metadata["sha256"] != _checksum(index, value):
         raise ValueError("the checksum does not match")
     shape = tuple(json.loads(metadata["shape"]))
-    return torch.sparse_coo_tensor(
-        index.long(), value, shape, is_coalesced=True, check_invariants=True
-    ).coalesce()
+    try:
+        return torch.sparse_coo_tensor(
+            index.long(), value, shape, is_coalesced=True, check_invariants=True
+        ).coalesce()
+    except RuntimeError as error:  # torch 2.6, for an index outside the shape; newer ones raise ValueError
+        raise ValueError(str(error)) from None
 
 
 def _size(n_bytes: int) -> str:
