@@ -24,6 +24,7 @@ from recbole_siger.evaluation.groups import by_coverage
 from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import Experiment, build_experiment, config_of_run, ranks_all_items
+from recbole_siger.training.settings import run_settings
 from recbole_siger.tuning.ledger import Ledger
 
 __all__ = ["Finding", "audit", "print_audit"]
@@ -184,8 +185,9 @@ def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
         return None
     columns["inter"] = [*columns["inter"], field]
     timed = Config(config["model"], config_dict={**config.effective(), "load_col": columns})
-    init_seed(config.run.seed, config["reproducibility"])
-    loaders = split_and_load(timed, MultimodalDataset(timed))
+    with run_settings(config):
+        init_seed(config.run.seed, config["reproducibility"])
+        loaders = split_and_load(timed, MultimodalDataset(timed))
     parts = [loader._dataset for loader in loaders]
     same = (
         torch.equal(part.train_edges, loader._dataset.train_edges)

@@ -18,6 +18,7 @@ from recbole_siger.model.general_recommender.siger import SIGERParams
 from recbole_siger.options.params import build_params
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_histograms, save_figure
 from recbole_siger.report.tables import expand_names
+from recbole_siger.training.settings import run_settings
 
 __all__ = ["count_overlap", "overlap_of_dataset", "report_overlap"]
 
@@ -59,9 +60,10 @@ def report_overlap(
 def overlap_of_dataset(config: Config) -> dict[str, list[Tensor]]:
     """Count the overlap for each modality: of the semantic graph, then of the EISG."""
     p = build_params(SIGERParams, config.final_config_dict, config.origin)
-    init_seed(config.run.seed, config["reproducibility"])
-    dataset = MultimodalDataset(config)
-    train = split_and_load(config, dataset)[0]._dataset
+    with run_settings(config):
+        init_seed(config.run.seed, config["reproducibility"])
+        dataset = MultimodalDataset(config)
+        train = split_and_load(config, dataset)[0]._dataset
     arguments = p.item_graph_arguments(dataset.user_num, dataset.item_num)
     cache = GraphCache(config.run.cache_dir)
     graphs = item_graphs(train.train_edges, dataset.item_features(), cache, **arguments)

@@ -18,6 +18,7 @@ from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
+from recbole_siger.training.settings import run_settings
 from recbole_siger.training.trainer import build_trainer
 from tests.toy import QUIET, random_splits, write_dataset
 
@@ -164,8 +165,9 @@ def test_real_rankings_have_recboles_metrics_to_the_last_bit(
         config = Config("BPR", "ml-100k", config_dict={**values, "eval_batch_size": users})
         config["checkpoint_dir"] = str(tmp_path)
         dataset = MultimodalDataset(config)
-        init_seed(3, True)  # the split is drawn
-        train, _, test = prepare(config, dataset)
+        with run_settings(config):  # init_seed sets switches of the process
+            init_seed(3, True)  # the split is drawn
+            train, _, test = prepare(config, dataset)
         shape, generator = (dataset.user_num, dataset.item_num), torch.Generator().manual_seed(3)
         scores = torch.randint(0, 40, shape, generator=generator).float()
         if not ties:

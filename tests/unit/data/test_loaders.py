@@ -17,6 +17,7 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loaders import FullRankingDataLoader, TrainLoader
 from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.evaluation.ranking import ItemLists
+from recbole_siger.training.settings import run_settings
 from tests.toy import write_dataset, write_toy
 
 SPLITS = {
@@ -135,7 +136,8 @@ def test_batches_are_recboles(
         (TrainDataLoader, Sampler(["train"], [train], distribution, alpha).set_phase("train")),
     ):
         loader = loader_class(config, train, sampler, shuffle=shuffle)
-        init_seed(7, True)
+        with run_settings(config):  # init_seed sets switches of the process
+            init_seed(7, True)
         batches = [dict(batch.interaction) for _ in range(2) for batch in loader]
         state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  # RecBole's stream
         epochs.append((batches, len(loader), loader.generator.get_state(), torch.tensor(state["pos"])))
