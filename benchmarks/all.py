@@ -14,8 +14,8 @@ import time
 
 from benchmarks.measure import machine
 
-SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs", "prepare")
-WITHOUT_DATA = ("graphs", "prepare")
+SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs", "prepare", "recommend")
+WITHOUT_DATA = ("graphs", "prepare", "recommend")
 
 
 def main() -> int:

@@ -29,5 +29,6 @@ def test_all_benchmarks_run_and_leave_records(tmp_path):
         "LightGCN",
         "graphs",
         "prepare",
+        "recommend",
     }
     assert all(record["machine"]["torch"] for record in records)
