@@ -32,6 +32,7 @@ from recbole_siger.extract import job
 from recbole_siger.extract.run import ExtractParams
 from recbole_siger.options.command import command_params
 from recbole_siger.profiles.run import ProfilesParams
+from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.registry import MODELS
 from tests.unit.extract.test_run import MeanColour
 
@@ -184,6 +185,14 @@ def extract_images(words: list[str], values: dict[str, str]) -> int:
         return cli.main(words)
 
 
+def write_new_features(run: Path, files: str) -> None:
+    """Write features of two new items in the widths of a run."""
+    widths = {m: x.shape[1] for m, x in Recommender.load(run).new_items.content.features.items()}
+    for name, file in (pair.split("=") for pair in files.split(",")):
+        np.save(file, np.random.default_rng(5).normal(size=(2, widths[name])))
+        Path(file).with_suffix(".ids").write_text("n1\nn2\n")
+
+
 def check_options(words: list[str]) -> None:
     """Read the options of a command that is not run here."""
     command = {"extract": ExtractParams, "profiles": ProfilesParams}[words[0]]
@@ -211,6 +220,8 @@ def run_command(command: str) -> None:
             assert extract_images(words, values) == 0, command
             return
         words += ["--tfidf_dim=7"] if {"--text_model=tfidf", "--text-model=tfidf"} & set(words) else []
+    elif words[0] == "new-items":
+        write_new_features(Path(words[1]), values["features"])
     elif words[0] == "resume":
         (Path(words[1]) / "results.json").unlink()  # as if interrupted
     elif words[0] == "cold-start":
@@ -260,6 +271,10 @@ def test_every_command_runs(
                 f"{page}: {command!r} is run by no test; add it to ELSEWHERE with the place where it is"
             )
             run_command(command)
+    if page == "docs/recommend.md":
+        for block in blocks(page, "python"):
+            Path("example.py").write_text(block)
+            runpy.run_path("example.py")
 
 
 def test_nothing_is_listed_that_is_not_shown() -> None:

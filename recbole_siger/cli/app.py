@@ -41,6 +41,12 @@ GROUPS = {
         "report": _Entry("reports", "Write a page or a figure of runs."),
         "audit": _Entry("reports", "Check a dataset and a run for faults of an evaluation."),
     },
+    "Use a finished run": {
+        "recommend": _Entry("recommend", "Recommend items to users."),
+        "similar": _Entry("recommend", "Print similar items or users."),
+        "new-items": _Entry("recommend", "Score items that were not in training."),
+        "export": _Entry("recommend", "Write embeddings for other programs."),
+    },
     "Data": {
         "prepare": _Entry("data", "Turn raw data into a dataset."),
         "import-mmrec": _Entry("data", "Turn a folder in MMRec's layout into a dataset."),

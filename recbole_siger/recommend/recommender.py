@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from recbole_siger.recommend.ids import IdTable, OnUnknown
 from recbole_siger.recommend.new_items import NewItems
 from recbole_siger.recommend.opening import open_run
 from recbole_siger.recommend.ranking import Ranked, check_k, join, lists_of, merged, rank_blocks, ranks_of
+from recbole_siger.recommend.similar import cosines_of, matrix_rows, similar
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.runs.item_texts import read_item_texts
 from recbole_siger.runs.scoring import EMBEDDINGS_FILE, ITEMS_FILE, Scoring, open_seen, read_ids
@@ -76,6 +78,11 @@ class Recommender:
         self.n_trained = scoring.n_items if n_trained is None else n_trained
         self.new_items = NewItems(run, self.n_trained)
         self._both = merged(self.seen["train"], self.seen["valid"], len(users), len(items))
+
+    @property
+    def n_added(self) -> int:
+        """Number of items that were added after training."""
+        return len(self.items) - self.n_trained
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Recommender:
@@ -248,8 +255,8 @@ class Recommender:
         """
         ids = self.items.find(items, on_unknown)
         if self.scoring.kind == "item_item":
-            return self._similar(ids, self.items, k, lambda rows: self._matrix_rows(ids[rows]))
-        return self._similar_by_cosine("item", ids, self.items, k)
+            return similar(self.items, ids, k, partial(matrix_rows, self.scoring))
+        return similar(self.items, ids, k, cosines_of(self._table("item")))
 
     def similar_users(
         self, users: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown = "error"
@@ -262,22 +269,8 @@ class Recommender:
         Raises:
             UserError: If an id is unknown, or the model has no embeddings.
         """
-        return self._similar_by_cosine("user", self.users.find(users, on_unknown), self.users, k)
-
-    def _similar_by_cosine(self, name: str, ids: Ids, table: IdTable, k: int) -> pd.DataFrame:
-        vectors = torch.nn.functional.normalize(self._table(name), dim=1)
-        columns = vectors.T.contiguous()
-        return self._similar(ids, table, k, lambda rows: vectors[torch.from_numpy(ids[rows])] @ columns)
-
-    def _matrix_rows(self, items: Ids) -> Tensor:
-        return self.scoring.scores_of_lists(np.arange(len(items)), items, len(items))
-
-    def _similar(self, ids: Ids, table: IdTable, k: int, score: Any) -> pd.DataFrame:
-        check_k(k)
-        itself = rank_blocks(len(ids), len(table), score, lambda rows: (np.arange(len(rows)), ids[rows]), k)
-        rows, found, scores = join(itself)
-        columns = {table.noun: table.array[ids[rows]], "similar": table.array[found], "score": scores}
-        return pd.DataFrame({**columns, "rank": ranks_of(rows)})
+        ids = self.users.find(users, on_unknown)
+        return similar(self.users, ids, k, cosines_of(self._table("user")))
 
     def _table(self, name: str) -> Tensor:
         """Return the final embeddings of ``user`` or ``item``, padding first."""

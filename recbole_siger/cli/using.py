@@ -1,0 +1,164 @@
+"""What the commands of :mod:`recbole_siger.cli.recommend` do; imported when one of them is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from recbole_siger.common.terminal import build_table, open_console
+from recbole_siger.data.features import load_features
+from recbole_siger.errors import UserError
+from recbole_siger.recommend.recommender import Recommender
+from recbole_siger.recommend.writing import (
+    check_table_file,
+    read_id_list,
+    write_recommendations,
+    write_table,
+)
+
+__all__ = ["new_items", "recommend", "similar"]
+
+MAX_PRINTED = 100
+MAX_TITLE = 60
+
+
+def recommend(
+    run_dir: str,
+    users: str,
+    k: str,
+    out: str | None,
+    exclude_seen: bool,
+    candidates: str | None,
+    on_unknown: Any,
+) -> None:
+    """Print or write recommendations."""
+    number, file = _number(k), out and check_table_file(out)
+    recommender = Recommender.load(run_dir)
+    ids = recommender.user_ids(users if users == "all" else read_id_list(users), on_unknown)
+    chosen = None if candidates is None else recommender.items.find(read_id_list(candidates), on_unknown)
+    _give(recommender, ids, number, file or None, exclude_seen, chosen)
+
+
+def _give(
+    recommender: Recommender,
+    users: Any,
+    k: int,
+    out: Path | None,
+    exclude_seen: bool,
+    candidates: Any,
+) -> None:
+    candidates = None if candidates is None else np.unique(candidates)
+    if out is None:
+        if len(users) > MAX_PRINTED:
+            raise UserError(
+                f"command line: {len(users):,} users are too many to print; name a file with --out"
+            )
+        blocks = [*recommender.rank(users, k, exclude_seen, candidates)]
+        ranked = tuple(np.concatenate(column) for column in zip(*blocks, strict=True))
+        _print(recommender, recommender.frame(users, ranked), "item")  # type: ignore[arg-type]  # three columns
+        return
+    columns = (TextColumn("users"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(users))
+        there = write_recommendations(
+            recommender,
+            users,
+            out,
+            k=k,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+            progress=lambda n: bar.advance(task, n),
+        )
+    again = f" ({there} shards were there already)" if there else ""
+    print(f"{out}: {len(users):,} users{again}")
+
+
+def similar(run_dir: str, items: str | None, users: str | None, k: str, out: str | None) -> None:
+    """Print or write similar items or users."""
+    number, file = _number(k), out and check_table_file(out)
+    recommender = Recommender.load(run_dir)
+    if items is not None:
+        found = recommender.similar_items(read_id_list(items), number)
+    else:
+        found = recommender.similar_users(read_id_list(str(users)), number)
+    _print_or_write(recommender, found, file or None, "similar" if items is not None else "")
+
+
+def new_items(
+    run_dir: str,
+    items: str | None,
+    features: str,
+    users: str | None,
+    k: str,
+    out: str | None,
+    id_embedding: Any,
+) -> None:
+    """Score new items: rank them for users, or print what they are similar to."""
+    number, file = _number(k), out and check_table_file(out)
+    files = _feature_files(features)
+    ids = read_id_list(items) if items else _ids_beside(files)
+    tables = {name: load_features(path, ["[PAD]", *ids])[1:] for name, path in files.items()}
+    recommender = Recommender.load(run_dir).add_items(tables, ids, id_embedding=id_embedding)
+    if users is None:
+        _print_or_write(recommender, recommender.similar_items(ids, number), file or None, "similar")
+        return
+    chosen = recommender.user_ids(users if users == "all" else read_id_list(users))
+    _give(recommender, chosen, number, file or None, False, recommender.items.find(ids))
+
+
+def _feature_files(text: str) -> dict[str, Path]:
+    files = {}
+    for word in text.split(","):
+        name, equals, path = word.strip().partition("=")
+        if not equals or not name or not path:
+            raise UserError(f"command line: --features={text}: write --features=image=FILE.npy,text=FILE.npy")
+        files[name] = Path(path)
+    return files
+
+
+def _ids_beside(files: dict[str, Path]) -> list[str]:
+    """Return the ids of all feature files, each once, in their order."""
+    found: dict[str, None] = {}
+    for path in files.values():
+        beside = path.with_suffix(".ids")
+        if not beside.is_file():
+            raise UserError(f"{beside}: no such file; write the id of each row of {path.name} there")
+        found |= dict.fromkeys(read_id_list(str(beside)))
+    return [*found]
+
+
+def _number(k: str) -> int:
+    if not k.isascii() or not k.isdigit() or int(k) < 1:
+        raise UserError(f"command line: k={k!r}: expected an integer in [1, inf)")
+    return int(k)
+
+
+def _print_or_write(recommender: Recommender, frame: pd.DataFrame, out: Path | None, titled: str) -> None:
+    if out is None:
+        _print(recommender, frame, titled)
+    else:
+        write_table(frame, out)
+        print(f"{out}: {len(frame):,} rows")
+
+
+def _print(recommender: Recommender, frame: pd.DataFrame, titled: str) -> None:
+    """Print a table, with the titles of the items in the column ``titled`` if the run has them."""
+    columns = [*frame.columns]
+    rows = [
+        [f"{x:.4f}" if isinstance(x, float) else str(x) for x in row] for row in frame.to_numpy().tolist()
+    ]
+    texts = recommender.item_texts([*dict.fromkeys(frame[titled])]) if titled else pd.DataFrame()
+    name = next((column for column in texts.columns if column != "item"), None)
+    if name:
+        titles = dict(zip(texts["item"], texts[name], strict=True))
+        columns.append(name)
+        place = columns.index(titled)
+        rows = [[*row, titles.get(row[place], "")[:MAX_TITLE]] for row in rows]
+    console = open_console()
+    console.print(build_table(console, "", columns, rows))

@@ -1,0 +1,170 @@
+"""Recommendations for many users in a file: written in shards, so that an interrupted command continues."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_siger.common.digests import canonical_digest
+from recbole_siger.common.files import atomic_path, sha256, write_text
+from recbole_siger.errors import UserError
+from recbole_siger.recommend.ranking import join
+from recbole_siger.recommend.recommender import Recommender, SeenChoice
+from recbole_siger.runs.scoring import EMBEDDINGS_FILE, SEEN_FILE
+
+__all__ = ["check_table_file", "read_id_list", "write_recommendations", "write_table"]
+
+Ids = NDArray[np.int64]
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+SHARD_USERS = 20_000
+MAX_LIST_BYTES = 2**30
+
+
+def read_id_list(text: str) -> list[str]:
+    """Return raw ids: the lines of a file if ``text`` is the path of a file, else words between commas.
+
+    Raises:
+        UserError: If the file is larger than 1 GiB, is no UTF-8, or there is no id.
+    """
+    path = Path(text)
+    if "\0" not in text and len(text) < 4096 and path.is_file():
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise UserError(f"{path}: is larger than {MAX_LIST_BYTES:,} bytes; divide the list of ids")
+        try:
+            ids = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
+    else:
+        ids = [word.strip() for word in text.split(",")]
+    ids = [one for one in ids if one]
+    if not ids:
+        raise UserError(f"{text!r}: no id; write ids between commas, or name a file with one id a line")
+    return ids
+
+
+def check_table_file(out: str | Path) -> Path:
+    """Return the path of a table to write.
+
+    Raises:
+        UserError: If the suffix is not .csv, .jsonl or .parquet, or pyarrow is missing for .parquet.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: unknown kind of table; name a file that ends with {', '.join(SUFFIXES)}")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{out}: parquet needs pyarrow; run `pip install pyarrow`, or write a .csv")
+    return out
+
+
+def write_table(frame: pd.DataFrame, out: Path) -> None:
+    """Write a table as .csv, .jsonl or .parquet, whole or not at all."""
+    with atomic_path(out) as temporary:
+        if out.suffix == ".csv":
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+        elif out.suffix == ".jsonl":
+            frame.to_json(temporary, orient="records", lines=True, double_precision=15, force_ascii=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
+def write_recommendations(
+    recommender: Recommender,
+    users: Ids,
+    out: str | Path,
+    *,
+    k: int = 10,
+    exclude_seen: SeenChoice = True,
+    candidates: Ids | None = None,
+    progress: Callable[[int], None] = lambda n_users: None,
+) -> int:
+    """Write the recommendations of many users, shard after shard, in bounded memory.
+
+    Finished shards lie beside ``out`` in a hidden folder until the file is whole. The same command with the
+    same run and the same users continues after an interrupt; any other command begins again.
+
+    Args:
+        recommender: The run.
+        users: Internal user ids, shape ``(n,)``.
+        out: The file; its suffix is the format.
+        k: Items a user at most.
+        exclude_seen: As for :meth:`~recbole_siger.recommend.recommender.Recommender.recommend`.
+        candidates: Internal ids of the items that can be recommended, ascending; None: all items.
+        progress: Called with the number of users of each shard.
+
+    Returns:
+        Number of shards that were there already.
+
+    Raises:
+        UserError: If the suffix of ``out`` is unknown.
+    """
+    out = check_table_file(out)
+    parts = [users[start : start + SHARD_USERS] for start in range(0, len(users), SHARD_USERS)]
+    options = {"k": k, "exclude_seen": exclude_seen, "shard": SHARD_USERS, "n_items": len(recommender.items)}
+    digests = [sha256(recommender.run.file(name)) for name in (EMBEDDINGS_FILE, SEEN_FILE)]
+    lists = [None if x is None else canonical_digest(x.tolist()) for x in (users, candidates)]
+    added = recommender.scoring.tensors["item"][recommender.n_trained :] if recommender.n_added else None
+    lists.append(None if added is None else canonical_digest(added.tolist()))
+    shards = _begin(out, canonical_digest([options, digests, lists], digits=64))
+    there = 0
+    for number, part in enumerate(parts):
+        file = shards / f"{number:06}{out.suffix}"
+        if file.exists():
+            there += 1
+        else:
+            frame = recommender.frame(part, join(recommender.rank(part, k, exclude_seen, candidates)))
+            write_table(frame, file)
+        progress(len(part))
+    _join_files([shards / f"{number:06}{out.suffix}" for number in range(len(parts))], out)
+    shutil.rmtree(shards)
+    return there
+
+
+def _begin(out: Path, plan: str) -> Path:
+    """Return the folder of shards; shards of another plan are deleted."""
+    shards = out.with_name(f".{out.name}.shards")
+    file = shards / "plan.json"
+    if shards.is_dir() and _plan_of(file) != plan:
+        shutil.rmtree(shards)
+    write_text(file, json.dumps({"plan": plan}) + "\n")
+    return shards
+
+
+def _plan_of(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _join_files(parts: Sequence[Path], out: Path) -> None:
+    """Put shards together, one in memory at a time."""
+    with atomic_path(out) as temporary:
+        if out.suffix == ".parquet":
+            _join_parquet(parts, temporary)
+            return
+        with temporary.open("wb") as whole:
+            for number, part in enumerate(parts):
+                with part.open("rb") as stream:
+                    if number and out.suffix == ".csv":
+                        stream.readline()  # the header
+                    shutil.copyfileobj(stream, whole)
+
+
+def _join_parquet(parts: Sequence[Path], temporary: Path) -> None:
+    from pyarrow import parquet
+
+    tables: Iterator[Any] = (parquet.read_table(part) for part in parts)
+    first = next(tables)
+    with parquet.ParquetWriter(temporary, first.schema) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table.cast(first.schema))

@@ -1,0 +1,174 @@
+"""The commands that use a finished run: what they print and write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from recbole_siger import cli
+from recbole_siger.recommend import writing
+from recbole_siger.recommend.recommender import Recommender
+from recbole_siger.recommend.writing import write_recommendations
+from tests.conftest import N_ITEMS, N_USERS, WIDTHS, make_experiment, make_toy
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recommend")
+    make_toy().write(folder / "dataset" / "toy")
+    lines = ["item_id\ttitle", *(f"i{i:02}\tThing {i}" for i in range(N_ITEMS - 1))]
+    (folder / "dataset" / "toy" / "items.tsv").write_text("\n".join(lines) + "\n")
+    experiment = make_experiment(folder, "SIGER")
+    experiment.begin()
+    experiment.train()
+    shutil.rmtree(folder / "dataset")
+    return experiment.run.path
+
+
+def call(*words: object) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def test_recommend_writes_the_same_in_every_format(run: Path, tmp_path: Path, capsys) -> None:
+    want = Recommender.load(run).recommend("all", 3)
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        out = tmp_path / f"recs{suffix}"
+        assert call("recommend", run, "--users=all", "--k=3", f"--out={out}") == 0
+        assert capsys.readouterr().out == f"{out}: {N_USERS - 1} users\n"
+        read = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+        found = read[suffix](out) if suffix in read else pd.read_json(out, lines=True)
+        assert found["user"].tolist() == want["user"].tolist()
+        assert found["item"].tolist() == want["item"].tolist()
+        assert found["rank"].tolist() == want["rank"].tolist()
+        assert np.allclose(found["score"], want["score"], rtol=1e-6, atol=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recs.csv", "recs.jsonl", "recs.parquet"]
+
+
+def test_recommend_prints_a_few_users_with_titles(run: Path, tmp_path: Path, capsys) -> None:
+    ids = tmp_path / "users.txt"
+    ids.write_text("u03\nu05\n")
+    assert call("recommend", run, f"--users={ids}", "--k=2", "--candidates=i01,i02,i04") == 0
+    text = capsys.readouterr().out
+    assert text.count("u03") == text.count("u05") == 2
+    assert "Thing" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "recommend needs --users"),
+        (["--users=u00,zz"], "1 of 2 user ids are not in the run: 'zz'"),
+        (["--users=u00", "--k=0"], "k='0': expected an integer in [1, inf)"),
+        (["--users=u00", "--k=x"], "k='x'"),
+        (["--users=u00", "--out=recs.xlsx"], "recs.xlsx: unknown kind of table"),
+        (["--users=,"], "no id"),
+    ],
+)
+def test_bad_words_give_one_line(words: list[str], message: str, run: Path, capsys) -> None:
+    assert call("recommend", run, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_interrupted_command_continues(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_USERS", 7)
+    recommender, out, write = Recommender.load(run), tmp_path / "recs.csv", writing.write_table
+    users = np.arange(1, N_USERS)
+    written: list[Path] = []
+
+    def stop(frame: pd.DataFrame, file: Path) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(file)
+        write(frame, file)
+
+    monkeypatch.setattr(writing, "write_table", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_recommendations(recommender, users, out, k=2)
+    assert not out.exists()
+    monkeypatch.setattr(writing, "write_table", write)
+    seen: list[int] = []
+    assert write_recommendations(recommender, users, out, k=2, progress=seen.append) == 3
+    assert seen == [7, 7, 7, 7, 2]
+    found = pd.read_csv(out)
+    assert found["item"].tolist() == recommender.recommend("all", 2)["item"].tolist()
+    assert list(tmp_path.iterdir()) == [out]
+    # Shards of another plan are not used.
+    monkeypatch.setattr(writing, "write_table", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_recommendations(recommender, users, out, k=3)
+    monkeypatch.setattr(writing, "write_table", write)
+    assert write_recommendations(recommender, users, out, k=5) == 0
+    assert len(pd.read_csv(out)) == 5 * (N_USERS - 1)
+
+
+def test_similar(run: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "similar.csv"
+    assert call("similar", run, "--items=i01,i02", "--k=3", f"--out={out}") == 0
+    want = Recommender.load(run).similar_items(["i01", "i02"], 3)
+    assert pd.read_csv(out)["similar"].tolist() == want["similar"].tolist()
+    capsys.readouterr()
+    assert call("similar", run, "--users=u01", "--k=2") == 0
+    assert capsys.readouterr().out.count("u01") == 2
+    assert call("similar", run) == 2
+    assert "needs --items or --users" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "parquet", "faiss", "hnsw"])
+def test_export(kind: str, run: Path, tmp_path: Path, capsys) -> None:
+    if kind in ("faiss", "hnsw"):
+        faiss = pytest.importorskip("faiss")
+    out, want = tmp_path / "vectors", Recommender.load(run).embeddings()
+    assert call("export", run, f"--format={kind}", f"--out={out}") == 0
+    assert (out / "items.txt").read_text().splitlines() == want.items
+    if kind == "npy":
+        assert np.array_equal(np.load(out / "users.npy"), want.user.numpy())
+    elif kind == "safetensors":
+        assert np.array_equal(load_file(out / "embeddings.safetensors")["items"], want.item.numpy())
+    elif kind == "parquet":
+        found = pd.read_parquet(out / "items.parquet")
+        assert found["id"].tolist() == want.items
+        assert np.array_equal(np.stack(found["embedding"].tolist()), want.item.numpy())
+    else:
+        index = faiss.read_index(str(out / "items.faiss"))
+        _, found = index.search(np.load(out / "users.npy"), 3)
+        best = (want.user @ want.item.T).topk(3).indices.numpy()
+        assert (found == best).mean() > 0.9
+    capsys.readouterr()
+    assert call("export", run, f"--out={out}") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_new_items(run: Path, tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(3)
+    words = []
+    for name, ids in (("image", ["n2", "n1"]), ("text", ["n1", "n2", "n3"])):  # n3 has no image
+        np.save(tmp_path / f"new.{name}.npy", rng.normal(size=(len(ids), WIDTHS[name])).astype(np.float32))
+        (tmp_path / f"new.{name}.ids").write_text("".join(f"{one}\n" for one in ids))
+        words.append(f"{name}={tmp_path}/new.{name}.npy")
+    features, out = f"--features={','.join(words)}", tmp_path / "new.jsonl"
+    assert call("new-items", run, features, "--users=all", "--k=2", f"--out={out}") == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 2 * (N_USERS - 1)
+    assert {row["item"] for row in rows} <= {"n1", "n2", "n3"}
+    image = np.load(tmp_path / "new.image.npy")
+    tables = {
+        "image": np.stack([image[1], image[0], 0 * image[0]]),
+        "text": np.load(tmp_path / "new.text.npy"),
+    }
+    ids = ["n1", "n2", "n3"]
+    want = Recommender.load(run).add_items(tables, ids).recommend("all", 2, candidates=ids)
+    assert [row["item"] for row in rows] == want["item"].tolist()
+    assert [row["score"] for row in rows] == pytest.approx(want["score"].tolist(), rel=1e-6)
+    capsys.readouterr()
+    assert call("new-items", run, features, "--items=n2", "--k=3") == 0
+    assert capsys.readouterr().out.count("n2") == 3
+    assert call("new-items", run, "--features=image") == 2
+    assert "write --features=image=FILE.npy" in capsys.readouterr().err
