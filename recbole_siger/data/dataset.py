@@ -1,4 +1,4 @@
-"""RecBole's Dataset with features of items and users, joined by raw token."""
+"""Interactions with features of items and users, joined by raw token."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from recbole.data.dataset import Dataset
 from torch import Tensor
 
 from recbole_siger.config import Config
+from recbole_siger.data.exact import ExactDataset
 from recbole_siger.data.features import coverage_line, load_features
 from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
@@ -23,7 +24,7 @@ __all__ = ["MultimodalDataset"]
 _log = logging.getLogger(__name__)
 
 
-class MultimodalDataset(Dataset):
+class MultimodalDataset(ExactDataset):
     """Interactions from atomic files, and ``{modality: features}`` for the models that ask for them.
 
     A feature file is ``<name>.<modality>.npy`` with ``<name>.<modality>.ids`` beside it, in the dataset's
@@ -31,18 +32,23 @@ class MultimodalDataset(Dataset):
     """
 
     def __init__(self, config: Config) -> None:
-        folder, name = Path(config["data_path"]), config["dataset"]
-        splits = config["benchmark_filename"]
-        expected = [f"{name}.{split}.inter" for split in splits] if splits else [f"{name}.inter"]
-        missing = [file for file in expected if not (folder / file).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder / missing[0]}: no such dataset file; put RecBole's atomic files there, "
-                "set --data_path, or make them with `recbole-siger prepare` or `recbole-siger import-mmrec`"
-            )
         self._item_features: dict[str, Tensor] = {}
         self._user_features: dict[str, Tensor] = {}
         super().__init__(config)
+
+    def _change_feat_format(self) -> None:
+        super()._change_feat_format()
+        times, self._exact_times = self._exact_times, None  # the splits need no second copy
+        scaled = self.config["normalize_all"] or self.time_field in (self.config["normalize_field"] or ())
+        if times is not None and not scaled and self.inter_feat[self.time_field].dim() == 1:
+            whole = (
+                times.dtype.kind == "f"
+                and (np.abs(times) < 2.0**62).all()
+                and (times == np.trunc(times)).all()
+            )
+            self.inter_feat[self.time_field] = torch.from_numpy(
+                times.astype(np.int64) if whole else times.copy()
+            )
 
     @property
     def train_edges(self) -> Tensor:
@@ -130,7 +136,7 @@ class MultimodalDataset(Dataset):
                 self._item_features[name] = load_features(
                     files[name], self.item_tokens, strict_ids=run.strict_ids, assume_order=run.assume_order
                 )
-                _log.info(coverage_line(name, self._item_features[name]))
+                _log_coverage(name, self._item_features[name], files[name], "item")
         return {name: self._item_features[name] for name in chosen}
 
     def user_features(self, names: Sequence[str]) -> dict[str, Tensor]:
@@ -149,7 +155,7 @@ class MultimodalDataset(Dataset):
                     assume_order=run.assume_order,
                     noun="user",
                 )
-                _log.info(coverage_line(name, self._user_features[name], noun="user"))
+                _log_coverage(name, self._user_features[name], files[name], "user")
         return {name: self._user_features[name] for name in names}
 
     def _prepare(self, script: str) -> None:
@@ -163,3 +169,10 @@ class MultimodalDataset(Dataset):
             where = self.config.origin.get("prepare", "configuration")
             raise UserError(f"{where}: prepare={script!r}: there is no {error}") from None
         module.prepare(Path(self.config["data_path"]), folder, self.dataset_name)
+
+
+def _log_coverage(name: str, table: Tensor, file: Path, noun: str) -> None:
+    """Log how many items or users have a feature; warn if none has."""
+    _log.info(coverage_line(name, table, noun=noun))
+    if not table.any():
+        _log.warning("%s: all values for the %ss of the dataset are zero; %s adds nothing", file, noun, name)

@@ -7,6 +7,7 @@ and an item without a row gets zeros. Users have the same files; ``noun`` names 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,6 +31,8 @@ __all__ = [
     "read_blocks",
 ]
 
+_log = logging.getLogger(__name__)
+
 BLOCK_ELEMENTS = 2**21
 """Values converted at a time: 8 MiB as float32, small beside any feature matrix."""
 
@@ -45,7 +48,8 @@ def load_features(
     r"""Load a feature file and give each item of the dataset the row that its id names.
 
     Items that the file lacks, and the padding item 0, get zeros. Ids that are not items of the dataset are
-    ignored unless ``strict_ids``. The order of the file's rows does not change which item a row goes to.
+    ignored unless ``strict_ids``; a line of the log counts them. The order of the file's rows does not
+    change which item a row goes to.
 
     Args:
         path: ``<name>.<modality>.npy``, shape ``(R, F)``, float16, float32 or float64. The ids lie beside it
@@ -100,8 +104,9 @@ def open_features(path: Path) -> NDArray[Any]:
         raise UserError(f"{path}: no such feature file; put a .npy file of shape (items, dimensions) there.")
     try:
         # What np.load(mmap_mode="r", allow_pickle=False) calls for a .npy file; it refuses archives as well.
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"):  # a damaged header may name any shape
+            array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, OverflowError, EOFError) as error:
         raise UserError(_why_unreadable(path, error)) from error
     if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
         raise UserError(
@@ -215,6 +220,14 @@ def _join(
         raise UserError(
             f"{ids_path}: {len(foreign):,} ids are not {noun}s of the dataset: "
             f"{_name_some(ids[row] for row in foreign)}; remove their rows, or turn strict_ids off."
+        )
+    if len(foreign):
+        _log.info(
+            "%s: %s of %s ids are not %ss of the dataset, and their rows are not used",
+            ids_path.name,
+            f"{len(foreign):,}",
+            f"{len(ids):,}",
+            noun,
         )
     return items
 

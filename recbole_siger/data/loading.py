@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import cat_interactions
-from recbole.data.utils import create_samplers, get_dataloader
+from recbole.data.utils import create_samplers, data_preparation, get_dataloader
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.exact import dataset_class
+from recbole_siger.data.failures import explain_recbole
 from recbole_siger.data.loaders import FullRankingDataLoader, TrainLoader
 from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.errors import UserError
@@ -20,7 +24,9 @@ from recbole_siger.evaluation.groups import ColdSet
 from recbole_siger.evaluation.protocol import PROTOCOLS, Protocol
 from recbole_siger.evaluation.ranking import ItemLists
 
-__all__ = ["resolve_protocol", "split_and_load"]
+__all__ = ["load_with_recbole", "resolve_protocol", "split_and_load"]
+
+_log = logging.getLogger(__name__)
 
 
 def resolve_protocol(config: Config) -> Protocol:
@@ -59,14 +65,8 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
 def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:
     """Split a dataset and make its training, validation and test loaders under ``config.run.protocol``."""
     protocol = resolve_protocol(config)
-    try:
-        splits = dataset.build()
-    except (NotImplementedError, ValueError, AssertionError) as error:
-        where = config.origin.get("eval_args", "configuration")
-        raise UserError(
-            f"{where}: eval_args={config['eval_args']}: {error or 'cannot be split so'}"
-        ) from None
-    splits, cold = _cold_start(config, splits)
+    splits, cold = _cold_start(config, dataset.build())
+    _warn_of_repeats(config, splits)
     loader = get_dataloader(config, "train")
     train = (TrainLoader if loader is TrainDataLoader else loader)(
         config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
@@ -77,16 +77,71 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
             raise UserError(
                 f"eval_args: mode={config['eval_args']['mode']}: {what} ranks all items; use `full`"
             )
-        samplers = create_samplers(config, dataset, splits)
-        return train, *(
-            get_dataloader(config, phase)(config, split, sampler, shuffle=False)
-            for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
-        )
+        _check_popularity(config, splits)
+        with explain_recbole(f"eval_args: mode={config['eval_args']['mode']}", "see RecBole's documentation"):
+            samplers = create_samplers(config, dataset, splits)
+            return train, *(
+                get_dataloader(config, phase)(config, split, sampler, shuffle=False)
+                for phase, split, sampler in zip(("valid", "test"), splits[1:], samplers[1:], strict=True)
+            )
     trained, validated, _ = (_item_lists(split) for split in splits)
     users = None if protocol.keeps_users_without_training else trained.users
     valid = FullRankingDataLoader(config, splits[1], [trained], users, cold)
     seen = [trained, validated] if protocol.masks_validation else [trained]
-    return train, valid, FullRankingDataLoader(config, splits[2], seen, users, cold)
+    test = FullRankingDataLoader(config, splits[2], seen, users, cold)
+    for part, loader in (("validation", valid if config.run.eval_step else test), ("test", test)):
+        if not loader.sample_size:
+            raise UserError(
+                f"dataset {config['dataset']!r}: no user of the {part} split has a training row, so protocol "
+                f"{config.run.protocol} evaluates nobody; change the split, or set --protocol=recbole"
+            )
+    return train, valid, test
+
+
+def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Load a dataset and its three loaders for a model that is no general recommender.
+
+    The dataset and the loaders are RecBole's, with the exact data of :class:`ExactDataset`.
+    """
+    dataset = dataset_class(config)(config)
+    what = f"dataset {config['dataset']!r} cannot be prepared for {config['model']}"
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        explain_recbole(what, "see eval_args and the model's options"),
+    ):
+        config["checkpoint_dir"] = empty  # RecBole would unpickle loaders that it finds there
+        return dataset, data_preparation(config, dataset)
+
+
+def _warn_of_repeats(config: Config, splits: list[MultimodalDataset]) -> None:
+    """Say how many pairs of validation and test are training pairs too: they are known to the model."""
+    keys = [split.train_edges[0] * split.item_num + split.train_edges[1] for split in splits]
+    for part, held_out in zip(("validation", "test"), keys[1:], strict=True):
+        n_repeats = int(np.isin(held_out.numpy(), keys[0].numpy()).sum())
+        if n_repeats:
+            fix = "remove them from the files" if config["benchmark_filename"] else "set --rm_dup_inter=first"
+            _log.warning(
+                "%d of %d %s rows repeat a pair of a user and an item in training, which inflates the "
+                "metrics; %s",
+                n_repeats,
+                len(held_out),
+                part,
+                fix,
+            )
+
+
+def _check_popularity(config: Config, splits: list[MultimodalDataset]) -> None:
+    """Refuse sampled candidates by popularity where a user has all items that can be drawn."""
+    if not any(str(mode).startswith("pop") for mode in config["eval_args"]["mode"].values()):
+        return
+    edges = np.unique(np.concatenate([split.train_edges.numpy() for split in splits], axis=1), axis=1)
+    counts = np.bincount(edges[0])
+    if counts.max() >= len(np.unique(edges[1])):
+        user = splits[0].user_tokens[int(counts.argmax())]
+        raise UserError(
+            f"eval_args: mode={config['eval_args']['mode']}: user {user!r} has all items that occur, so no "
+            "candidate can be drawn by popularity; use `full`"
+        )
 
 
 def _cold_start(

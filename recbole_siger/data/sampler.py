@@ -20,6 +20,7 @@ Ids = NDArray[np.int64]
 
 # A drawn pair is seldom a training pair, and a table of this many bits a pair tells most of them at once.
 _BITS_A_PAIR = 64
+_LEAST_CHANCE = 1e-6  # of a draw that is no training pair; RecBole draws again until there is one
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
 
 
@@ -77,7 +78,8 @@ class NegativeSampler(Sampler):
         train_items: Draw from the items that occur in training only; for ``uniform``.
 
     Raises:
-        UserError: With ``train_items``, if a user has all of them.
+        UserError: With ``train_items``, if a user has all of them; with ``popularity``, if a user has all
+            items that popularity draws, but for a chance of one in a million.
         ValueError: If a user has all items.
     """
 
@@ -102,18 +104,36 @@ class NegativeSampler(Sampler):
         """Make none of RecBole's Python sets; the constructor makes a :class:`PairSet`."""
 
     def _check_counts(self, train: MultimodalDataset) -> None:
-        counts = np.bincount(self.used_ids.keys // self.item_num, minlength=1)
+        """Refuse a user for whom drawing would not end."""
+        holders, held = np.divmod(self.used_ids.keys, self.item_num)
+        counts = np.bincount(holders, minlength=1)
         if self.candidates is not None and counts.max() >= len(self.candidates) > 0:
             user = train.user_tokens[int(counts.argmax())]
             raise UserError(
                 f"user {user!r} has all {len(self.candidates)} training items, so no negative can be drawn; "
                 "set --train_negatives=all (under cold_start a lower ratio), or filter with "
-                "--user_inter_num_interval"
+                "--user_inter_num_interval before the data is split"
             )
         if counts.max() + 1 >= self.item_num:
             raise ValueError(
                 "a user has interacted with all items, so no negative can be drawn; "
-                "filter with --user_inter_num_interval"
+                "filter with --user_inter_num_interval before the data is split"
+            )
+        if self.distribution == "popularity":
+            self._check_popularity(train, holders, held)
+
+    def _check_popularity(self, train: MultimodalDataset, holders: Ids, held: Ids) -> None:
+        """Refuse a user who has nearly all that popularity draws; it draws from training items only."""
+        frequency = np.bincount(train.train_edges[1].numpy(), minlength=self.item_num) / len(train.inter_feat)
+        chance = frequency**self.alpha * (frequency > 0)
+        chance /= chance.sum()
+        left = 1 - np.bincount(holders, weights=chance[held])
+        if left.min() < _LEAST_CHANCE:
+            user = train.user_tokens[int(left.argmin())]
+            raise UserError(
+                f"train_neg_sample_args: distribution=popularity, alpha={self.alpha}: user {user!r} has "
+                "(nearly) all training items by popularity, so no negative can be drawn; use uniform, or "
+                "filter with --user_inter_num_interval before the data is split"
             )
 
     def _uni_sampling(self, sample_num: int) -> Ids:

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_seed
 
-from recbole_siger.common.locks import scratch_folder
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.fingerprint import candidates_of, protocol_facts
-from recbole_siger.data.loading import split_and_load
+from recbole_siger.data.loading import load_with_recbole, split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import protocol_id
 from recbole_siger.model.acceleration import accelerate
@@ -286,10 +284,7 @@ def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]
         )
     if protocol != "recbole":
         raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
-    with scratch_folder() as empty:
-        config["checkpoint_dir"] = str(empty)  # RecBole would unpickle a dataset that it finds there
-        recbole_dataset = create_dataset(config)
-        return recbole_dataset, data_preparation(config, recbole_dataset)
+    return load_with_recbole(config)
 
 
 def asks_for_cold_items(config: Config) -> bool:
