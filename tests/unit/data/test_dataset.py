@@ -178,6 +178,29 @@ def test_the_coverage_of_each_modality_is_logged_once(data: Path, caplog: pytest
     ]
 
 
+@pytest.mark.parametrize("rows", [np.zeros((3, 2)), [[0, 0], [0, 0], [5, 5]]])
+def test_a_feature_that_adds_nothing_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: Any
+) -> None:
+    ids = ["w", "x", "elsewhere"]  # the third row is of no item
+    folder = write_dataset(tmp_path, "toy", SPLITS, {"image": (rows, ids), "text": (np.ones((3, 1)), ids)})
+    with caplog.at_level(logging.WARNING, logger="recbole_siger"):
+        load(tmp_path).item_features()
+    file = folder / "toy.image.npy"
+    assert caplog.messages == [
+        f"{file}: all values for the items of the dataset are zero; image adds nothing"
+    ]
+
+
+def test_a_user_feature_that_adds_nothing_is_warned_of(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_user_feature(data, {"bob": [0.0, 0.0], "ann": [0.0, -0.0]})
+    with caplog.at_level(logging.WARNING, logger="recbole_siger"):
+        load(data, user_features=["bio"]).user_features(("bio",))
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "all values for the users of the dataset are zero; bio adds nothing"
+    ]
+
+
 # ---- making features at first use
 
 

@@ -1,5 +1,6 @@
 """Features are joined by item token; everything doubtful is refused in words."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,28 @@ def test_fill_missing() -> None:
 def test_mean_does_not_overflow() -> None:
     features = torch.tensor([[0.0], [3e38], [3e38], [0.0]])
     assert fill_missing(features, "mean")[3].item() == pytest.approx(3e38)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("(-3, 2)", "(3, -2)", "(-3, -2)", "(True, 2)", "(2, True)", "(3.0, 2)", "(10**3, 2)", "(3, None)"),
+        *("(99999999999999999999, 2)", "(9223372036854775807, 8)", "[3, 2]", "3", "()"),
+    ],
+)
+def test_a_header_with_another_shape(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    path = write(tmp_path, np.zeros((1, 1)), ["a"])
+    values = np.ones(6, dtype=np.float32).tobytes()
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + values)
+    assert refusal(path).startswith(f"{path}: ")
+
+
+def test_unknown_ids_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, np.ones((5, 2)), ["c", "x", "a", "y", "z"])
+    with caplog.at_level(logging.INFO, logger="recbole_siger"):
+        load_features(path, TOKENS, noun="user")
+        load_features(write(tmp_path, np.ones((2, 2)), ["c", "a"]), TOKENS)
+    assert caplog.messages == [
+        "toy.image.ids: 3 of 5 ids are not users of the dataset, and their rows are not used"
+    ]

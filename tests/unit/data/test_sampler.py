@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
 from recbole.sampler import Sampler
 from scipy.stats import chisquare
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.sampler import NegativeSampler, PairSet
+from recbole_siger.errors import UserError
 from tests.toy import write_toy
 
 N_USERS, N_ITEMS = 13, 17
@@ -93,3 +95,43 @@ def test_a_user_with_all_items_is_told(train: Any) -> None:
 
     with pytest.raises(ValueError, match="interacted with all items"):
         NegativeSampler(Full())  # type: ignore[arg-type]
+
+
+class Drawn:
+    """A training split of given pairs, of 3 users and 7 items with padding."""
+
+    uid_field, iid_field, user_num, item_num = "user_id", "item_id", 3, 7
+    user_tokens = ("[PAD]", "ann", "bob")
+
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        self.train_edges = torch.tensor(pairs).T
+        self.inter_feat = Interaction({"user_id": self.train_edges[0], "item_id": self.train_edges[1]})
+
+
+# Items 5 and 6 occur only in test.
+ALL_OF_BOB = [(2, 1), (2, 2), (2, 3), (2, 4), (1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "alpha"),
+    [
+        (ALL_OF_BOB, 1.0),
+        (ALL_OF_BOB + [(2, 1)] * 5, 0.5),  # repeated rows
+        (ALL_OF_BOB, 0.0),
+        ([(2, 1)] * 1000 + [(2, 2)] * 900 + [(1, 3)], 50.0),  # item 3 is drawn once in 1e148 times
+    ],
+)
+def test_popularity_that_would_draw_for_ever(pairs: list[tuple[int, int]], alpha: float) -> None:
+    with pytest.raises(UserError) as caught:
+        NegativeSampler(Drawn(pairs), "popularity", alpha)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(
+        f"train_neg_sample_args: distribution=popularity, alpha={alpha}: user 'bob' has (nearly) all "
+    )
+
+
+def test_popularity_that_ends() -> None:
+    pairs = [*ALL_OF_BOB[1:], (1, 1)]  # item 1 is ann's alone
+    sampler = NegativeSampler(Drawn(pairs), "popularity", 1.0)  # type: ignore[arg-type]
+    assert sampler.sample_by_user_ids(np.full(101, 2), None, 1).unique().tolist() == [1]
+    uniform = NegativeSampler(Drawn(ALL_OF_BOB))  # type: ignore[arg-type]
+    assert set(uniform.sample_by_user_ids(np.full(101, 2), None, 1).tolist()) == {5, 6}
