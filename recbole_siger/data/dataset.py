@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_siger.config import Config
 from recbole_siger.data.exact import ExactDataset
-from recbole_siger.data.features import coverage_line, load_features
+from recbole_siger.data.features import coverage_line, load_and_count
 from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
@@ -133,10 +133,7 @@ class MultimodalDataset(ExactDataset):
             self._prepare(run.prepare)
         for name in chosen:
             if name not in self._item_features:
-                self._item_features[name] = load_features(
-                    files[name], self.item_tokens, strict_ids=run.strict_ids, assume_order=run.assume_order
-                )
-                _log_coverage(name, self._item_features[name], files[name], "item")
+                self._item_features[name] = self._read_features(name, files[name], self.item_tokens, "item")
         return {name: self._item_features[name] for name in chosen}
 
     def user_features(self, names: Sequence[str]) -> dict[str, Tensor]:
@@ -145,18 +142,22 @@ class MultimodalDataset(ExactDataset):
         Args:
             names: Which of :meth:`user_feature_files`.
         """
-        run, files = self.config.run, self.user_feature_files() if names else {}
+        files = self.user_feature_files() if names else {}
         for name in names:
             if name not in self._user_features:
-                self._user_features[name] = load_features(
-                    files[name],
-                    self.user_tokens,
-                    strict_ids=run.strict_ids,
-                    assume_order=run.assume_order,
-                    noun="user",
-                )
-                _log_coverage(name, self._user_features[name], files[name], "user")
+                self._user_features[name] = self._read_features(name, files[name], self.user_tokens, "user")
         return {name: self._user_features[name] for name in names}
+
+    def _read_features(self, name: str, file: Path, tokens: Sequence[str], noun: str) -> Tensor:
+        """Load one feature file; log its coverage, and warn if it adds nothing."""
+        run = self.config.run
+        table, n_unknown = load_and_count(
+            file, tokens, strict_ids=run.strict_ids, assume_order=run.assume_order, noun=noun
+        )
+        _log.info(coverage_line(name, table, noun=noun, n_unknown=n_unknown))
+        if not table.any():
+            _log.warning("%s: all values for %ss of the dataset are zero; %s adds nothing", file, noun, name)
+        return table
 
     def _prepare(self, script: str) -> None:
         folder = Path(self.config["feature_path"])
@@ -169,10 +170,3 @@ class MultimodalDataset(ExactDataset):
             where = self.config.origin.get("prepare", "configuration")
             raise UserError(f"{where}: prepare={script!r}: there is no {error}") from None
         module.prepare(Path(self.config["data_path"]), folder, self.dataset_name)
-
-
-def _log_coverage(name: str, table: Tensor, file: Path, noun: str) -> None:
-    """Log how many items or users have a feature; warn if none has."""
-    _log.info(coverage_line(name, table, noun=noun))
-    if not table.any():
-        _log.warning("%s: all values for the %ss of the dataset are zero; %s adds nothing", file, noun, name)

@@ -93,11 +93,12 @@ class ExactDataset(Dataset):
             raise UserError(f"{filepath}: holds no rows; write one line for each interaction")
         if suffix == "inter":
             self._check_same_columns(file, fields)
-        frame = pd.DataFrame(columns)
         for field in fields:
             if field.type == "token" and field.name not in ids:
-                frame[field.name] = frame[field.name].replace("", np.nan)  # RecBole's sign for no value
-            elif field.type.endswith("_seq"):
+                columns[field.name][columns[field.name] == ""] = np.nan  # RecBole's sign for no value
+        frame = pd.DataFrame(columns)
+        for field in fields:
+            if field.type.endswith("_seq"):
                 frame[field.name] = self._sequences(field, columns[field.name])
         return frame
 

@@ -7,7 +7,6 @@ and an item without a row gets zeros. Users have the same files; ``noun`` names 
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -26,12 +25,11 @@ __all__ = [
     "coverage_text",
     "fill_missing",
     "has_feature",
+    "load_and_count",
     "load_features",
     "open_features",
     "read_blocks",
 ]
-
-_log = logging.getLogger(__name__)
 
 BLOCK_ELEMENTS = 2**21
 """Values converted at a time: 8 MiB as float32, small beside any feature matrix."""
@@ -48,8 +46,7 @@ def load_features(
     r"""Load a feature file and give each item of the dataset the row that its id names.
 
     Items that the file lacks, and the padding item 0, get zeros. Ids that are not items of the dataset are
-    ignored unless ``strict_ids``; a line of the log counts them. The order of the file's rows does not
-    change which item a row goes to.
+    ignored unless ``strict_ids``. The order of the file's rows does not change which item a row goes to.
 
     Args:
         path: ``<name>.<modality>.npy``, shape ``(R, F)``, float16, float32 or float64. The ids lie beside it
@@ -74,6 +71,25 @@ def load_features(
         >>> load_features(folder / "toy.image.npy", ["[PAD]", "a", "b", "c"]).tolist()
         [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [5.0, 6.0]]
     """
+    return load_and_count(path, tokens, strict_ids=strict_ids, assume_order=assume_order, noun=noun)[0]
+
+
+def load_and_count(
+    path: Path,
+    tokens: Sequence[str],
+    *,
+    strict_ids: bool = False,
+    assume_order: bool = False,
+    noun: str = "item",
+) -> tuple[Tensor, int]:
+    """Do what :func:`load_features` does, and count the rows whose ids are not in the dataset.
+
+    Returns:
+        Features, shape ``(I, F)``, and the number of rows of the file that no item has.
+
+    Raises:
+        UserError: As :func:`load_features`.
+    """
     path = Path(path)
     array = open_features(path)
     ids = _row_ids(path, len(array), tokens, assume_order, noun)
@@ -83,7 +99,7 @@ def load_features(
         item = items[start : start + len(block)]
         known = item > 0
         features[item[known]] = block[known]
-    return torch.from_numpy(features)
+    return torch.from_numpy(features), int((items < 0).sum())
 
 
 def open_features(path: Path) -> NDArray[Any]:
@@ -221,14 +237,6 @@ def _join(
             f"{ids_path}: {len(foreign):,} ids are not {noun}s of the dataset: "
             f"{_name_some(ids[row] for row in foreign)}; remove their rows, or turn strict_ids off."
         )
-    if len(foreign):
-        _log.info(
-            "%s: %s of %s ids are not %ss of the dataset, and their rows are not used",
-            ids_path.name,
-            f"{len(foreign):,}",
-            f"{len(ids):,}",
-            noun,
-        )
     return items
 
 
@@ -257,24 +265,28 @@ def has_feature(features: Tensor) -> Tensor:
     return (features != 0).any(dim=1)
 
 
-def coverage_line(name: str, features: Tensor, *, noun: str = "item") -> str:
+def coverage_line(name: str, features: Tensor, *, noun: str = "item", n_unknown: int = 0) -> str:
     """Say how many items or users have a feature; the padding row does not count.
 
     Args:
         name: The modality.
         features: Shape ``(I, F)``, row 0 padding.
         noun: What a row belongs to.
+        n_unknown: Rows of the file whose ids are not in the dataset.
 
     Returns:
         One line.
 
     Example:
-        >>> coverage_line("image", torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]]))
+        >>> features = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
+        >>> coverage_line("image", features)
         'image: 1 of 2 items (1 missing), 2-d'
+        >>> coverage_line("image", features, n_unknown=7)
+        'image: 1 of 2 items (1 missing), 2-d; 7 ids of the file are not items of the dataset'
     """
-    return coverage_text(
-        name, int(has_feature(features[1:]).sum()), len(features) - 1, features.shape[1], noun=noun
-    )
+    n_present = int(has_feature(features[1:]).sum())
+    line = coverage_text(name, n_present, len(features) - 1, features.shape[1], noun=noun)
+    return f"{line}; {n_unknown:,} ids of the file are not {noun}s of the dataset" if n_unknown else line
 
 
 def coverage_text(name: str, n_present: int, n_items: int, dim: int, *, noun: str = "item") -> str:

@@ -178,6 +178,17 @@ def test_the_coverage_of_each_modality_is_logged_once(data: Path, caplog: pytest
     ]
 
 
+def test_unknown_ids_are_part_of_the_coverage(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = data / "toy" / "toy.image.ids"
+    ids.write_text(ids.read_text().replace("w", "elsewhere"))
+    with caplog.at_level(logging.INFO, logger="recbole_siger"):
+        load(data, modalities=["image", "text"]).item_features()
+    assert caplog.messages == [
+        "image: 2 of 4 items (2 missing), 2-d; 1 ids of the file are not items of the dataset",
+        "text: 3 of 4 items (1 missing), 2-d",
+    ]
+
+
 @pytest.mark.parametrize("rows", [np.zeros((3, 2)), [[0, 0], [0, 0], [5, 5]]])
 def test_a_feature_that_adds_nothing_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: Any
@@ -187,9 +198,7 @@ def test_a_feature_that_adds_nothing_is_warned_of(
     with caplog.at_level(logging.WARNING, logger="recbole_siger"):
         load(tmp_path).item_features()
     file = folder / "toy.image.npy"
-    assert caplog.messages == [
-        f"{file}: all values for the items of the dataset are zero; image adds nothing"
-    ]
+    assert caplog.messages == [f"{file}: all values for items of the dataset are zero; image adds nothing"]
 
 
 def test_a_user_feature_that_adds_nothing_is_warned_of(data: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +206,7 @@ def test_a_user_feature_that_adds_nothing_is_warned_of(data: Path, caplog: pytes
     with caplog.at_level(logging.WARNING, logger="recbole_siger"):
         load(data, user_features=["bio"]).user_features(("bio",))
     assert [message.partition(": ")[2] for message in caplog.messages] == [
-        "all values for the users of the dataset are zero; bio adds nothing"
+        "all values for users of the dataset are zero; bio adds nothing"
     ]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.utils import init_seed
 
 from recbole_siger import cli
 from recbole_siger.config import Config
@@ -127,12 +126,14 @@ def test_an_empty_id_of_a_table_of_items(tmp_path: Path) -> None:
 
 
 def test_a_missing_value_of_an_item_is_padding_and_na_is_a_value(tmp_path: Path) -> None:
-    table = "item_id:token\tclass:token\ttags:token_seq\ni1\tNA\tNA b\ni2\t\t\ni3\tc\tb\n"
+    table = "item_id:token\tclass:token\ttags:token_seq\tvoid:token\n"
+    table += "i1\tNA\tNA b\t\ni2\t\t\t\ni3\tc\tb\t\n"
     write(tmp_path, inter=text(draw_rows()), item=table)
-    columns = {"inter": ["user_id", "item_id"], "item": ["item_id", "class", "tags"]}
+    columns = {"inter": ["user_id", "item_id"], "item": ["item_id", "class", "tags", "void"]}
     dataset = load(tmp_path, load_col=columns, filter_inter_by_user_or_item=False)
     dataset.build()
     assert dataset.field2id_token["class"].tolist() == ["[PAD]", "NA", "c"]
+    assert dataset.field2id_token["void"].tolist() == ["[PAD]"]
     assert dataset.field2id_token["tags"].tolist() == ["[PAD]", "NA", "b"]
     items = [dataset.item_tokens.index(token) for token in ("i1", "i2", "i3")]
     assert dataset.item_feat["class"][items].tolist() == [1, 0, 2]
@@ -179,7 +180,7 @@ def test_plain_data_are_recboles(tmp_path: Path, values: dict[str, Any]) -> None
     write(tmp_path, inter=text(rows + rows[:11]), item="\n".join(table) + "\n")
     found = []
     for kind in (Dataset, MultimodalDataset):
-        init_seed(5, True)
+        torch.manual_seed(5)
         whole = kind(config_of(tmp_path, **values))
         found.append((whole, whole.build()))
     (theirs, their_splits), (ours, our_splits) = found

@@ -1,6 +1,5 @@
 """Features are joined by item token; everything doubtful is refused in words."""
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recbole_siger.data import features as module
-from recbole_siger.data.features import coverage_line, fill_missing, has_feature, load_features
+from recbole_siger.data.features import (
+    coverage_line,
+    fill_missing,
+    has_feature,
+    load_and_count,
+    load_features,
+)
 from recbole_siger.errors import UserError
 
 TOKENS = ["[PAD]", "a", "b", "c", "d"]
@@ -234,11 +239,9 @@ def test_a_header_with_another_shape(tmp_path: Path, shape: str) -> None:
     assert refusal(path).startswith(f"{path}: ")
 
 
-def test_unknown_ids_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_ids_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path, np.ones((5, 2)), ["c", "x", "a", "y", "z"])
-    with caplog.at_level(logging.INFO, logger="recbole_siger"):
-        load_features(path, TOKENS, noun="user")
-        load_features(write(tmp_path, np.ones((2, 2)), ["c", "a"]), TOKENS)
-    assert caplog.messages == [
-        "toy.image.ids: 3 of 5 ids are not users of the dataset, and their rows are not used"
-    ]
+    features, n_unknown = load_and_count(path, TOKENS)
+    assert features.equal(load_features(path, TOKENS))
+    assert n_unknown == 3
+    assert load_and_count(write(tmp_path, np.ones((2, 2)), ["c", "a"]), TOKENS)[1] == 0
