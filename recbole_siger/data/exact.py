@@ -17,7 +17,7 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 from recbole_siger.config import Config
 from recbole_siger.data.atomic import AtomicFile, Field
 from recbole_siger.data.failures import explain_recbole
-from recbole_siger.data.settings import active_filters, check_intervals, check_settings
+from recbole_siger.data.settings import active_filters, check_settings
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
 
@@ -188,13 +188,6 @@ class ExactDataset(Dataset):
                 f"{self._folder / token}.inter: line 1: TIME_FIELD={time!r} must hold numbers, because it "
                 f"decides the order of rows; write {time}:float"
             )
-
-    def _parse_intervals_str(self, intervals_str: Any) -> Any:
-        if intervals_str is not None:
-            values = active_filters(self.config).items()
-            key = next((key for key, value in values if value is intervals_str), "val_interval")
-            check_intervals(self.config, key, intervals_str)
-        return super()._parse_intervals_str(intervals_str)
 
     def _reset_index(self) -> None:
         if self.inter_feat.empty:

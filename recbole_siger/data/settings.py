@@ -1,9 +1,7 @@
-"""Options of the data, checked before a file is read: their form, and whether they have an effect."""
+"""Options of the data, checked before a file is read: whether they have an effect on this dataset."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +9,19 @@ from recbole.utils import InputType, ModelType
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.options.params import did_you_mean
 
-__all__ = ["active_filters", "check_intervals", "check_settings"]
+__all__ = ["active_filters", "check_settings"]
 
 _FILTERS = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter")
 
-_SUFFIXES = ("inter", "user", "item", "kg", "link", "net")
-_INTERVAL = re.compile(r"[\[(]([^,;\[\]()]+),([^,;\[\]()]+)[\])]")
-
 
 def check_settings(config: Config) -> None:
-    """Refuse options of the data that RecBole misreads, and options without an effect.
+    """Refuse options of the data that have no effect on this dataset and this model.
 
     Raises:
         UserError: Naming the source, the option, its value and the fix.
     """
-    for key in ("field_separator", "seq_separator"):
-        if not isinstance(config[key], str) or not config[key]:
-            raise _problem(config, key, "write the text between two values, in quotation marks")
-    for key in ("load_col", "unload_col"):
-        _check_columns(config, key)
-    _check_filters(config)
+    _check_tables(config)
     _check_threshold(config)
     if config["benchmark_filename"] is not None:
         _check_given_split(config)
@@ -48,59 +37,12 @@ def _problem(config: Config, key: str, text: str) -> UserError:
     return UserError(f"{config.origin.get(key, 'configuration')}: {key}={config[key]!r}: {text}")
 
 
-def _check_columns(config: Config, key: str) -> None:
-    """Hold ``load_col`` and ``unload_col`` to ``{suffix: [column, ...]}``."""
-    value = config[key]
-    if value is None:
-        return
-    if not isinstance(value, Mapping):
-        raise _problem(config, key, "write columns by file, as in {inter: [user_id, item_id]}")
-    suffixes = [*_SUFFIXES, *(config["additional_feat_suffix"] or ())]
-    for suffix, columns in value.items():
-        if suffix not in suffixes:
-            hint = did_you_mean(str(suffix), suffixes)
-            raise _problem(config, key, f"{suffix!r} is no file of a dataset{hint} ({', '.join(suffixes)})")
-        if columns == "*" and key == "load_col":
-            continue
-        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-            raise _problem(config, key, f"{suffix}: write a list of columns, as in [user_id, item_id]")
-        file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
-        if columns and suffix in ("user", "item") and key == "load_col" and not file.is_file():
-            raise _problem(config, key, f"{file}: no such file; remove {suffix!r}")
-
-
-def _check_filters(config: Config) -> None:
-    """Hold the options that remove rows to the values that RecBole understands."""
-    if config["rm_dup_inter"] not in (None, "first", "last"):
-        text = "write first or last, the row of a repeated pair that is kept, or None to keep all"
-        raise _problem(config, "rm_dup_inter", text)
-    for key in ("user_inter_num_interval", "item_inter_num_interval"):
-        if config[key] is not None:
-            check_intervals(config, key, config[key])
-    if not isinstance(config["val_interval"] or {}, Mapping):
-        raise _problem(config, "val_interval", "write intervals by column, as in {rating: '[3,inf)'}")
-
-
-def check_intervals(config: Config, key: str, value: Any) -> None:
-    """Refuse text that is not intervals such as ``"[5,inf)"`` or ``"[1,2];(4,6)"``.
-
-    Args:
-        config: The configuration.
-        key: The option, for the error.
-        value: The intervals.
-
-    Raises:
-        UserError: If RecBole would ignore an interval or could not read it.
-    """
-    for one in str(value).split(";"):
-        match = _INTERVAL.fullmatch(one.strip())
-        try:
-            left, right = map(float, match.groups()) if match else (1, 0)
-        except ValueError:
-            left, right = 1, 0
-        if not left <= right:
-            text = f"{one!r} is not an interval; write '[LEAST,GREATEST]'; ( or ) excludes an end"
-            raise _problem(config, key, text)
+def _check_tables(config: Config) -> None:
+    """Refuse columns of users or items from a file that does not exist; RecBole would train without them."""
+    for table, columns in (config["load_col"] or {}).items():
+        file = Path(config["data_path"]) / f"{config['dataset']}.{table}"
+        if columns and table in ("user", "item") and not file.is_file():
+            raise _problem(config, "load_col", f"{file}: no such file; remove {table!r}")
 
 
 def _check_threshold(config: Config) -> None:
@@ -116,7 +58,7 @@ def _check_threshold(config: Config) -> None:
 def _check_given_split(config: Config) -> None:
     """Refuse what RecBole ignores where the dataset has one file for each part of the split."""
     parts = config["benchmark_filename"]
-    if not isinstance(parts, list) or len(parts) != 3 or len(set(map(str, parts))) != 3:
+    if len(set(parts)) != 3 or len(parts) != 3:
         text = "name three files: training, validation and test, as in [train, valid, test]"
         raise _problem(config, "benchmark_filename", text)
     why = f"has no effect: the dataset is split already (benchmark_filename={parts})"

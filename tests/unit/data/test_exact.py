@@ -56,8 +56,8 @@ def config_of(root: Path, model: str = "BPR", **values: Any) -> Config:
     return Config(model, "toy", config_dict={"data_path": str(root), "gpu_id": "", **values})
 
 
-def load(root: Path, **values: Any) -> MultimodalDataset:
-    return MultimodalDataset(config_of(root, **values))
+def load(root: Path, model: str = "BPR", **values: Any) -> MultimodalDataset:
+    return MultimodalDataset(config_of(root, model, **values))
 
 
 def refusal(root: Path, model: str = "BPR", **values: Any) -> str:
@@ -352,43 +352,40 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
 # ---- options
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("load_col", ["user_id", "item_id"], "write columns by file, as in {inter: [user_id, item_id]}"),
-        ("load_col", {"inter": "user_id"}, "inter: write a list of columns, as in [user_id, item_id]"),
-        ("load_col", {"intr": ["user_id"]}, "'intr' is no file of a dataset; did you mean `inter`? (inter, "),
-        ("unload_col", ["user_id"], "write columns by file"),
-        (
-            "rm_dup_inter",
-            False,
-            "write first or last, the row of a repeated pair that is kept, or None to keep",
-        ),
-        ("rm_dup_inter", "frist", "write first or last"),
-        ("user_inter_num_interval", "5,inf", "'5,inf' is not an interval; write '[LEAST,GREATEST]'"),
-        ("item_inter_num_interval", "[5,2)", "'[5,2)' is not an interval"),
-        ("item_inter_num_interval", "[1,2];[a,b]", "'[a,b]' is not an interval"),
-        ("val_interval", ["rating"], "write intervals by column, as in {rating: '[3,inf)'}"),
-        ("threshold", {"rating": 3}, "has no effect: BPR reads no labels and takes every row for a positive"),
-        ("field_separator", "", "write the text between two values, in quotation marks"),
-    ],
-)
-def test_an_option_that_is_wrong(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    values = {"rm_dup_inter": False} if value is False else {key: value}
+@pytest.mark.parametrize("value", [False, True, "frist", "both"])
+def test_a_repeated_pair_keeps_its_first_or_its_last_row(tmp_path: Path, value: Any) -> None:
     write(tmp_path, inter=text(draw_rows()))
-    found = refusal(tmp_path, **values)
-    assert found.startswith(f"config_dict: {key}={value!r}: {message}")
+    message = refusal(tmp_path, rm_dup_inter=value)
+    assert message.startswith(f"config_dict: rm_dup_inter={value!r}: expected ")
+    assert "first" in message or "str" in message
 
 
-def test_an_interval_of_values_that_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [{"rating": 3}, {"timestamp": 5.5}])
+def test_a_threshold_that_no_model_reads(tmp_path: Path, value: Any) -> None:
+    write(tmp_path, inter=text(draw_rows()), **thirds(draw_rows()))
+    for model in ("BPR", "EASE", "NeuMF"):
+        message = refusal(tmp_path, model, threshold=value, load_col=None)
+        assert message.startswith(f"config_dict: threshold={value!r}: has no effect: {model} reads no labels")
+        assert refusal(tmp_path, model, threshold=value, **SPLIT) == message
+    labels = {"train_neg_sample_args": None, "threshold": {"rating": 3}, "load_col": None}
+    assert set(load(tmp_path, model="NeuMF", **labels).inter_feat["label"]) == {0, 1}
+
+
+@pytest.mark.parametrize("table", ["item", "user"])
+def test_columns_of_a_file_that_does_not_exist(tmp_path: Path, table: str) -> None:
     write(tmp_path, inter=text(draw_rows()))
-    columns = {"load_col": {"inter": ["user_id", "item_id", "rating"]}}
-    message = refusal(tmp_path, val_interval={"rating": "3"}, **columns)
-    assert message.startswith("config_dict: val_interval={'rating': '3'}: '3' is not an interval")
-    message = refusal(tmp_path, val_interval={"ratng": "[3,4]"}, **columns)
-    assert message.startswith(
-        f"{tmp_path / 'toy'}: dataset 'toy' cannot be loaded: RecBole says ValueError: Field [ratng]"
-    )
+    columns = {"inter": ["user_id", "item_id"], table: [f"{table}_id", "class"]}
+    file = tmp_path / "toy" / f"toy.{table}"
+    message = refusal(tmp_path, "FM", load_col=columns)
+    assert message == f"config_dict: load_col={columns!r}: {file}: no such file; remove {table!r}"
+
+
+@pytest.mark.parametrize("field", ["ratng", "user"])
+def test_a_filter_of_a_column_that_does_not_exist(tmp_path: Path, field: str) -> None:
+    write(tmp_path, inter=text(draw_rows()))
+    message = refusal(tmp_path, val_interval={field: "[3,4]"})
+    start = f"{tmp_path / 'toy'}: dataset 'toy' cannot be loaded: RecBole says ValueError: Field [{field}]"
+    assert message.startswith(start)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +418,7 @@ def test_another_split_of_data_that_are_split(tmp_path: Path, given: Mapping[str
     assert load(tmp_path, **SPLIT, eval_args={"mode": "full", "order": "RO"}).inter_num == len(draw_rows())
 
 
-@pytest.mark.parametrize("parts", [["train", "test"], ["train", "train", "test"], "train"])
+@pytest.mark.parametrize("parts", [["train", "test"], ["train", "train", "test"], ["train"]])
 def test_a_split_of_other_than_three_parts(tmp_path: Path, parts: Any) -> None:
     write(tmp_path, inter=text(draw_rows()), **thirds(draw_rows()))
     message = refusal(tmp_path, benchmark_filename=parts)
@@ -435,6 +432,7 @@ def test_a_split_of_other_than_three_parts(tmp_path: Path, parts: Any) -> None:
         {"user_inter_num_interval": "[100,inf)"},
         {"val_interval": {"rating": "[30,inf)"}, "load_col": {"inter": ["user_id", "item_id", "rating"]}},
         {"item_inter_num_interval": "(1000,inf)"},
+        {"item_inter_num_interval": "[5,2]"},
     ],
 )
 def test_filters_that_leave_nothing_are_named(tmp_path: Path, values: dict[str, Any]) -> None:
