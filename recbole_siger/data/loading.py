@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import cat_interactions
 from recbole.data.utils import create_samplers, data_preparation, get_dataloader
 
+from recbole_siger.common.locks import scratch_folder
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.exact import dataset_class
@@ -106,10 +106,10 @@ def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     dataset = dataset_class(config)(config)
     what = f"dataset {config['dataset']!r} cannot be prepared for {config['model']}"
     with (
-        tempfile.TemporaryDirectory() as empty,
+        scratch_folder() as empty,
         explain_recbole(what, "see eval_args and the model's options"),
     ):
-        config["checkpoint_dir"] = empty  # RecBole would unpickle loaders that it finds there
+        config["checkpoint_dir"] = str(empty)  # RecBole would unpickle loaders that it finds there
         return dataset, data_preparation(config, dataset)
 
 
