@@ -69,7 +69,7 @@ def audit(
     else:
         model = given.pop("model", None) or _model_for(dataset, given)
         config = Config(model, dataset, command_line=given)
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, run_settings(config):
         experiment = build_experiment(config, RunFolder(scratch))
         findings = [
             *_duplicates(experiment),
@@ -231,8 +231,8 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
     """Choose the best epoch again, by validation scores only."""
     file = run.file("metrics.jsonl")
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = run.read_metrics()
+    except UserError:
         yield Finding(
             "FAIL", "selection", f"{file}: missing or damaged, so the choice of the epoch cannot be checked"
         )
@@ -301,6 +301,7 @@ def best_epoch(scores: Mapping[int, float], bigger: bool, decimals: int | None) 
 
 def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any]) -> Iterator[Finding]:
     """Evaluate the saved weights again and compare with the results, which belong to the same epoch."""
+    config = experiment.config
     if not run.file("model.safetensors").is_file():
         yield Finding("INFO", "weights", "the run was not saved, so its weights cannot be evaluated again")
         return
@@ -314,8 +315,8 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
         found["valid"] = results["valid"]
     for part, metrics in found.items():
         for key, value in results[part].items():
-            off = abs(metrics.get(key, np.inf) - value)
-            if off > 1e-3 * max(1, abs(value)):  # another machine may round scores differently
+            # Another machine may round scores differently, so that the last printed digit differs by one.
+            if abs(metrics.get(key, np.inf) - value) > 1.01 * 10.0 ** -config["metric_decimal_place"]:
                 text = (
                     f"{part} {key} of model.safetensors is {metrics.get(key)}, but results.json has {value}"
                 )

@@ -136,6 +136,10 @@ class MultimodalDataset(ExactDataset):
                 self._item_features[name] = self._read_features(name, files[name], self.item_tokens, "item")
         return {name: self._item_features[name] for name in chosen}
 
+    def loaded_features(self, name: str) -> Tensor | None:
+        """Return the features of a modality as :meth:`item_features` loaded them; None if it has not."""
+        return self._item_features.get(name)
+
     def user_features(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Load ``{name: (n_users, F) float32}``, row 0 and rows of users without a feature zero.
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_siger.common.files import sha256
+from recbole_siger.common.files import delete_leftovers, sha256
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
 from recbole_siger.data.names import name_problem
@@ -167,12 +168,24 @@ def _extract_one(
     params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], report: Report
 ) -> None:
     modality = params.modality or job.spec.kind
+    shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
+    shards.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{files['npy']}: another process extracts this modality; wait until the process ends."
+    with locked(shards.with_suffix(LOCK), busy):
+        delete_leftovers(shards.parent, files["npy"].stem)
+        _extract_locked(params, job, encoder, files, shards, report)
+
+
+def _extract_locked(
+    params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], shards: Path, report: Report
+) -> None:
+    _files(params, job.spec.kind)  # again: another process may have finished since the first check
+    modality = params.modality or job.spec.kind
     items: dict[str, Any] = {
         "file": job.table.path.name,
         "sha256": sha256(job.table.path),
         "bytes": job.table.path.stat().st_size,
     }
-    shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
     store = ShardStore(shards / job.key(items["sha256"], encoder), len(job.table.offsets))
     todo = store.todo()
     if len(todo) < store.n_shards:

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_siger.common.digests import canonical_digest
-from recbole_siger.common.files import atomic_path
+from recbole_siger.common.files import delete_leftovers
+from recbole_siger.common.tensor_files import write_tensor_file
 from recbole_siger.errors import UserError
 
 __all__ = ["Entry", "GraphCache", "GraphRequest"]
@@ -31,6 +31,10 @@ __all__ = ["Entry", "GraphCache", "GraphRequest"]
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+
+_MAX_AGE = 86_400.0  # seconds; a temporary file of that age is of a killed process
+# What a damaged file raises: no safetensors, no metadata or other metadata, ids outside of the shape.
+_DAMAGED = (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, RecursionError)
 
 
 class Entry(NamedTuple):
@@ -66,8 +70,12 @@ class GraphCache:
 
     def __init__(self, cache_dir: str | Path | None = None) -> None:
         off = str(cache_dir) == "none"
-        root = _user_folder() if cache_dir is None else Path(cache_dir).expanduser()
-        self.folder = None if off else root / "graphs"
+        try:
+            root = _user_folder() if cache_dir is None else Path(cache_dir).expanduser()
+            self.folder = None if off else root / "graphs"
+        except RuntimeError as error:  # the user has no home folder
+            self.folder = None
+            logger.warning("graphs are not stored: %s; name a folder by cache_dir", error)
         self.requests: list[GraphRequest] = []
 
     def learned(
@@ -118,16 +126,15 @@ class GraphCache:
             return build(**tensors, **arguments)
         path = self.folder / f"{kind}-{_digest(kind, tensors, arguments)[:32]}{SUFFIX}"
         device = next(iter(tensors.values())).device
-        if path.exists():
-            try:
-                return _read(path).to(device)
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                logger.warning("%s: damaged (%s); the graph is built again", path, error)
+        stored = _stored(path)
+        if stored is not None:
+            return stored.to(device)
         graph = build(**tensors, **arguments).coalesce()
         try:
             _write(path, graph)
-        except OSError as error:
-            logger.warning("%s: not written (%s); name another folder by cache_dir", path, error.strerror)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            logger.warning("%s: not written (%s); name another folder by cache_dir", path, reason)
         return graph
 
     def entries(self) -> Iterator[Entry]:
@@ -146,7 +153,7 @@ class GraphCache:
                 with safe_open(path, "pt") as file:
                     shape = tuple(json.loads(file.metadata()["shape"]))
                     n_edges = file.get_slice("values").get_shape()[0]
-            except (SafetensorError, KeyError, TypeError, ValueError):
+            except (OSError, *_DAMAGED):
                 pass  # listed without shape; the next run that uses the file reports and rebuilds it
             yield Entry(path.name.rpartition("-")[0], shape, n_edges, path.stat().st_size, path)
 
@@ -207,8 +214,17 @@ def _checksum(*tensors: Tensor) -> str:
 def _write(path: Path, graph: Tensor) -> None:
     index, value = graph.indices().cpu().int().contiguous(), graph.values().cpu()
     metadata = {"shape": json.dumps(list(graph.shape)), "sha256": _checksum(index, value)}
-    with atomic_path(path) as temporary:
-        save_file({"indices": index, "values": value}, temporary, metadata)
+    delete_leftovers(path.parent, min_age=_MAX_AGE)
+    write_tensor_file(path, {"indices": index, "values": value}, metadata)
+
+
+def _stored(path: Path) -> Tensor | None:
+    """Return the graph of a file; None, with a warning for a damaged file, if there is none."""
+    try:
+        return _read(path) if path.is_file() else None
+    except (OSError, *_DAMAGED) as error:
+        logger.warning("%s: damaged (%s); the graph is built again", path, str(error).splitlines()[:1])
+        return None
 
 
 def _read(path: Path) -> Tensor:

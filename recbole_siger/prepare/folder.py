@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from recbole_siger.common.files import atomic_path, delete_leftovers
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.manifest import Counts, published_line
 
-__all__ = ["SPLITS", "check_target", "dataset_yaml", "report_dataset", "write_interactions"]
+__all__ = ["SPLITS", "check_target", "dataset_yaml", "new_dataset", "report_dataset", "write_interactions"]
 
 SPLITS = ("train", "valid", "test")
 """The meaning of the labels 0, 1 and 2."""
@@ -33,7 +36,8 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
         overwrite: Whether an existing folder may be replaced.
 
     Raises:
-        UserError: If the name is invalid, or the target exists, is not a folder, or contains an input.
+        UserError: If the name is invalid, or the target exists, is no folder or no dataset, or contains an
+            input.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', for example 'baby'.")
@@ -46,7 +50,43 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
     for path in inputs:
         if path.resolve().is_relative_to(target.resolve()):
             raise UserError(f"{target}: contains the input {path}; choose another name or data_path.")
+    if target.exists() and not _is_dataset(target):
+        raise UserError(
+            f"{target}: is not a dataset (no manifest, no .inter file), so --overwrite does not replace it; "
+            "move the folder away, or choose another name."
+        )
     return target
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Return whether a folder is empty, or has a manifest or an interaction file of its own name."""
+    names = [path.name for path in folder.iterdir()]
+    own = (f"{folder.name}.inter", *(f"{folder.name}.{split}.inter" for split in SPLITS))
+    return not names or bool({"manifest.json", f"{folder.name}.manifest.json", *own} & {*names})
+
+
+@contextmanager
+def new_dataset(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes the folder of a dataset when the block succeeds.
+
+    Only one process at a time writes a dataset. Temporary folders of killed processes are deleted.
+
+    Args:
+        target: From :func:`check_target`.
+        overwrite: Whether a dataset that is there now may be replaced.
+
+    Raises:
+        UserError: If another process writes the dataset, or has written it since the check.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{target}: another process writes this dataset; wait until the process ends."
+    with locked(target.with_name(f".{target.name}{LOCK}"), busy):
+        delete_leftovers(target.parent, target.stem)
+        check_target(target.name, target.parent, [], overwrite=overwrite)
+        with atomic_path(target) as folder:
+            folder.mkdir()
+            yield folder
+            check_target(target.name, target.parent, [], overwrite=overwrite)
 
 
 def write_interactions(stem: Path, rows: pd.DataFrame, labels: NDArray[np.integer]) -> None:

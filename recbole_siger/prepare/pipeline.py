@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recbole_siger.common.files import atomic_path
 from recbole_siger.data.features import coverage_text
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import bounded
@@ -20,6 +19,7 @@ from recbole_siger.prepare.folder import (
     SPLITS,
     check_target,
     dataset_yaml,
+    new_dataset,
     report_dataset,
     write_interactions,
 )
@@ -137,8 +137,7 @@ def prepare_dataset(
         "sparsity": counts.sparsity,
         "published": compare_published(source.published(params.k_core), counts),
     }
-    with atomic_path(target) as folder:
-        folder.mkdir()
+    with new_dataset(target, overwrite=overwrite) as folder:
         write_interactions(folder / name, rows.table(), labels)
         manifest |= _write_content(source, folder / name, rows.item_tokens(), rejected)
         (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")

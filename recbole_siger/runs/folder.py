@@ -71,7 +71,8 @@ class RunFolder:
             UserError: If the folder has files, or cannot be made.
         """
         run = cls(path)
-        run._check_unused()
+        if not numbered:
+            run._check_unused()
         run.path, run._is_new = claim_folder(run.path, numbered=numbered)
         run._is_own = True
         return run

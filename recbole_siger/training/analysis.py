@@ -91,14 +91,14 @@ def _coverage(config: Any, dataset: Any) -> dict[str, Mask]:
         files: dict[str, Path] = {name: dataset.feature_files()[name] for name in dataset.modalities()}
         if not all(file.is_file() for file in files.values()):
             return {}
-        return {
-            name: has_feature(
-                load_features(
-                    file, dataset.item_tokens, strict_ids=run.strict_ids, assume_order=run.assume_order
-                )
-            ).numpy()
-            for name, file in files.items()
-        }
+        options = {"strict_ids": run.strict_ids, "assume_order": run.assume_order}
+        found = {}
+        for name, file in files.items():
+            table = dataset.loaded_features(name)  # a model without features has loaded none
+            if table is None:
+                table = load_features(file, dataset.item_tokens, **options)
+            found[name] = has_feature(table).numpy()
+        return found
     except UserError as error:  # the model was trained, so a missing file is no reason to lose its results
         _log.warning("no slices by modality coverage: %s", error)
         return {}

@@ -132,8 +132,9 @@ class Experiment:
     def train(self) -> dict[str, Any]:
         """Fit, test the best epoch, and write the run folder; return its results and ``run_dir``."""
         with run_settings(self.config):
-            valid = self.fit()
-            results = self._results(valid, self.test())
+            valid, test = self.fit(), self.test()
+            peak = peak_memory_mib(self.config["device"])  # before the analysis, which is not the model's
+            results = self._results(valid, test, peak)
             self._write_use_files()
         self.run.write_results(results)
         _log.info("best epoch %s of %d", self.trainer.best_epoch, self.trainer.n_epochs)
@@ -142,7 +143,7 @@ class Experiment:
         _log.info("run folder: %s", self.run.path)
         return {**results, "run_dir": str(self.run.path)}
 
-    def _results(self, valid: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
+    def _results(self, valid: dict[str, float], test: dict[str, float], peak: float) -> dict[str, Any]:
         """Return what ``results.json`` holds."""
         config, trainer = self.config, self.trainer
         facts = protocol_facts(config, self.split_digests())
@@ -161,7 +162,7 @@ class Experiment:
             **({"scores_cold_items": scores_cold_items(self.model)} if asks_for_cold_items(config) else {}),
             "n_epochs": trainer.n_epochs,
             "seconds_per_epoch": round(sum(trainer.seconds) / max(len(trainer.seconds), 1), 4),
-            "peak_memory_mib": round(peak_memory_mib(config["device"]), 1),
+            "peak_memory_mib": round(peak, 1),
             "threads": torch.get_num_threads(),
             "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},

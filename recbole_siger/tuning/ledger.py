@@ -6,15 +6,35 @@ import csv
 import io
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from recbole_siger.common.files import write_text
+from recbole_siger.common.json_files import Form, read_json
 from recbole_siger.errors import UserError
 from recbole_siger.tuning.space import Point, point_id
 
-__all__ = ["ENDED", "Ledger", "Trial"]
+__all__ = ["ENDED", "NEW_SEARCH", "Ledger", "Trial", "is_inside"]
+
+NEW_SEARCH = "start a new search with another --out"
+_FORM: Form = {
+    "seconds": float,
+    "trials": [
+        {
+            "id": str,
+            "values": dict,
+            "seed": int,
+            "state": str,
+            "score": (float, None),
+            "best_epoch": (int, None),
+            "epochs": int,
+            "seconds": float,
+            "reason": str,
+            "folder": str,
+        }
+    ],
+}
 
 ENDED = ("finished", "pruned", "failed")
 """States of an ended trial; the other states are ``waiting`` and ``running``."""
@@ -138,17 +158,30 @@ class Ledger:
         """
         file = self.folder / "trials.json"
         try:
-            whole = json.loads(file.read_text(encoding="utf-8"))
-            self.seconds, trials = float(whole["seconds"]), [Trial(**row) for row in whole["trials"]]
+            whole = read_json(file, _FORM, NEW_SEARCH)
         except FileNotFoundError:
             raise UserError(f"{file}: missing; this folder has no search to resume") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file}: damaged ({error}); start a new search with another --out") from None
+        known = {one.name for one in fields(Trial)}
+        for number, row in enumerate(whole["trials"]):
+            if odd := row.keys() - known:
+                raise UserError(f"{file}: damaged: trials[{number}] has {min(odd)}; {NEW_SEARCH}")
+            if row["folder"] and not is_inside(row["folder"]):
+                raise UserError(f"{file}: damaged: trials[{number}].folder leaves the search; {NEW_SEARCH}")
+        self.seconds, trials = float(whole["seconds"]), [Trial(**row) for row in whole["trials"]]
         for trial in trials:
             trial.id = point_id(trial.values, trial.seed)  # files of other versions may have other ids
             if retry and trial.state in ("running", "failed"):
                 trial.state, trial.reason = "waiting", ""
             self.trials[trial.id] = trial
+
+
+def is_inside(path: str) -> bool:
+    """Return whether a path that a file names stays below the folder of the file.
+
+    >>> is_inside("ray/session-1/a"), is_inside("../a"), is_inside("/a"), is_inside("a/../../b")
+    (True, False, False, False)
+    """
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def _cell(value: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recbole_siger.common.files import write_text
+from recbole_siger.common.json_files import read_json
 from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
@@ -25,7 +26,7 @@ from recbole_siger.registry import short_name
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
 from recbole_siger.training.settings import visible_gpus
-from recbole_siger.tuning.ledger import Ledger, Trial
+from recbole_siger.tuning.ledger import NEW_SEARCH, Ledger, Trial
 from recbole_siger.tuning.outcome import write_outcome
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
@@ -202,14 +203,10 @@ class _Search:
 
     def _check_request(self) -> None:
         try:
-            earlier = dict(json.loads(self._file.read_text(encoding="utf-8")))
+            earlier = read_json(self._file, {"config": dict}, NEW_SEARCH)
             before, now = ({**one, **one["config"]} for one in (earlier, self._request()))
         except FileNotFoundError:
             raise UserError(f"{self.folder}: has no search to resume; remove --resume") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{self._file}: damaged ({error}); start a new search with another --out"
-            ) from None
         for key in [*now, *before]:
             if key not in NO_EFFECT | {"config"} and before.get(key) != now.get(key):
                 raise UserError(

@@ -296,6 +296,16 @@ def test_weights_of_another_epoch_are_found(run_dir: Path) -> None:
     assert checks == ["weights", "users"]
 
 
+@pytest.mark.parametrize("change", [9e-4, -5e-5, 3e-6])
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_any_printed_digit_counts(part: str, change: float, run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    doctor(run_dir, **{part: {**results[part], "recall@5": results[part]["recall@5"] + change}})
+    assert any(
+        text.startswith(f"weights: {part} recall@5 of model") for text in failures(audit(None, run_dir))
+    )
+
+
 def test_looking_at_test_while_training_is_found(run_dir: Path) -> None:
     lines = lines_of(run_dir)
     lines[2]["test"] = {"recall@5": 0.5}

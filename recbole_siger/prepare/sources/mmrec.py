@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_siger.common.files import atomic_path
 from recbole_siger.data.features import coverage_text, open_features, read_blocks
 from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
@@ -19,6 +18,7 @@ from recbole_siger.prepare.folder import (
     SPLITS,
     check_target,
     dataset_yaml,
+    new_dataset,
     report_dataset,
     write_interactions,
 )
@@ -97,8 +97,7 @@ def import_mmrec(
     known = next((key for key in (name.lower(), inter_path.stem.lower()) if key in PUBLISHED), None)
     published = compare_published(known, counts)
     facts = {modality: one.facts() for modality, one in modalities.items()}
-    with atomic_path(target) as folder:
-        folder.mkdir()
+    with new_dataset(target, overwrite=overwrite) as folder:
         _write_inter(folder / name, inter)
         _write_features(folder / name, modalities)
         settings = dataset_yaml(name, "imported from MMRec's layout", list(modalities), [PROTOCOL])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_siger import cli
+from recbole_siger.common import tensor_files
 from recbole_siger.graph import cache as graph_cache
 from recbole_siger.graph.cache import GraphCache
 from recbole_siger.graph.knn import semantic_graph
@@ -40,6 +45,14 @@ def builds(tmp_path: Path) -> Callable[..., bool]:
         return bool(calls)
 
     return ask
+
+
+def rewrite(path: Path, change: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    """Write other tensors with a right checksum."""
+    kept = load_file(path)
+    index, value = change(kept["indices"], kept["values"])
+    checksum = graph_cache._checksum(index, value)
+    save_file({"indices": index, "values": value}, path, {"shape": "[23, 23]", "sha256": checksum})
 
 
 def only_file(tmp_path: Path) -> Path:
@@ -97,6 +110,10 @@ DAMAGES = {
     "noise": lambda path: path.write_bytes(b"\xff" * 500),
     "bit": flip_a_bit,
     "foreign": lambda path: save_file({"x": torch.ones(2)}, path),
+    "no_metadata": lambda path: save_file(load_file(path), path),
+    "text_metadata": lambda path: save_file(load_file(path), path, {"shape": "[" * 9999, "sha256": "x"}),
+    "flat_indices": lambda path: rewrite(path, lambda index, value: (index[0].contiguous(), value)),
+    "fewer_values": lambda path: rewrite(path, lambda index, value: (index, value[1:].contiguous())),
     "no_checksum": lambda path: save_file(load_file(path), path, {"shape": "[23, 23]"}),
     "out_of_range": out_of_range,
 }
@@ -111,6 +128,75 @@ def test_a_damaged_file_is_built_again_with_a_warning(damage, builds, tmp_path: 
     assert "the graph is built again" in caplog.text
     assert str(only_file(tmp_path)) in caplog.text
     assert not builds()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError("Error while serializing: of another kind"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_a_warning(
+    error: Exception, builds, tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(tensor_files, "save_file", fail)
+    with caplog.at_level(logging.WARNING):
+        assert builds()
+    assert "not written (" in caplog.text
+    assert not any((tmp_path / "graphs").iterdir())
+
+
+def test_files_can_be_read_by_whom_the_umask_allows(builds, tmp_path: Path) -> None:
+    builds()
+    (tmp_path / "new").touch()
+    assert only_file(tmp_path).stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("cache_dir", [None, "~nobody-of-this-name/cache"])
+def test_a_user_without_a_home_is_a_warning(
+    cache_dir: str | None, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    def fail(*_: Any) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    with caplog.at_level(logging.WARNING):
+        cache = GraphCache(cache_dir)
+    assert "graphs are not stored" in caplog.text
+    graph = cache.cached("semantic", semantic_graph, {"features": FEATURES}, {"k": 3})
+    assert torch.equal(graph.to_dense(), semantic_graph(FEATURES, k=3).to_dense())
+
+
+def test_a_folder_that_cannot_be_read_is_a_warning(
+    builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """As root reads everything, the refusal is put into the place of the system's."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert builds()
+    assert "Permission denied" in caplog.text
+
+
+def test_old_leftovers_of_kills_are_deleted(builds, tmp_path: Path) -> None:
+    builds()
+    old, new = (tmp_path / "graphs" / f".semantic-a.{n}0000000.tmp.safetensors" for n in (1, 2))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    builds(k=5)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(builds, tmp_path: Path, caplog) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from recbole_siger import cli
 from recbole_siger.common.files import sha256
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
 from recbole_siger.prepare import folder as folder_module
 from recbole_siger.prepare import pipeline
 from tests.unit.prepare.conftest import Preparer, manifest
@@ -133,6 +135,71 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(run: Preparer, tmp_pat
     )
     run("csv", inter=tmp_path / "my.csv", overwrite=True)
     assert not (folder / "stray").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "photos/a.jpg", "other.inter", "toy.yaml"])
+def test_a_folder_of_another_kind_is_never_replaced(run: Preparer, tmp_path: Path, name: str) -> None:
+    write_csv(tmp_path, SHAPE)
+    file = run.data_path / "toy" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    message = run.refusal("csv", inter=tmp_path / "my.csv", overwrite=True)
+    assert "is not a dataset (no manifest, no .inter file), so --overwrite does not replace it" in message
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "toy.inter", "toy.train.inter", ""])
+def test_a_dataset_and_an_empty_folder_are_replaced(run: Preparer, tmp_path: Path, name: str) -> None:
+    write_csv(tmp_path, SHAPE)
+    (run.data_path / "toy").mkdir(parents=True)
+    if name:
+        (run.data_path / "toy" / name).touch()
+    folder = run("csv", inter=tmp_path / "my.csv", overwrite=True)
+    assert (folder / "toy.train.inter").stat().st_size > 0
+
+
+def test_leftovers_of_a_killed_prepare_are_deleted(run: Preparer, tmp_path: Path) -> None:
+    write_csv(tmp_path, SHAPE)
+    (run.data_path / ".toy.0123abcd.tmp" / "deep").mkdir(parents=True)
+    (run.data_path / ".other.0123abcd.tmp").mkdir()
+    run("csv", inter=tmp_path / "my.csv")
+    assert {path.name for path in run.data_path.iterdir()} == {"toy", ".other.0123abcd.tmp"}
+
+
+def test_two_processes_do_not_write_one_dataset(
+    run: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path, SHAPE)
+    write = pipeline.write_interactions
+    refusals: list[str] = []
+
+    def second(*arguments: Any) -> None:
+        with pytest.raises(UserError, match="another process writes this dataset") as caught:
+            Preparer(tmp_path)("csv", inter=tmp_path / "my.csv")
+        refusals.append(str(caught.value))
+        write(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_interactions", second)
+    run("csv", inter=tmp_path / "my.csv")
+    assert len(refusals) == 1
+
+
+def test_a_dataset_that_appears_meanwhile_is_not_replaced(
+    run: Preparer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path, SHAPE)
+    write, file = pipeline.write_interactions, run.data_path / "toy" / "toy.inter"
+
+    def appear(*arguments: Any) -> None:
+        file.parent.mkdir()
+        file.write_text("of someone else")
+        write(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_interactions", appear)
+    with pytest.raises(UserError, match="exists already"):
+        run("csv", inter=tmp_path / "my.csv")
+    assert file.read_text() == "of someone else"
+    assert [path.name for path in run.data_path.iterdir()] == ["toy"]
 
 
 def test_an_input_inside_the_target_is_refused(run: Preparer) -> None:

@@ -325,6 +325,11 @@ def numbered(path: Path) -> RunFolder:
     return RunFolder.create(path, numbered=True)
 
 
+def test_the_default_name_passes_folders_in_use(run: RunFolder) -> None:
+    run.path.with_name("run-2").mkdir()
+    assert numbered(run.path).path.name == "run-3"
+
+
 @pytest.mark.parametrize("name", ["results.json", "run.log", "notes/thesis.txt", ".hidden", "metrics.jsonl"])
 def test_a_folder_with_files_of_the_user_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,36 @@ def test_files_bring_a_search_back(tmp_path: Path) -> None:
     again.load(retry=True)
     assert again.counts() == {"finished": 6, "pruned": 3, "waiting": 2}
     assert (tmp_path / "trials.csv").read_text() == ledger.table()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda whole: [], "the content is a list, expected an object"),
+        (lambda whole: {}, "seconds is missing"),
+        (lambda whole: {**whole, "trials": [3]}, "trials[0] is 3, expected an object"),
+        (
+            lambda whole: with_trial(whole, score="high"),
+            "trials[0].score is 'high', expected a number",
+        ),
+        (lambda whole: with_trial(whole, values=[]), "trials[0].values is a list, expected an object"),
+        (lambda whole: with_trial(whole, colour="red"), "trials[0] has colour"),
+        (lambda whole: with_trial(whole, folder="../../home"), "trials[0].folder leaves the search"),
+        (lambda whole: with_trial(whole, folder="/home"), "trials[0].folder leaves the search"),
+    ],
+)
+def test_a_damaged_ledger_is_one_line(tmp_path: Path, damage: Any, said: str) -> None:
+    make(tmp_path).write()
+    file = tmp_path / "trials.json"
+    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    with pytest.raises(UserError, match=r"trials\.json: damaged: ") as caught:
+        Ledger(tmp_path, "recall@20").load(retry=True)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def with_trial(whole: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**whole, "trials": [{**whole["trials"][0], **changes}, *whole["trials"][1:]]}
 
 
 def test_trials_with_the_ids_of_an_earlier_version_are_found_again(tmp_path: Path) -> None:
