@@ -187,7 +187,7 @@ def extract_images(words: list[str], values: dict[str, str]) -> int:
 
 def write_new_features(run: Path, files: str) -> None:
     """Write features of two new items in the widths of a run."""
-    widths = {m: x.shape[1] for m, x in Recommender.load(run).new_items.content.features.items()}
+    widths = {m: x.shape[1] for m, x in Recommender.load(run).new_items.features.items.items()}
     for name, file in (pair.split("=") for pair in files.split(",")):
         np.save(file, np.random.default_rng(5).normal(size=(2, widths[name])))
         Path(file).with_suffix(".ids").write_text("n1\nn2\n")

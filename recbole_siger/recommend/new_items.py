@@ -31,9 +31,9 @@ from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.options.params import build_params
 from recbole_siger.registry import check_stored_name, get_model_class
 from recbole_siger.runs.checkpoint import select
-from recbole_siger.runs.content import Content, StoredGraph
+from recbole_siger.runs.content import Features, StoredGraph, open_graphs
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.runs.scoring import CONTENT_FILE, EMBEDDINGS_FILE, open_scoring, open_seen
+from recbole_siger.runs.scoring import EMBEDDINGS_FILE, FEATURES_FILE, GRAPHS_FILE, open_scoring, open_seen
 
 __all__ = ["ExtendedGraphs", "NewItems", "extend_state"]
 
@@ -71,7 +71,7 @@ class ExtendedGraphs(GraphCache):
     ) -> Tensor:
         number = len(self.requests) - 1
         if number >= len(self._stored) or self._stored[number].kind != kind:
-            raise UserError(f"{CONTENT_FILE}: damaged: graph {number} is not of kind {kind!r}")
+            raise UserError(f"{GRAPHS_FILE}: damaged: graph {number} is not of kind {kind!r}")
         known = self._stored[number].graph
         of_items = [name for name, x in tensors.items() if any(x is table for table in self._tables)]
         if not of_items:
@@ -137,9 +137,9 @@ class NewItems:
         values, model_class = self._model_class()
         scoring = open_scoring(self.run)
         self._check_files()
-        content = self.content
-        rows = _checked(features, content.features, n_new)
-        known = {m: x.float() for m, x in content.features.items()}
+        stored = self.features
+        rows = _checked(features, stored.items, n_new)
+        known = {m: x.float() for m, x in stored.items.items()}
         extended = {m: torch.cat([x, rows[m]]) for m, x in known.items()}
         lists = open_seen(self.run, scoring.n_users, self.n_known)["train"]
         users = np.repeat(np.arange(scoring.n_users), np.diff(lists.indptr))
@@ -151,8 +151,8 @@ class NewItems:
             features=extended,
             seed=values["seed"],
             missing_modality=values["missing_modality"],
-            user_features={name: x.float() for name, x in content.user_features.items()},
-            graph_cache=ExtendedGraphs(extended, self.n_known, list(content.graphs)),
+            user_features={name: x.float() for name, x in stored.users.items()},
+            graph_cache=ExtendedGraphs(extended, self.n_known, self.graphs),
         )
         state, _ = self.run.read_tensors(MODEL_FILE)
         _set_gaps(model, known, rows, values["missing_modality"])
@@ -178,12 +178,17 @@ class NewItems:
         return values, model_class
 
     @cached_property
-    def content(self) -> Content:
-        """The stored features and graphs."""
-        return Content.open(self.run, open_scoring(self.run).n_users, self.n_known)
+    def features(self) -> Features:
+        """The stored features."""
+        return Features.open(self.run, open_scoring(self.run).n_users, self.n_known)
+
+    @cached_property
+    def graphs(self) -> list[StoredGraph]:
+        """The stored graphs of the model; none if the model has no such graphs."""
+        return open_graphs(self.run) if self.run.file(GRAPHS_FILE).is_file() else []
 
     def _check_files(self) -> None:
-        for name, key in ((CONTENT_FILE, "save_features"), (MODEL_FILE, "saved")):
+        for name, key in ((FEATURES_FILE, "save_features"), (MODEL_FILE, "saved")):
             if not self.run.file(name).is_file():
                 raise UserError(
                     f"{self.run.file(name)}: missing; new items need it, train again with --{key}=True"
@@ -204,10 +209,10 @@ class NewItems:
         Returns:
             ``{graph: (item ids, weights)}``; empty without stored graphs and for an item that was added.
         """
-        if item >= self.n_known or not self.run.file(CONTENT_FILE).is_file():
+        if item >= self.n_known:
             return {}
         found = {}
-        for stored in self.content.graphs:
+        for stored in self.graphs:
             if not stored.label and stored.kind != "co_occurrence":
                 continue  # a graph of users
             row, column = stored.graph.indices()

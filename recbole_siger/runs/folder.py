@@ -11,7 +11,7 @@
     model.safetensors    the best epoch
     checkpoint.safetensors   the last epoch, as long as the run is unfinished
     users.csv            test metrics of each user
-    embeddings.safetensors, seen.safetensors, content.safetensors, items.tsv
+    embeddings.safetensors, seen.safetensors, features.safetensors, graphs.safetensors, items.tsv
                          files for recommending without the dataset, see recbole_siger.runs.scoring
     results.json         written last: a folder with results.json is finished
 """

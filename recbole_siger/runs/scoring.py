@@ -4,7 +4,8 @@
 
     embeddings.safetensors   what scores are made of; the key "kind" of the metadata names the rule
     seen.safetensors         training and validation items of each user
-    content.safetensors      raw features and graphs, for models that score new items by content
+    features.safetensors     raw features, for models that score new items by content
+    graphs.safetensors       item graphs of the model
     items.tsv                texts of the items
 
 ====================  ==========================================================================
@@ -35,8 +36,9 @@ from recbole_siger.evaluation.ranking import ItemLists
 from recbole_siger.runs.folder import RunFolder
 
 __all__ = [
-    "CONTENT_FILE",
     "EMBEDDINGS_FILE",
+    "FEATURES_FILE",
+    "GRAPHS_FILE",
     "ITEMS_FILE",
     "SEEN_FILE",
     "Kind",
@@ -50,7 +52,8 @@ __all__ = [
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 SEEN_FILE = "seen.safetensors"
-CONTENT_FILE = "content.safetensors"
+FEATURES_FILE = "features.safetensors"
+GRAPHS_FILE = "graphs.safetensors"
 ITEMS_FILE = "items.tsv"
 
 Kind = Literal["embeddings", "item_item", "item_score"]

@@ -18,7 +18,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import ItemLists
 from recbole_siger.registry import short_name
-from recbole_siger.runs.content import Content, StoredGraph
+from recbole_siger.runs.content import Features, StoredGraph, write_graphs
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.runs.item_texts import copy_item_texts, find_item_table
 from recbole_siger.runs.scoring import ITEMS_FILE, SEEN_FILE, Scoring, pack_lists
@@ -59,19 +59,21 @@ def write_use_files(
         return
     run.write_tensors(SEEN_FILE, {**pack_lists("train", trained), **pack_lists("valid", validated)})
     _write_texts(run, config, tokens)
+    if getattr(getattr(model, "graph_cache", None), "requests", None):
+        write_graphs(run, _graphs(model))
     if getattr(model, "scores_cold_items", False) and config.run.save_features and config.run.saved:
-        _content(model).write(run)
+        Features(model.raw_features, model.raw_user_features).write(run)
     scoring.write(run)
 
 
-def _content(model: Any) -> Content:
-    """Return what a model of this package was built from."""
+def _graphs(model: Any) -> list[StoredGraph]:
+    """Return the graphs that a model of this package asked its cache for."""
     graphs = []
     for request in model.graph_cache.requests:
         labels = [m for m, x in model.raw_features.items() if any(x is y for y in request.tensors.values())]
         same = len(labels) == 1 and all(x is model.raw_features[labels[0]] for x in request.tensors.values())
         graphs.append(StoredGraph(request.kind, labels[0] if same else "", model.graph_cache.again(request)))
-    return Content(model.raw_features, model.raw_user_features, graphs)
+    return graphs
 
 
 def _lists(split: Any) -> ItemLists:

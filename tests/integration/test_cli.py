@@ -98,9 +98,10 @@ def test_a_run_leaves_its_folder_and_the_features_and_nothing_else(
     assert run_dir(folder).name.startswith("SIGER-")
     assert sorted(path.name for path in run_dir(folder).iterdir()) == [
         "config.yaml",
-        "content.safetensors",
         "digests.json",
         "embeddings.safetensors",
+        "features.safetensors",
+        "graphs.safetensors",
         "ids",
         "metrics.jsonl",
         "model.safetensors",

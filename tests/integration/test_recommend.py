@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,16 +122,16 @@ def test_the_files_can_be_switched_off(tmp_path: Path) -> None:
     off.begin()
     off.train()
     names = {path.name for path in off.run.path.iterdir()}
-    assert not names & {"embeddings.safetensors", "seen.safetensors", "content.safetensors"}
+    assert not names & {"embeddings.safetensors", "seen.safetensors", "graphs.safetensors"}
     with pytest.raises(UserError, match="had --save_embeddings=False"):
         Recommender.load(off.run.path)
     lean = make_experiment(tmp_path, "SIGER", save_features=False)
     lean.begin()
     lean.train()
     recommender = Recommender.load(lean.run.path)
-    with pytest.raises(UserError, match=r"content\.safetensors: missing; .*--save_features=True"):
+    with pytest.raises(UserError, match=r"features\.safetensors: missing; .*--save_features=True"):
         recommender.add_items({m: np.ones((1, WIDTHS[m])) for m in ("image", "text")}, ["new"])
-    assert recommender.explain("u00", "i00").neighbors.empty
+    assert not recommender.explain("u00", "i00").neighbors.empty
 
 
 # ---- arguments
@@ -424,3 +427,43 @@ def test_other_folders_give_one_line(tmp_path: Path, finished: Runner) -> None:
     experiment.run.write_config({key: value for key, value in values.items() if key != "save_embeddings"})
     with pytest.raises(UserError, match="older than this file"):
         Recommender.load(experiment.run.path)
+
+
+# ---- one copy of the features, and a fast start
+
+
+def no_links(*_: Any) -> None:
+    raise OSError("this file system has no hard links")
+
+
+def test_runs_of_one_dataset_share_one_copy_of_their_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for options in ({}, {"seed": 3}, {"modalities": ["text"]}):
+        experiment = make_experiment(tmp_path, "VBPR", **options)
+        experiment.begin()
+        experiment.train()
+        files.append(experiment.run.path / "features.safetensors")
+    assert files[0].stat().st_ino == files[1].stat().st_ino
+    assert files[0].stat().st_ino != files[2].stat().st_ino  # other features
+    monkeypatch.setattr(os, "link", no_links)
+    other = make_experiment(tmp_path, "VBPR")
+    other.begin()
+    other.train()
+    copy = other.run.path / "features.safetensors"
+    assert copy.stat().st_ino != files[0].stat().st_ino
+    assert copy.read_bytes() == files[0].read_bytes()
+    shutil.rmtree(files[0].parent)
+    row = {m: np.ones((1, WIDTHS[m])) for m in ("image", "text")}
+    assert Recommender.load(files[1].parent).add_items(row, ["new"]).n_added == 1
+
+
+def test_loading_imports_no_recbole(finished: Runner) -> None:
+    code = (
+        "import sys; from recbole_siger.recommend.recommender import Recommender\n"
+        f"Recommender.load({str(finished('SIGER')[1].run.path)!r}).recommend('all', 3)\n"
+        "print('recbole' in sys.modules, 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -238,9 +238,10 @@ def test_what_a_run_leaves(settings: Settings, workdir: Path) -> None:
     assert sorted(path.name for path in workdir.iterdir()) == ["run"]
     assert sorted(path.name for path in Path("run").iterdir()) == [
         "config.yaml",
-        "content.safetensors",
         "digests.json",
         "embeddings.safetensors",
+        "features.safetensors",
+        "graphs.safetensors",
         "ids",
         "metrics.jsonl",
         "model.safetensors",

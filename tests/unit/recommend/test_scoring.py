@@ -12,7 +12,7 @@ import torch
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import ItemLists
 from recbole_siger.recommend.ids import IdTable
-from recbole_siger.runs.content import Content, StoredGraph
+from recbole_siger.runs.content import Features, StoredGraph, open_graphs, write_graphs
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.runs.scoring import Scoring, open_scoring
 
@@ -66,15 +66,17 @@ def test_features_are_stored_without_loss_and_as_float16_where_possible(tmp_path
     graph = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.25, 0.0, 0.5]]).to_sparse()
     narrow = wide.half().float()
     stored = [StoredGraph("semantic", "image", graph)]
-    Content({"image": wide, "text": narrow}, {"profile": wide[:3]}, stored).write(run)
-    found = Content.open(run, 3, 5)
-    assert [x.dtype for x in found.features.values()] == [torch.float32, torch.float16]
-    assert torch.equal(found.features["image"], wide)
-    assert torch.equal(found.features["text"].float(), narrow)
-    assert torch.equal(found.user_features["profile"], wide[:3])
-    assert torch.equal(found.graphs[0].graph.to_dense(), graph.to_dense())
+    Features({"image": wide, "text": narrow}, {"profile": wide[:3]}).write(run)
+    write_graphs(run, stored)
+    found, (read,) = Features.open(run, 3, 5), open_graphs(run)
+    assert [x.dtype for x in found.items.values()] == [torch.float32, torch.float16]
+    assert torch.equal(found.items["image"], wide)
+    assert torch.equal(found.items["text"].float(), narrow)
+    assert torch.equal(found.users["profile"], wide[:3])
+    assert (read.kind, read.label) == ("semantic", "image")
+    assert torch.equal(read.graph.to_dense(), graph.to_dense())
     with pytest.raises(UserError, match="'image' is not a float table of 7 rows"):
-        Content.open(run, 3, 7)
+        Features.open(run, 3, 7)
 
 
 def test_ids_are_text_and_the_padding_is_never_found() -> None:
