@@ -32,7 +32,8 @@ __all__ = ["WORKAROUNDS", "apply", "argument_names", "import_metrics"]
 
 logger = logging.getLogger(__name__)
 
-_NCL = "recbole.model.general_recommender.ncl"
+_GENERAL = "recbole.model.general_recommender"
+_NCL = f"{_GENERAL}.ncl"
 
 DEPRECATIONS = (
     # These warnings are harmless within the version ranges of pyproject.toml and would appear in every run.
@@ -195,14 +196,18 @@ def _clamp(module: types.ModuleType) -> None:
         module.NCL.run_kmeans = _clamped(module.NCL.run_kmeans)
 
 
-class _NCLFinder(importlib.abc.MetaPathFinder):
-    """Patch NCL when its module is imported: importing it here would import every general recommender."""
+_PATCHES: dict[str, Callable[[types.ModuleType], None]] = {}
+"""Modules of models that are patched when they are imported, and how."""
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Patch a model when its module is imported: importing it here would import every general recommender."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the module's own spec, whose loader patches the module after it has run it."""
-        if fullname != _NCL:
+        if fullname not in _PATCHES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
@@ -210,10 +215,19 @@ class _NCLFinder(importlib.abc.MetaPathFinder):
 
             def run_and_patch(module: types.ModuleType) -> None:
                 run(module)
-                _clamp(module)
+                _PATCHES[fullname](module)
 
             spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]  # of this loader alone
         return spec
+
+
+def _patch(name: str, patch: Callable[[types.ModuleType], None]) -> None:
+    """Patch a module of RecBole now if it is imported, else when it is imported."""
+    _PATCHES[name] = patch
+    if name in sys.modules:
+        patch(sys.modules[name])
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
 def ncl_clusters() -> None:
@@ -226,10 +240,64 @@ def ncl_clusters() -> None:
     rows of ml-100k's user table; RecBole does not declare faiss and fails with a bare ModuleNotFoundError.
     Remove when: ``NCL.run_kmeans`` clamps the number of clusters and RecBole declares faiss.
     """
-    if _NCL in sys.modules:
-        _clamp(sys.modules[_NCL])
-    elif not any(isinstance(finder, _NCLFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NCLFinder())
+    _patch(_NCL, _clamp)
+
+
+def _count_rows(model: Any, interaction: Any) -> torch.Tensor:
+    """Add the training rows of a batch to ``Pop.item_cnt``; the loss is 0."""
+    import torch
+
+    items = interaction[model.ITEM_ID]
+    if model.LABEL in interaction.interaction:  # 0 for an item that was drawn as a negative
+        items = items[interaction[model.LABEL] > 0]
+    model.item_cnt += torch.bincount(items, minlength=model.n_items).unsqueeze(1).to(model.item_cnt)
+    model.max_cnt = torch.max(model.item_cnt, dim=0)[0]
+    return torch.zeros(1, device=model.item_cnt.device, requires_grad=True)
+
+
+def _count(module: types.ModuleType) -> None:
+    make = module.Pop.__init__
+    if hasattr(make, "__wrapped__"):
+        return
+
+    @functools.wraps(make)
+    def make_with_label(model: Any, config: Any, dataset: Any) -> None:
+        make(model, config, dataset)
+        model.LABEL = config["LABEL_FIELD"]
+
+    module.Pop.__init__ = make_with_label
+    module.Pop.calculate_loss = _count_rows
+
+
+def pop_counts() -> None:
+    """Let Pop count the training rows of each item.
+
+    Needed because: ``item_cnt[item] += 1`` counts an item once a batch, so that the ranking depends on
+    ``train_batch_size``; and the items that are drawn as negatives are counted like the training rows.
+    Remove when: ``Pop.calculate_loss`` counts each positive row once.
+    """
+    _patch(f"{_GENERAL}.pop", _count)
+
+
+def _draw_scores(model: Any, interaction: Any) -> torch.Tensor:
+    """Draw the scores of ``Random`` for each user of a batch, shape ``(B * n_items,)``."""
+    import torch
+
+    return torch.rand(len(interaction[model.USER_ID]) * model.n_items, dtype=torch.float64)
+
+
+def _draw(module: types.ModuleType) -> None:
+    module.Random.full_sort_predict = _draw_scores
+
+
+def random_scores() -> None:
+    """Let Random draw an order of the items for each user.
+
+    Needed because: ``full_sort_predict`` draws one order and repeats it for all users of a batch, so that the
+    result is the luck of a few orders, and depends on ``eval_batch_size``.
+    Remove when: ``Random.full_sort_predict`` draws a number for each user and item.
+    """
+    _patch(f"{_GENERAL}.random", _draw)
 
 
 def silent_tensorboard() -> None:
@@ -262,6 +330,8 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     dok_update,
     kmeans_pytorch_module,
     ncl_clusters,
+    pop_counts,
+    random_scores,
     silent_tensorboard,
 )
 

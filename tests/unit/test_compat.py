@@ -82,6 +82,39 @@ def _probe_ncl_clusters() -> Any:
     return [list(centroids.shape), sorted(assigned.tolist()), model.k, records.qsize()]
 
 
+def _holder(**more: Any) -> Any:
+    """Return the config and the dataset that RecBole's Pop and Random read: 2 users, 4 items with padding."""
+    import torch
+
+    config = _config()
+    config["device"] = torch.device("cpu")
+    return config, SimpleNamespace(num=lambda field: {"user_id": 3, "item_id": 5}[field], **more)
+
+
+def _probe_pop_counts() -> Any:
+    import torch
+    from recbole.data.interaction import Interaction
+    from recbole.model.general_recommender import Pop
+
+    model = Pop(*_holder())
+    for items, labels in (([1, 1, 2, 3], [1, 1, 1, 0]), ([1, 3, 3, 4], [1, 1, 0, 0])):
+        batch = {"item_id": torch.tensor(items), "label": torch.tensor(labels, dtype=torch.float)}
+        loss = model.calculate_loss(Interaction(batch))
+    model.calculate_loss(Interaction({"item_id": torch.tensor([2, 2])}))  # no negatives are drawn
+    scores = model.full_sort_predict(Interaction({"user_id": torch.tensor([1, 2])})).tolist()
+    return [model.item_cnt.squeeze(1).tolist(), loss.item(), scores]
+
+
+def _probe_random_scores() -> Any:
+    import torch
+    from recbole.data.interaction import Interaction
+    from recbole.model.general_recommender import Random
+
+    users = torch.tensor([1, 2] * 500)
+    scores = Random(*_holder()).full_sort_predict(Interaction({"user_id": users})).view(-1, 5)
+    return [list(scores.shape), len({tuple(row) for row in scores.tolist()}), scores.mean(dim=0).tolist()]
+
+
 def _probe_silent_tensorboard() -> Any:
     import torch
     from recbole.trainer import Trainer
@@ -221,6 +254,20 @@ def test_ncl_without_faiss_tells_the_mend(monkeypatch: pytest.MonkeyPatch) -> No
     run_kmeans = compat._clamped(lambda model, x: None)
     with pytest.raises(UserError, match=r'pip install "recbole-siger\[ncl\]"'):
         run_kmeans(SimpleNamespace(k=2), np.zeros((3, 2)))
+
+
+def test_pop_counts_rows_and_no_negatives(outcomes: Any) -> None:
+    without, applied = outcomes["pop_counts"]
+    assert without[0] == [0, 2, 2, 2, 1]  # once a batch, negatives too
+    # By hand: item 1 has 3 rows with label 1, item 2 has 3, item 3 has 1; item 4 is a negative.
+    assert applied == [[0, 3, 3, 1, 0], 0.0, [0.0, 1.0, 1.0, 1 / 3, 0.0] * 2]
+
+
+def test_random_draws_an_order_for_each_user(outcomes: Any) -> None:
+    without, applied = outcomes["random_scores"]
+    assert without[:2] == [[1000, 5], 1]
+    assert applied[:2] == [[1000, 5], 1000]
+    np.testing.assert_allclose(applied[2], 0.5, atol=0.05)  # the standard error is 0.009
 
 
 def test_silent_tensorboard(outcomes: Any) -> None:
