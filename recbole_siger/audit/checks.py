@@ -22,6 +22,7 @@ from recbole_siger.data.loading import split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import by_coverage
 from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
+from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import Experiment, build_experiment, config_of_run, ranks_all_items
 from recbole_siger.training.settings import run_settings
@@ -35,9 +36,10 @@ def print_audit(
     run_dir: str | Path | None = None,
     values: Mapping[str, str] | None = None,
     as_json: bool = False,
+    files: Sequence[str] = (),
 ) -> int:
     """Print the findings; return 1 if one is a FAIL, else 0."""
-    findings = audit(dataset, run_dir, values)
+    findings = audit(dataset, run_dir, values, files)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -47,7 +49,10 @@ def print_audit(
 
 
 def audit(
-    dataset: str | None, run_dir: str | Path | None = None, values: Mapping[str, str] | None = None
+    dataset: str | None,
+    run_dir: str | Path | None = None,
+    values: Mapping[str, str] | None = None,
+    files: Sequence[str] = (),
 ) -> list[Finding]:
     """Check a dataset, and optionally a run on the dataset.
 
@@ -56,19 +61,24 @@ def audit(
         run_dir: A finished run folder; the audit then checks the run's configuration.
         values: Options as typed. ``model`` names the model whose graphs are checked; by default SIGER if the
             dataset lists features, else LightGCN.
+        files: Configuration files; not with a run.
 
     Raises:
         UserError: If the dataset or run does not exist, or the run is unfinished.
     """
     given = dict(values or {})
+    if run_dir is not None and files:
+        raise UserError("command line: --config_files cannot be set for a run; remove it")
     run = None if run_dir is None else RunFolder.open(run_dir)
     if run is not None:
         config = _run_config(run, dataset, given)
-    elif dataset is None:
+    elif dataset is None and not files:
         raise UserError("command line: name the dataset, as in --dataset=NAME, or a run, as in --run=DIR")
     else:
-        model = given.pop("model", None) or _model_for(dataset, given)
-        config = Config(model, dataset, command_line=given)
+        named = [read_yaml(Path(file)).get("model") for file in files]
+        model = given.pop("model", None) or next(filter(None, reversed(named)), None)
+        model = model or _model_for(dataset, given, files)
+        config = Config(model, dataset, [*files], command_line=given)
     with scratch_folder() as scratch, run_settings(config):
         experiment = build_experiment(config, RunFolder(scratch))
         findings = [
@@ -83,8 +93,9 @@ def audit(
     return findings
 
 
-def _model_for(dataset: str, values: Mapping[str, str]) -> str:
-    return "SIGER" if Config("SIGER", dataset, command_line=values)["features"] else "LightGCN"
+def _model_for(dataset: str | None, values: Mapping[str, str], files: Sequence[str]) -> str:
+    listed = Config("SIGER", dataset, [*files], command_line=values)["features"]
+    return "SIGER" if listed else "LightGCN"
 
 
 def _run_config(run: RunFolder, dataset: str | None, values: dict[str, str]) -> Config:

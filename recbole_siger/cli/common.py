@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_siger.cli.command import Opt, option
@@ -13,6 +15,7 @@ from recbole_siger.cli.declared import (
     read_dataclass,
     shipped_files,
 )
+from recbole_siger.errors import UserError
 
 __all__ = ["dataset", "files_of", "given", "keys_of_run", "keys_of_search", "model", "run_options"]
 
@@ -36,8 +39,20 @@ def run_options() -> list[Opt]:
 
 
 def files_of(config_files: str | None) -> list[str]:
-    """Return the files that ``--config_files`` names."""
-    return (config_files or "").split()
+    """Return the files that ``--config_files`` names: one file, or several words.
+
+    Quotation marks or a backslash keep the blanks of a path, as in a shell.
+
+    Raises:
+        UserError: If a quotation mark has no partner.
+    """
+    text = config_files or ""
+    if text and Path(text).is_file():
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"command line: --config_files={text}: {str(error).lower()}") from None
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def audit_command() -> Command:
             dataset("Dataset to check; by default that of the run."),
             option("run", "Finished run to check; its own configuration is used.", metavar="DIR"),
             model(which),
+            option("config_files", "YAML files of options, separated by blanks.", metavar='"FILE FILE"'),
             option("json", "Whether JSON is printed.", kind="bool", default="False"),
         ],
         usage="--dataset=NAME | --run=DIR [--json] [--key=value ...]",
@@ -112,13 +113,21 @@ def audit_command() -> Command:
 
 
 def _audit(
-    dataset: str | None, run: str | None, model: str | None, json: bool | None, keys: dict[str, str]
+    dataset: str | None,
+    run: str | None,
+    model: str | None,
+    config_files: str | None,
+    json: bool | None,
+    keys: dict[str, str],
 ) -> int:
-    if dataset and not run:
-        check_run(model or "SIGER", dataset, (), keys)
+    files = files_of(config_files)
+    if not run:
+        check_run(model or (None if files else "SIGER"), dataset, files, keys)
     from recbole_siger.audit.checks import print_audit
 
-    return print_audit(dataset, run, {**({"model": model} if model else {}), **keys}, as_json=bool(json))
+    return print_audit(
+        dataset, run, {**({"model": model} if model else {}), **keys}, as_json=bool(json), files=files
+    )
 
 
 COMMANDS: dict[str, Callable[[], Command]] = {"report": report_command, "audit": audit_command}

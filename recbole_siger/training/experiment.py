@@ -25,6 +25,7 @@ from recbole_siger.model.acceleration import accelerate
 from recbole_siger.registry import check_stored_name, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
+from recbole_siger.training.kinds import build_model, check_labels, check_tracking, load_with_recbole
 from recbole_siger.training.memory import check_fits
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
@@ -240,8 +241,10 @@ def build_experiment(
 
 
 def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | None) -> Experiment:
+    check_tracking(config)
     init_seed(config.run.seed, config["reproducibility"])
     dataset, (train_data, valid_data, test_data) = _load(config, dataset)
+    check_labels(config, dataset)
     if max(config["topk"]) >= dataset.item_num:
         n_items = dataset.item_num - 1
         raise UserError(f"topk={config['topk']}: the dataset has {n_items} items; ask for no more")
@@ -256,7 +259,7 @@ def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | No
         train_data._dataset.inter_num,
     )
     init_seed(config.run.seed, config["reproducibility"])
-    model = config.model_class(config, train_data._dataset).to(config["device"])
+    model = build_model(config, train_data._dataset)
     accelerate(model)
     if asks_for_cold_items(config) and not scores_cold_items(model):
         _log.info(

@@ -1,0 +1,134 @@
+"""What RecBole's own code loads and builds: its other kinds of models, and each model that is RecBole's.
+
+RecBole fails with an exception of any type where data or options do not fit a model. Here such a failure
+becomes one line that names dataset, model and the options that were set. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import ModelType
+
+from recbole_siger.common.locks import scratch_folder
+from recbole_siger.config import Config
+from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import shown
+from recbole_siger.registry import is_of_recbole
+
+__all__ = ["build_model", "check_labels", "check_tracking", "load_with_recbole"]
+
+T = TypeVar("T")
+
+_FAILURES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),  # torch's errors of memory are RuntimeErrors
+)
+
+
+def check_tracking(config: Config) -> None:
+    """Check that wandb is installed if the run reports to it.
+
+    Raises:
+        UserError: With the command that installs wandb.
+    """
+    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"{config.origin['log_wandb']}: log_wandb=True needs the package wandb: pip install wandb"
+        )
+
+
+def check_labels(config: Config, dataset: Any) -> None:
+    """Check that rows have labels if the evaluation reads them.
+
+    Raises:
+        UserError: If ``eval_args.mode`` is ``labeled`` and neither a threshold nor a column gives a label.
+    """
+    modes = config["eval_args"]["mode"].values()
+    if "labeled" in modes and config["LABEL_FIELD"] not in dataset.inter_feat.columns:
+        source, rating = config.origin["eval_args"], config["RATING_FIELD"]
+        raise UserError(
+            f"{source}: eval_args: {config['model']} is evaluated with mode=labeled, and no row has a label; "
+            f"write --load_col='{{inter: [user_id, item_id, {rating}]}}' --threshold='{{{rating}: 3}}'"
+        )
+
+
+def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Load a dataset and its three loaders for a sequential, context-aware or knowledge-aware model.
+
+    Raises:
+        UserError: If a file or a field that the kind of model needs is missing, or RecBole cannot load the
+            data.
+    """
+    kind = config["MODEL_TYPE"].name.lower()
+    _check_files(config, kind)
+    _check_fields(config, kind)
+    with scratch_folder() as empty:
+        config["checkpoint_dir"] = str(empty)  # RecBole would unpickle a dataset that it finds there
+        what = f"dataset {config['dataset']!r} cannot be loaded for {config['model']}, a {kind} model"
+        dataset = _in_one_line(config, what, lambda: create_dataset(config))
+        return dataset, _in_one_line(config, what, lambda: data_preparation(config, dataset))
+
+
+def build_model(config: Config, dataset: Any) -> Any:
+    """Build the model of a configuration on its device.
+
+    Raises:
+        UserError: If a model of RecBole cannot be built with these options or this dataset.
+    """
+
+    def build() -> Any:
+        return config.model_class(config, dataset).to(config["device"])
+
+    if not is_of_recbole(config.model_class):
+        return build()
+    what = f"model {config['model']!r} cannot be built on dataset {config['dataset']!r}"
+    return _in_one_line(config, what, build)
+
+
+def _in_one_line(config: Config, what: str, do: Callable[[], T]) -> T:
+    try:
+        return do()
+    except _FAILURES as error:
+        first = str(error).strip().partition("\n")[0][:200]
+        given = [
+            f"{key}={shown(config[key], 40)}"
+            for key, source in config.origin.items()
+            if not source.startswith(("properties/", "recbole/")) and key not in ("data_path", "run_dir")
+        ]
+        fix = f"check {', '.join(given[:8])}" if given else "check the files of the dataset"
+        raise UserError(f"{what}: {type(error).__name__}: {first}; {fix}") from error
+
+
+def _check_files(config: Config, kind: str) -> None:
+    """Check that the files are there: RecBole downloads a dataset whose folder is missing."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    splits = config["benchmark_filename"]
+    expected = [f"{name}.{split}.inter" for split in splits] if splits else [f"{name}.inter"]
+    if config["MODEL_TYPE"] is ModelType.KNOWLEDGE:
+        expected += [f"{name}.kg", f"{name}.link"]
+    for file in expected:
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder / file}: no such dataset file; {config['model']} is a {kind} model and reads "
+                f"{', '.join(expected)}. Put RecBole's atomic files there, set --data_path, or use "
+                "`recbole-siger prepare`"
+            )
+
+
+def _check_fields(config: Config, kind: str) -> None:
+    """Check that the fields that a kind of model needs are loaded."""
+    columns, time = config["load_col"], config["TIME_FIELD"]
+    if config["MODEL_TYPE"] is ModelType.SEQUENTIAL and columns is not None:
+        inter = columns.get("inter", ())
+        if inter != "*" and time not in inter:
+            source = config.origin.get("load_col", "configuration")
+            fields = ", ".join([*inter, str(time)])
+            raise UserError(
+                f"{source}: load_col: {config['model']} is a {kind} model and needs the field {time!r}; "
+                f"write --load_col='{{inter: [{fields}]}}', or choose a general recommender"
+            )
