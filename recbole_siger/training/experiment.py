@@ -25,7 +25,7 @@ from recbole_siger.model.acceleration import accelerate
 from recbole_siger.registry import check_stored_name, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
-from recbole_siger.training.kinds import build_model, check_labels, check_tracking, load_with_recbole
+from recbole_siger.training.kinds import build_model, check_kind, check_labels, check_tracking
 from recbole_siger.training.memory import check_fits
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
@@ -288,6 +288,7 @@ def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]
         )
     if protocol != "recbole":
         raise UserError(f"protocol={protocol!r} ranks for general recommenders; use --protocol=recbole")
+    check_kind(config)
     return load_with_recbole(config)
 
 

@@ -1,7 +1,7 @@
-"""What RecBole's own code loads and builds: its other kinds of models, and each model that is RecBole's.
+"""What RecBole's models need: files and fields of its other kinds of models, and options that fit.
 
-RecBole fails with an exception of any type where data or options do not fit a model. Here such a failure
-becomes one line that names dataset, model and the options that were set. Nothing is downloaded.
+RecBole fails with an exception of any type where options do not fit a model. Here such a failure becomes one
+line that names model, dataset and the options that were set. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType
 
-from recbole_siger.common.locks import scratch_folder
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import shown
 from recbole_siger.registry import is_of_recbole
 
-__all__ = ["build_model", "check_labels", "check_tracking", "load_with_recbole"]
+__all__ = ["build_model", "check_kind", "check_labels", "check_tracking"]
 
 T = TypeVar("T")
 
@@ -57,21 +55,15 @@ def check_labels(config: Config, dataset: Any) -> None:
         )
 
 
-def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Load a dataset and its three loaders for a sequential, context-aware or knowledge-aware model.
+def check_kind(config: Config) -> None:
+    """Check that a sequential or knowledge-aware model finds the files and fields that it needs.
 
     Raises:
-        UserError: If a file or a field that the kind of model needs is missing, or RecBole cannot load the
-            data.
+        UserError: Naming the file or the field.
     """
     kind = config["MODEL_TYPE"].name.lower()
     _check_files(config, kind)
     _check_fields(config, kind)
-    with scratch_folder() as empty:
-        config["checkpoint_dir"] = str(empty)  # RecBole would unpickle a dataset that it finds there
-        what = f"dataset {config['dataset']!r} cannot be loaded for {config['model']}, a {kind} model"
-        dataset = _in_one_line(config, what, lambda: create_dataset(config))
-        return dataset, _in_one_line(config, what, lambda: data_preparation(config, dataset))
 
 
 def build_model(config: Config, dataset: Any) -> Any:
@@ -107,28 +99,41 @@ def _in_one_line(config: Config, what: str, do: Callable[[], T]) -> T:
 def _check_files(config: Config, kind: str) -> None:
     """Check that the files are there: RecBole downloads a dataset whose folder is missing."""
     folder, name = Path(config["data_path"]), config["dataset"]
-    splits = config["benchmark_filename"]
-    expected = [f"{name}.{split}.inter" for split in splits] if splits else [f"{name}.inter"]
+    expected = _inter_files(config)
     if config["MODEL_TYPE"] is ModelType.KNOWLEDGE:
-        expected += [f"{name}.kg", f"{name}.link"]
+        expected += [folder / f"{name}.kg", folder / f"{name}.link"]
     for file in expected:
-        if not (folder / file).is_file():
+        if not file.is_file():
             raise UserError(
-                f"{folder / file}: no such dataset file; {config['model']} is a {kind} model and reads "
-                f"{', '.join(expected)}. Put RecBole's atomic files there, set --data_path, or use "
-                "`recbole-siger prepare`"
+                f"{file}: no such dataset file; {config['model']} is a {kind} model and reads "
+                f"{', '.join(path.name for path in expected)}. Put RecBole's atomic files there, set "
+                "--data_path, or use `recbole-siger prepare`"
             )
 
 
 def _check_fields(config: Config, kind: str) -> None:
-    """Check that the fields that a kind of model needs are loaded."""
+    """Check that a sequential model finds the time of each row."""
+    if config["MODEL_TYPE"] is not ModelType.SEQUENTIAL:
+        return
     columns, time = config["load_col"], config["TIME_FIELD"]
-    if config["MODEL_TYPE"] is ModelType.SEQUENTIAL and columns is not None:
-        inter = columns.get("inter", ())
-        if inter != "*" and time not in inter:
-            source = config.origin.get("load_col", "configuration")
-            fields = ", ".join([*inter, str(time)])
-            raise UserError(
-                f"{source}: load_col: {config['model']} is a {kind} model and needs the field {time!r}; "
-                f"write --load_col='{{inter: [{fields}]}}', or choose a general recommender"
-            )
+    inter = "*" if columns is None else columns.get("inter", ())
+    needs = f"{config['model']} is a {kind} model and needs the field {time!r}"
+    if inter == "*":
+        file = _inter_files(config)[0]
+        with file.open(encoding=config["encoding"], errors="replace") as stream:
+            header = stream.readline().rstrip("\n").split(config["field_separator"])
+        if time not in [name.partition(":")[0] for name in header]:
+            raise UserError(f"{file}: no field {time!r}; {needs}. Set --TIME_FIELD, or use another model")
+    elif time not in inter:
+        fields = ", ".join([*inter, str(time)])
+        source = config.origin.get("load_col", "configuration")
+        raise UserError(
+            f"{source}: load_col: {needs}; write --load_col='{{inter: [{fields}]}}', or choose a general "
+            "recommender"
+        )
+
+
+def _inter_files(config: Config) -> list[Path]:
+    """Return the files of the rows: one, or one for each split."""
+    folder, name, splits = Path(config["data_path"]), config["dataset"], config["benchmark_filename"]
+    return [folder / f"{name}.{split}.inter" for split in splits] if splits else [folder / f"{name}.inter"]

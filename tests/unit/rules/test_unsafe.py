@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ ELSEWHERE = {
     ("config/configurator.py", "Config._load_config_files", "yaml.load"): "Config overrides it",
     ("config/configurator.py", "Config._update_internal_config_dict", "yaml.load"): "Config overrides it",
     ("data/dataset/dataset.py", "Dataset._get_download_url", "yaml.load"): "reads RecBole's own file",
-    ("data/utils.py", "create_dataset", "pickle.load"): "runs in an empty folder; its keys are refused",
+    ("data/utils.py", "create_dataset", "pickle.load"): "not called; its keys are refused",
     ("data/utils.py", "load_split_dataloaders", "pickle.load"): "runs in an empty folder; keys are refused",
     ("data/utils.py", "create_dataset", "import_module"): "of a fixed module",
     ("quick_start/quick_start.py", "load_data_and_model", "torch.load"): "quick_start of ours replaces it",
@@ -195,6 +196,11 @@ def test_code_of_a_file_is_not_run(
     assert "pickle" in message or "as Python code" in message
 
 
+RESULTS = {
+    **dict.fromkeys(("model", "dataset", "protocol", "protocol_id", "candidates"), "x"),
+    **{"best_epoch": 0, "n_epochs": 1, "seed": 1, "n_parameters": 1, "seconds_per_epoch": 0.5},
+    **{"valid": {}, "test": {}, "versions": {}, "protocol_facts": {}, "peak_memory_mib": 0.5},
+}
 COMMANDS = [["evaluate", "theirs"], ["resume", "theirs"], ["audit", "--run=theirs"]]
 
 
@@ -209,7 +215,7 @@ def test_code_of_a_run_folder_is_not_run(
     (place / "theirs" / "config.yaml").write_text(yaml.safe_dump(values))
     for file in ("results.json", "environment.json"):
         if command[0] != "resume":  # which refuses a finished run
-            run.file(file).write_text("{}")
+            run.file(file).write_text(json.dumps(RESULTS))
     message = _refused(command, capfd)
     assert "pickle" in message or "as Python code" in message
     assert values["model"] in REFUSED_MODELS or f"theirs/config.yaml: {next(iter(ATTACKS[name]))}=" in message

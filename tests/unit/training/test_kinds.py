@@ -42,11 +42,15 @@ RUN = ["run", "--dataset=toy", "--protocol=recbole", "--epochs=1", "--gpu_id="]
         ("SASRec", [], "train_neg_sample_args"),
         ("SASRec", ["--train_neg_sample_args=None"], "needs the field 'timestamp'; write --load_col="),
         ("GRU4Rec", ["--train_neg_sample_args=None"], "needs the field 'timestamp'"),
-        ("SASRec", ["--train_neg_sample_args=None", "--load_col=None"], "cannot be loaded for SASRec"),
+        (
+            "SASRec",
+            ["--train_neg_sample_args=None", "--load_col=None"],
+            "toy.train.inter: no field 'timestamp'",
+        ),
         (
             "BERT4Rec",
             ["--train_neg_sample_args=None", "--load_col={inter: '*'}"],
-            "cannot be loaded for BERT4Rec",
+            "toy.train.inter: no field 'timestamp'",
         ),
         ("KGAT", [], "toy.kg: no such dataset file"),
         ("CKE", [], "toy.kg: no such dataset file"),
