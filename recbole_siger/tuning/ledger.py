@@ -122,6 +122,38 @@ class Ledger:
         ]
         return sorted(whole, key=lambda entry: -entry[0] if self.bigger else entry[0])
 
+    def revive(self) -> list[Trial]:
+        """Let the pruned trials of the most promising point wait again, so that one point can win.
+
+        This is the point with the most epochs over its seeds, then with the best mean score. A point with a
+        failed trial or a trial without a score is left out.
+
+        Returns:
+            The trials that wait again; none if no point can be finished.
+        """
+        points: dict[str, list[Trial]] = {}
+        for trial in self.trials.values():
+            points.setdefault(point_id(trial.values, 0), []).append(trial)
+        whole = [
+            trials
+            for trials in points.values()
+            if all(trial.state in ("pruned", "finished") and trial.score is not None for trial in trials)
+        ]
+        if not whole:
+            return []
+        sign = 1 if self.bigger else -1
+        best = max(
+            whole,
+            key=lambda trials: (
+                sum(trial.epochs for trial in trials),
+                sign * sum(trial.score or 0.0 for trial in trials),
+            ),
+        )
+        revived = [trial for trial in best if trial.state == "pruned"]
+        for trial in revived:
+            trial.state = "waiting"
+        return revived
+
     # ---- files
 
     def write(self, *, every: float = 0.0) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from recbole_siger.common.files import write_text
 from recbole_siger.common.json_files import read_json
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
@@ -23,6 +24,7 @@ from recbole_siger.options.params import bounded
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.parallel.ray import check_room, connected, interruptible
 from recbole_siger.registry import short_name
+from recbole_siger.runs.claim import names_in
 from recbole_siger.training.experiment import ranks_all_items
 from recbole_siger.training.processes import n_processes
 from recbole_siger.training.settings import visible_gpus
@@ -160,6 +162,7 @@ class _Search:
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{short_name(wanted.model)}")
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
+        self._resumes, self._prunes = False, True
 
     def _configuration(self) -> Config:
         """Return the configuration that all trials share; metric names ignore upper and lower case."""
@@ -181,16 +184,26 @@ class _Search:
         if resume:
             self._check_request()
             self.ledger.load(retry=True)
-        elif self._file.exists():
-            raise UserError(
-                f"{self.folder}: has a search; continue it with --resume, or choose another --out"
-            )
+        else:
+            self._check_unused()
+        self._resumes = resume
         if self.params.search != "bayes":
             n, grid = self.params.num_samples, self.params.search == "grid"
             defaults = self.config.effective()
             for point in draw_points(self.space, n, seed=self.seeds[0], grid=grid, defaults=defaults):
                 for seed in self.seeds:
                     self.ledger.add(point, seed)
+
+    def _check_unused(self) -> None:
+        if self._file.exists():
+            raise UserError(
+                f"{self.folder}: has a search; continue it with --resume, or choose another --out"
+            )
+        if names := names_in(self.folder):
+            raise UserError(
+                f"{self.folder}: has files that are not of a search, such as {min(names)}; "
+                "choose another --out"
+            )
 
     def _request(self) -> dict[str, Any]:
         """Return the values that decide the trials; ``resume`` requires equal values."""
@@ -219,20 +232,23 @@ class _Search:
     def fit(self) -> None:
         """Run the remaining trials, here or on a cluster; write nothing before Ray answers."""
         if not self._left() and len(self.ledger.trials) >= self._total():
-            return
+            if self.ledger.ranked() or not self.ledger.revive():
+                return
+            self._prunes = False
         dataset = self._dataset()
         with visible_gpus(self.config), connected(self.params.address, "tune") as (is_client, about):
             cpus, gpus = self.params.cpus_per_trial, self.params.gpus_per_trial
             asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
             check_room(1, {"CPU": cpus, "GPU": gpus}, asked, "lower them")
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
-            self.ledger.write()
-            told = f"{about}; {self.folder / 'trials.csv'}"
-            if is_client:
-                self._fit_on_head(told)
-            else:
-                self.fit_here(dataset, told)
+            busy = f"{self.folder}: another process runs this search; wait until the process ends"
+            with locked(self.folder / LOCK, busy):
+                if not self._resumes:
+                    self._check_unused()  # again: another process may have started a search
+                write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
+                self.ledger.write()
+                told = f"{about}; {self.folder / 'trials.csv'}"
+                self._fit_on_head(told) if is_client else self.fit_here(dataset, told)
 
     def _total(self) -> int:
         """Return the total number of trials, including those that a searcher has not drawn yet."""
@@ -265,6 +281,10 @@ class _Search:
             _log.info("%s", told)
             try:
                 self._tune(dataset)
+                if not self.ledger.ranked() and self.ledger.revive():
+                    _log.info("every point was stopped with some seed; training the best point to its end")
+                    self._prunes = False
+                    self._tune(dataset)
             finally:
                 self.ledger.seconds = before + time.monotonic() - start
                 self.ledger.write()
@@ -349,7 +369,7 @@ class _Search:
         from ray import tune
 
         grace, last = self.params.grace_epochs, self.config.run.epochs - 1
-        if self.params.scheduler == "none" or grace > last:
+        if self.params.scheduler == "none" or grace > last or not self._prunes:
             return None
         return tune.schedulers.ASHAScheduler(
             time_attr="epochs",

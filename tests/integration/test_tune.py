@@ -71,6 +71,43 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks i
 
 @LINUX
 @pytest.mark.usefixtures("ray_here")
+def test_a_search_whose_points_were_all_stopped_finishes_the_best(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that stops every trial stands for ASHA, which stops each point with another seed."""
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+    class Stopping(FIFOScheduler):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            return str(TrialScheduler.STOP)
+
+    curves = {1: [0.1, 0.2, 0.3], 2: [0.2, 0.3, 0.4]}
+    stage(monkeypatch, staged(curves))
+    original = search_module._Search._scheduler
+    monkeypatch.setattr(
+        search_module._Search, "_scheduler", lambda self: Stopping() if self._prunes else original(self)
+    )
+    options = {key: str(value) for key, value in settings(epochs=9).items()}
+    tune_model(
+        "SIGER", "toy", options=options, space=["n_ui_layers=1,2"], seeds=2, out="out", max_concurrent=1
+    )
+    states = {(row["n_ui_layers"], row["seed"]): row["state"] for row in rows_of(Path("out"))}
+    assert [states["1", seed] for seed in ("7", "8")] == ["pruned", "pruned"]
+    assert [states["2", seed] for seed in ("7", "8")] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "notes.txt"])
+def test_a_folder_of_the_user_is_no_folder_of_a_search(name: str, workdir: Path, settings: Settings) -> None:
+    Path("out").mkdir()
+    Path("out", name).write_text("mine")
+    options = {key: str(value) for key, value in settings(epochs=9).items()}
+    with pytest.raises(UserError, match=f"^out: has files that are not of a search, such as {name};"):
+        tune_model("BPR", "toy", options=options, space=["learning_rate=0.1,0.2"], out="out")
+    assert Path("out", name).read_text() == "mine"
+
+
+@LINUX
+@pytest.mark.usefixtures("ray_here")
 def test_asha_stops_what_lags_behind(
     workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

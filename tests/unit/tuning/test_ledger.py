@@ -72,6 +72,35 @@ def test_the_table_has_the_best_first_and_every_trial(tmp_path: Path) -> None:
     assert len(lines) == 1 + len(ROWS)
 
 
+def test_without_a_whole_point_the_best_one_is_finished(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "recall@20")
+    rows = [  # point, seed, state, epochs, score
+        (1, 3, "finished", 40, 0.3),
+        (1, 5, "pruned", 2, 0.1),
+        (2, 3, "pruned", 20, 0.2),
+        (2, 5, "pruned", 22, 0.4),
+        (3, 3, "finished", 40, 0.9),
+        (3, 5, "failed", 40, 0.9),
+        (4, 3, "pruned", 21, 0.25),
+        (4, 5, "pruned", 21, 0.4),
+    ]
+    for a, seed, state, epochs, score in rows:
+        trial = ledger.add({"a": a}, seed)
+        trial.state, trial.epochs, trial.score = state, epochs, score
+    assert not ledger.ranked()
+    assert [(trial.values["a"], trial.seed) for trial in ledger.revive()] == [(4, 3), (4, 5)]
+    for trial in ledger.trials.values():
+        trial.state = "finished" if trial.state == "waiting" else trial.state
+    assert [trials[0].values["a"] for _, trials in ledger.ranked()] == [4]
+
+
+def test_where_every_point_failed_none_is_finished(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "recall@20")
+    ledger.add({"a": 1}, 3).state = "failed"
+    ledger.add({"a": 2}, 3).state = "pruned"  # before its first score
+    assert ledger.revive() == []
+
+
 def test_files_bring_a_search_back(tmp_path: Path) -> None:
     ledger = make(tmp_path)
     ledger.seconds = 12.5
