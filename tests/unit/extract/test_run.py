@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from recbole_siger import cli
+from recbole_siger.common.locks import locked
 from recbole_siger.data.features import load_features
 from recbole_siger.extract import job as job_module
 from recbole_siger.extract import local
@@ -323,3 +324,18 @@ def test_no_image_is_readable(tmp_path: Path, images: Path, capsys: pytest.Captu
 def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "dataset").write_text("a file")
     assert "dataset" in refused(capsys, *text_words(tmp_path))
+
+
+def test_one_process_at_a_time_extracts_a_modality(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = text_words(tmp_path)
+    folder = tmp_path / "dataset" / "shop"
+    folder.mkdir(parents=True)
+    with locked(folder / ".shop.text.lock", "busy"):
+        assert cli.main(words) == 2
+        assert "another process extracts this modality" in capsys.readouterr().err
+        assert [path.name for path in folder.iterdir()] == [".shop.text.lock"]
+    (folder / ".shop.text.0123abcd.tmp.npy").write_bytes(b"half")
+    assert cli.main(words) == 0
+    assert not list(folder.glob(".*"))
