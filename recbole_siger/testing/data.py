@@ -169,7 +169,7 @@ def _takes_modalities(case: Case, n_modalities: int) -> None:
 
 def _changes_as_declared(experiment: Experiment, changed: bool, whose: str) -> None:
     declared, found = experiment.model.uses_features, "a score" if changed else "no score"
-    require(changed is declared, f"uses_features is {declared}, but features of {whose} change {found}")
+    require(changed is declared, f"features of {whose} change {found}, but uses_features is {declared}")
 
 
 def takes_1_modality(case: Case) -> None:

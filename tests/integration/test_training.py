@@ -578,7 +578,9 @@ def test_another_models_tensors_are_refused(settings: Settings) -> None:
     run(values, "LightGCN", "lightgcn")
     run({**values, "embedding_size": 9}, "BPR", "wide")
     Path("bpr/model.safetensors").write_bytes(Path("lightgcn/model.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"^bpr/model\.safetensors: holds a LightGCN, config\.yaml says BPR$"):
+    with pytest.raises(
+        UserError, match=r"^bpr/model\.safetensors: contains a LightGCN, but config\.yaml has BPR$"
+    ):
         evaluate_run("bpr")
     Path("bpr/model.safetensors").write_bytes(Path("wide/model.safetensors").read_bytes())
     with pytest.raises(UserError, match=r"^bpr/model\.safetensors: does not fit the model: .*; train again$"):

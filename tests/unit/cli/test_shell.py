@@ -21,13 +21,16 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("recbole-siger re", {"resume", "report"}),
+        ("recbole-siger re", {"resume", "report", "recommend"}),
         ("recbole-siger run --model=SIG", {"SIGER"}),
         ("recbole-siger run --model SIG", {"SIGER"}),
         ("recbole-siger compare --models=EASE,SIG", {"EASE,SIGER"}),
         ("recbole-siger run --model=SIGER --co_w", {"--co_weight="}),
         ("recbole-siger run --model=BPR --co_w", set()),
-        ("recbole-siger extract --image_", {"--image_model", "--image_dir", "--image_col"}),
+        (
+            "recbole-siger extract --image_",
+            {"--image_model", "--image_dir", "--image_col", "--image_max_pixels"},
+        ),
         ("recbole-siger extract --engine=", {"local", "ray"}),
         ("recbole-siger cache ", {"ls", "clear"}),
         ("recbole-siger run --epochs --model=SIG", {"SIGER"}),
