@@ -19,12 +19,26 @@ from recbole_siger.errors import Terminated, UserError
 __all__ = ["click_message", "exit_code", "message_of", "write_report"]
 
 
+_LONGEST = 2_000
+
+
+def shortened(message: str) -> str:
+    """Return a message of at most 2,000 characters; the middle of a longer message is left out.
+
+    A message contains values and parts of files, which can have any length.
+
+    >>> len(shortened("x" * 10**6)), shortened("short")
+    (2000, 'short')
+    """
+    return message if len(message) <= _LONGEST else f"{message[:1_500]} ... {message[-495:]}"
+
+
 def message_of(error: Exception) -> str | None:
     """Return the line for an error that a user can fix; None for any other error."""
     if isinstance(error, UserError):
-        return str(error)
+        return shortened(str(error))
     if isinstance(error, click.UsageError):
-        return click_message(error)
+        return shortened(click_message(error))
     if isinstance(error, OSError):
         return f"{error.filename or 'file'}: {error.strerror or error}"
     return None

@@ -23,6 +23,7 @@ def check_settings(config: Config) -> None:
     """
     _check_tables(config)
     _check_threshold(config)
+    _check_negatives(config)
     if config["benchmark_filename"] is not None:
         _check_given_split(config)
 
@@ -53,6 +54,22 @@ def _check_threshold(config: Config) -> None:
     if drawn or config["MODEL_INPUT_TYPE"] != InputType.POINTWISE:
         text = f"has no effect: {config['model']} reads no labels and takes every row for a positive"
         raise _problem(config, "threshold", f"{text}; keep rows by value with val_interval instead")
+
+
+def _check_negatives(config: Config) -> None:
+    """Refuse training without negatives for a model that compares each positive item with a negative item."""
+    needed = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and _distribution(
+        config.internal_config_dict.get("train_neg_sample_args")
+    )
+    if needed and not _distribution(config["train_neg_sample_args"]):
+        text = f"{config['model']} trains with negative items; leave the option out"
+        raise _problem(config, "train_neg_sample_args", text)
+
+
+def _distribution(negatives: Any) -> str | None:
+    """Return the distribution of negatives; None without negatives, which has three forms."""
+    name = (negatives or {}).get("distribution")
+    return None if name in (None, "none") else name
 
 
 def _check_given_split(config: Config) -> None:

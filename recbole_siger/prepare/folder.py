@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
         raise UserError(f"{target}: exists already; choose another name, or replace it with --overwrite.")
     # Replacing a folder deletes everything in the folder, so no input may lie inside.
     for path in inputs:
-        if path.resolve().is_relative_to(target.resolve()):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(target)):  # accepts a loop of links
             raise UserError(f"{target}: contains the input {path}; choose another name or data_path.")
     if target.exists() and not _is_dataset(target):
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 from recbole_siger.data.features import coverage_text
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import bounded
+from recbole_siger.options.resources import regular_file
 from recbole_siger.prepare.filters import first_of_pairs, k_core
 from recbole_siger.prepare.folder import (
     SPLITS,
@@ -112,7 +113,7 @@ def prepare_dataset(
     Raises:
         UserError: If the input has another format, no row or an empty split remains, or the folder exists.
     """
-    inputs = source.inputs()
+    inputs = [regular_file(path, "file of raw data", "replace it") for path in source.inputs()]
     target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
     shares, rejected = params.shares(), Rejected()
     report(f"reading {', '.join(path.name for path in inputs)}")

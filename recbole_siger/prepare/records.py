@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from recbole_siger.common.records import read_records
 from recbole_siger.errors import UserError
+from recbole_siger.options.resources import regular_file
 
 __all__ = ["Rejected", "find_file", "open_raw", "read_json_lines", "read_rows"]
 
@@ -74,11 +75,10 @@ def open_raw(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         UserError: If the file is missing, or the gzip data are damaged or truncated.
     """
+    regular_file(path, "file", "correct the path.")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
             yield handle  # type: ignore[misc]  # a gzip file reads bytes, too
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; correct the path.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: is damaged or truncated ({error}); download it again.") from error
 

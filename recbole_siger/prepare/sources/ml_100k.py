@@ -71,7 +71,13 @@ def _read_items(path: Path) -> pd.DataFrame:
     """Read the atomic file as text; column names lose their ``:type``."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the folder that contains it with --atomic_dir.")
-    items = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
+    try:
+        items = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, encoding="utf-8")
+    except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError and EmptyDataError among them
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: is not a tab separated UTF-8 table ({reason}); correct the file."
+        ) from error
     items.columns = [str(column).partition(":")[0] for column in items.columns]
     for column in COLUMNS:
         if column not in items.columns:

@@ -360,6 +360,14 @@ def test_a_repeated_pair_keeps_its_first_or_its_last_row(tmp_path: Path, value: 
     assert "first" in message or "str" in message
 
 
+@pytest.mark.parametrize("model", ["BPR", "VBPR", "NGCF"])
+def test_a_pairwise_model_needs_negatives(tmp_path: Path, model: str) -> None:
+    write(tmp_path, inter=text(draw_rows()))
+    message = refusal(tmp_path, model, train_neg_sample_args=None)
+    assert message.startswith("config_dict: train_neg_sample_args=")
+    assert f"{model} trains with negative items; leave the option out" in message
+
+
 @pytest.mark.parametrize("value", [{"rating": 3}, {"timestamp": 5.5}])
 def test_a_threshold_that_no_model_reads(tmp_path: Path, value: Any) -> None:
     write(tmp_path, inter=text(draw_rows()), **thirds(draw_rows()))

@@ -253,3 +253,23 @@ def test_items_stand_in_the_order_in_which_they_are_met(run: Preparer, tmp_path:
     (tmp_path / "items.csv").write_text("item_id,t\n2,b\n9,a\n")
     folder = run("csv", inter=tmp_path / "my.csv", items=tmp_path / "items.csv")
     assert pd.read_csv(folder / "items.tsv", sep="\t", dtype=str)["item_id"].tolist() == ["9", "10", "2"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "zero", "folder"])
+@pytest.mark.parametrize(
+    ("source", "file"), [("microlens", "MicroLens-50k_pairs.csv"), ("movielens", "u.data"), ("csv", "my.csv")]
+)
+def test_raw_data_that_are_no_regular_file(
+    run: Preparer, tmp_path: Path, source: str, file: str, kind: str
+) -> None:
+    path = tmp_path / "raw" / file
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    assert str(path.parent) in run.refusal(
+        source, **{"inter": path} if source == "csv" else {"source": path.parent}
+    )
