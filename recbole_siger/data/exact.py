@@ -136,7 +136,7 @@ class ExactDataset(Dataset):
         return [name for _, name in needed if name is not None]
 
     def _register(self, field: Field, source: FeatureSource | str) -> None:
-        """Tell RecBole the type, the file and the length of a column."""
+        """Register the type, the file and the length of a column with RecBole."""
         self.field2source[field.name] = source
         self.field2type[field.name] = FeatureType(field.type)
         if not field.type.endswith("_seq"):

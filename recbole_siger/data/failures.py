@@ -37,7 +37,7 @@ def explain_recbole(what: str, fix: str) -> Iterator[None]:
 
 
 def _raised_in_recbole(error: Exception) -> bool:
-    """Tell whether RecBole's code is nearer to the error than this package's code."""
+    """Return whether RecBole's code is nearer to the error than this package's code."""
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [name.partition(".")[0] for name in names]
     return [name for name in packages if name in ("recbole", "recbole_siger")][-1:] == ["recbole"]

@@ -250,7 +250,7 @@ def _name_some(values: Iterable[object], limit: int = 5) -> str:
 
 
 def has_feature(features: Tensor) -> Tensor:
-    """Tell which items have a feature, that is, a row that is not all zero.
+    """Return which items have a feature, that is, a row that is not all zero.
 
     Args:
         features: Shape ``(I, F)``, any float dtype.

@@ -18,7 +18,7 @@ __all__ = ["NegativeSampler", "PairSet"]
 
 Ids = NDArray[np.int64]
 
-# A drawn pair is seldom a training pair, and a table of this many bits a pair tells most of them at once.
+# A drawn pair is rarely a training pair. A table of this many bits per pair decides most pairs at once.
 _BITS_A_PAIR = 64
 _LEAST_CHANCE = 1e-6  # of a draw that is no training pair; RecBole draws again until there is one
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
@@ -56,7 +56,7 @@ class PairSet:
         return ((keys.view(np.uint64) * _SPREAD) >> self._shift).view(np.int64)
 
     def contains(self, users: Ids, items: Ids) -> NDArray[np.bool_]:
-        """Tell which pairs are in the set: ``(B,)`` and ``(B,)`` to ``(B,)``."""
+        """Return which pairs are in the set: ``(B,)`` and ``(B,)`` to ``(B,)``."""
         keys = np.multiply(users, self.n_items, dtype=np.int64) + items
         place = self._place(keys)
         found = ((self._bits[place >> 3] >> (place & 7).astype(np.uint8)) & 1).view(np.bool_)

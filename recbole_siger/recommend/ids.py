@@ -45,8 +45,8 @@ class IdTable:
         """Return the internal ids of raw ids, in their order.
 
         Args:
-            ids: Raw ids; a number stands for its text. One text is one id.
-            on_unknown: ``error`` refuses unknown ids, ``skip`` leaves them out.
+            ids: Raw ids; a number is read as its text. One text is one id.
+            on_unknown: ``error`` refuses unknown ids, ``skip`` ignores them.
 
         Raises:
             UserError: If ids are unknown: how many of how many, and the first five.

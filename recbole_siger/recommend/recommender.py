@@ -117,11 +117,11 @@ class Recommender:
         Args:
             users: Raw user ids; ``"all"`` is every user of the run.
             k: Items a user at most, >= 1.
-            exclude_seen: True leaves out the user's training and validation items, ``"train"`` only the
+            exclude_seen: True excludes the user's training and validation items, ``"train"`` only the
                 training items, False nothing.
             candidates: Raw ids of the items that can be recommended; None: all items.
             with_scores: Whether the table has the column ``score``.
-            on_unknown: ``error`` refuses unknown ids, ``skip`` leaves them out.
+            on_unknown: ``error`` refuses unknown ids, ``skip`` ignores them.
 
         Returns:
             Columns ``user``, ``item``, ``score`` (float32) and ``rank`` (from 1), by user in the given order,
@@ -200,7 +200,7 @@ class Recommender:
             k: Items a user at most, >= 1.
             exclude_seen: Whether the items of the list are left out.
             candidates: Raw ids of the items that can be recommended; None: all items.
-            on_unknown: ``error`` refuses unknown ids, ``skip`` leaves them out.
+            on_unknown: ``error`` refuses unknown ids, ``skip`` ignores them.
 
         Returns:
             As :meth:`recommend`; the user of a plain list is called ``new``.

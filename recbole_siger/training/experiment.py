@@ -86,7 +86,7 @@ def config_of_run(
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}
     named = stored if model is None else model
-    # The folder may come from anyone: what it says of other folders to write to has no effect.
+    # Anybody can be the author of the folder: its names of other output folders have no effect.
     own = {"run_dir": None, "cache_dir": "none" if values.get("cache_dir") == "none" else None}
     return Config(named, config_file_list=[file], config_dict={**own, **moved, **changes})
 
@@ -105,13 +105,13 @@ class Experiment:
     trainer: Any
 
     def begin(self) -> None:
-        """Write what a run folder holds before the first epoch."""
+        """Write the files that a run folder contains before the first epoch."""
         self.run.write_ids(*_tokens(self.dataset))
         self.run.write_digests(self.digests())
         self.run.write_config(self.config.effective())
 
     def check_data(self) -> None:
-        """Refuse data that are not those of the run folder."""
+        """Refuse data that differ from the data of the run folder."""
         self.run.check_ids(*_tokens(self.dataset))
         self.run.check_digests(self.digests())
 
@@ -170,7 +170,7 @@ class Experiment:
         }
 
     def _write_use_files(self) -> None:
-        """Write what recommends without the dataset; models that do not rank all items have no such files."""
+        """Write the files that recommend without the dataset, for a model that ranks all items."""
         if ranks_all_items(self.config):
             train, valid = self.train_data._dataset, self.valid_data._dataset
             write_use_files(self.run, self.config, self.model, train, valid, _tokens(self.dataset)[1])
@@ -182,7 +182,7 @@ class Experiment:
     def _details(self) -> dict[str, Any]:
         """Analyse the ranking of the last test; write ``users.csv``."""
         ranking, train = self.trainer.ranking, self.train_data._dataset
-        if ranking is None:  # metrics of values rank nothing
+        if ranking is None:  # value metrics rank no items
             return {"test_beyond": {}, "slices": {}}
         topk = list(self.config["topk"])
         self.run.write_users(users_table(ranking, topk, train))
@@ -201,7 +201,7 @@ class Experiment:
         return parts
 
     def digests(self) -> dict[str, str]:
-        """Return those of the splits, and one of each feature matrix in use."""
+        """Return the SHA-256 of each split and of each feature matrix in use."""
         found = self.split_digests()
         for noun, attribute in (("features", "raw_features"), ("user features", "raw_user_features")):
             for name, table in getattr(self.model, attribute, {}).items():
@@ -209,7 +209,7 @@ class Experiment:
         return found
 
     def test(self) -> dict[str, float]:
-        """Test the best epoch; a model that draws numbers when it scores draws the same each time."""
+        """Test the best epoch; a model that draws random numbers for its scores draws equal numbers each time."""
         return self.evaluate(self.test_data)
 
     def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
@@ -271,7 +271,7 @@ def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | No
 
 
 def ranks_all_items(config: Config) -> bool:
-    """Tell whether the model is a general recommender, which this package loads data for itself."""
+    """Return whether the model is a general recommender, whose data this package loads."""
     return config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
 
 
@@ -293,12 +293,12 @@ def _load(config: Config, loaded: Any = None) -> tuple[Any, tuple[Any, Any, Any]
 
 
 def asks_for_cold_items(config: Config) -> bool:
-    """Tell whether results are told for cold items."""
+    """Return whether the results have a part for cold items."""
     return config.cold_start is not None and config.cold_start.kind != "user"
 
 
 def scores_cold_items(model: Any) -> bool:
-    """Tell whether a model has something to say about an item without training rows.
+    """Return whether a model can rank an item without training rows.
 
     Our models declare it. RecBole's do not: its general recommenders see no item content, so such an item
     keeps an untrained embedding (BPR, LightGCN) or a constant score (EASE, ItemKNN, Pop).
@@ -313,5 +313,5 @@ def _tokens(dataset: Any) -> tuple[list[str], list[str]]:
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Tell metrics in one line, every digit of them."""
+    """Write metrics in one line with all digits."""
     return "  ".join(f"{name} {value!r}" for name, value in metrics.items())
