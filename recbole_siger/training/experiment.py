@@ -209,7 +209,7 @@ class Experiment:
         return found
 
     def test(self) -> dict[str, float]:
-        """Test the best epoch. A model that draws random numbers when it scores draws equal ones each time."""
+        """Test the best epoch. A model that draws random numbers for scores draws equal ones each time."""
         return self.evaluate(self.test_data)
 
     def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
