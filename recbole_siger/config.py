@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -35,6 +36,7 @@ from recbole_siger.registry import (
     is_shipped,
     model_name,
     option_files,
+    recbole_root,
 )
 from recbole_siger.rules.nested import form_problem
 from recbole_siger.rules.ranges import range_problem
@@ -87,6 +89,12 @@ class RunParams:
 
 # RecBole accepts more types for these keys than the type of the default.
 _FREE_TYPE = {"features", "user_features", "gpu_id", "metrics", "topk", "transform", "eval_args", "load_col"}
+
+
+@cache
+def _keys_of_every_run() -> frozenset[str]:
+    """Return the keys of RecBole's ``overall.yaml``, whose ranges hold for any model."""
+    return frozenset(read_yaml(recbole_root() / "properties" / "overall.yaml"))
 
 
 class Config(RecBoleConfig):
@@ -294,7 +302,8 @@ class Config(RecBoleConfig):
         if problem := form_problem(key, value, tables if isinstance(tables, list) else ()):
             return problem
         ours = any(option.name == key for option in self.options())
-        return None if ours or not is_of_recbole(self.model_class) else range_problem(key, value)
+        of_recbole = key in _keys_of_every_run() or is_of_recbole(self.model_class)
+        return range_problem(key, value) if of_recbole and not ours else None
 
     def _check_type(self, source: str, key: str, value: Any) -> None:
         """Check a value against the type of its default; RecBole declares no types."""

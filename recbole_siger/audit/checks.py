@@ -253,6 +253,9 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
         yield Finding("FAIL", "selection", f"metrics.jsonl: test data were read in epoch {looked[0]}")
     metric, best = config["valid_metric"].lower(), results.get("best_epoch")
     valid = {line["epoch"]: line["valid"] for line in lines if line.get("valid")}
+    if any(metric not in metrics for metrics in valid.values()):
+        yield Finding("FAIL", "selection", f"{file}: has no {metric}, the valid_metric of config.yaml")
+        return
     scores = {epoch: metrics[metric] for epoch, metrics in valid.items()}
     if not scores:
         yield Finding("INFO", "selection", "the run has no validation; the last epoch was tested")

@@ -313,6 +313,14 @@ def test_looking_at_test_while_training_is_found(run_dir: Path) -> None:
     assert failures(audit(None, run_dir)) == ["selection: metrics.jsonl: test data were read in epoch 2"]
 
 
+def test_a_metric_that_no_epoch_has_is_found(run_dir: Path) -> None:
+    lines = lines_of(run_dir)
+    for line in lines:
+        line["valid"] = {"mrr@7": 0.5}
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert any("the valid_metric of config.yaml" in text for text in failures(audit(None, run_dir)))
+
+
 def test_other_data_than_in_training_are_found(run_dir: Path, tmp_path: Path) -> None:
     splits = random_splits()
     splits["test"][0], splits["valid"][0] = splits["valid"][0], splits["test"][0]

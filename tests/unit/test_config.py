@@ -200,6 +200,7 @@ def test_an_option_of_another_model_is_unknown() -> None:
         ("learner", "adm", ["did you mean `adam`?"]),
         # RecBole declares no types for its own; they are those of the defaults.
         ("loss_decimal_place", "few", ["expected int", "such as 4"]),
+        ("loss_decimal_place", -1, ["expected a number in [0, inf)"]),
         ("reproducibility", 3, ["expected bool", "such as True"]),
     ],
 )
