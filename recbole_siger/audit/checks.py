@@ -19,6 +19,7 @@ from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.fingerprint import protocol_facts
 from recbole_siger.data.loading import split_and_load
+from recbole_siger.data.settings import interaction_columns
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import by_coverage
 from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
@@ -192,7 +193,7 @@ def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
     """
     config = experiment.config
     field, columns = config["TIME_FIELD"], dict(config["load_col"] or {})
-    if not ranks_all_items(config) or "inter" not in columns or field not in _header(config):
+    if not ranks_all_items(config) or "inter" not in columns or field not in interaction_columns(config):
         return None
     columns["inter"] = [*columns["inter"], field]
     timed = Config(config["model"], config_dict={**config.effective(), "load_col": columns})
@@ -205,14 +206,6 @@ def _timed_splits(experiment: Experiment) -> tuple[Any, Any] | None:
         for part, loader in zip(parts, experiment.loaders(), strict=True)
     )
     return (parts[0], parts[2]) if all(same) else None
-
-
-def _header(config: Config) -> list[str]:
-    """Return the columns in the header of the dataset's first interaction file."""
-    part = f".{config['benchmark_filename'][0]}" if config["benchmark_filename"] else ""
-    file = Path(config["data_path"]) / f"{config['dataset']}{part}.inter"
-    with file.open(encoding=config["encoding"]) as stream:
-        return [cell.partition(":")[0] for cell in stream.readline().split(config["field_separator"])]
 
 
 # ---- a run

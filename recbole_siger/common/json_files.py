@@ -26,8 +26,8 @@ _NAMES: dict[Any, str] = {
 }
 
 Form = type | None | tuple[Any, ...] | Mapping[str, Any] | list[Any]
-"""A type; a tuple of forms of which one must fit; ``{key: form}``; ``{"*": form}`` for a mapping with any
-keys; ``[form]`` for a list."""
+"""A type; a tuple of forms of which one must fit; ``{key: form}``, where ``"key?"`` may be absent;
+``{"*": form}`` for a mapping with any keys; ``[form]`` for a list."""
 
 
 def read_bounded(file: Path, fix: str, *, max_bytes: int = MAX_BYTES) -> str:
@@ -96,7 +96,7 @@ def _parse(text: str, where: str, fix: str) -> Any:
 def check_form(value: Any, form: Form, where: str, fix: str) -> None:
     """Raise a UserError unless a value has a form.
 
-    >>> check_form({"a": [1.5, None]}, {"a": [(float, None)]}, "x.json", "train again")
+    >>> check_form({"a": [1.5, None]}, {"a": [(float, None)], "b?": str}, "x.json", "train again")
     >>> check_form({"a": "b"}, {"a": float}, "x.json", "train again")
     Traceback (most recent call last):
     recbole_siger.errors.UserError: x.json: damaged: a is 'b', expected a number; train again
@@ -123,10 +123,10 @@ def _problem_of_mapping(value: Any, form: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, dict):
         return _mismatch(value, form, key)
     for name in form:
-        if name != "*" and name not in value:
+        if name != "*" and not name.endswith("?") and name not in value:
             return f"{f'{key}.' if key else ''}{name} is missing"
     for name, one in value.items():
-        inner = form.get(name, form.get("*"))
+        inner = form.get(name, form.get(f"{name}?", form.get("*")))
         if inner is not None and (problem := _problem(one, inner, f"{key}.{name}" if key else name)):
             return problem
     return ""

@@ -8,9 +8,10 @@ from typing import Any
 from recbole.utils import InputType, ModelType
 
 from recbole_siger.config import Config
+from recbole_siger.data.atomic import AtomicFile
 from recbole_siger.errors import UserError
 
-__all__ = ["active_filters", "check_settings"]
+__all__ = ["active_filters", "check_settings", "interaction_columns"]
 
 _FILTERS = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter")
 
@@ -26,6 +27,18 @@ def check_settings(config: Config) -> None:
     _check_negatives(config)
     if config["benchmark_filename"] is not None:
         _check_given_split(config)
+
+
+def interaction_columns(config: Config) -> list[str]:
+    """Return the names of the columns of the dataset's first interaction file.
+
+    Raises:
+        UserError: If the file cannot be read, or its first line does not name columns.
+    """
+    part = f".{config['benchmark_filename'][0]}" if config["benchmark_filename"] else ""
+    path = Path(config["data_path"]) / f"{config['dataset']}{part}.inter"
+    file = AtomicFile(path, config["field_separator"], config["encoding"] or "utf-8")
+    return [field.name for field in file.fields]
 
 
 def active_filters(config: Config) -> dict[str, Any]:

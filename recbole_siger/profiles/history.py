@@ -11,6 +11,7 @@ from recbole_siger.common.tables import open_table
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loading import split_and_load
+from recbole_siger.data.settings import interaction_columns
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.training.experiment import ranks_all_items
@@ -59,7 +60,9 @@ def _load_times(config: Config) -> None:
     split would differ from the run's split.
     """
     load, time = config["load_col"], config["TIME_FIELD"]
-    if load and "inter" in load and time not in load["inter"] and config["rm_dup_inter"] is None:
+    if not load or "inter" not in load or time in load["inter"] or config["rm_dup_inter"] is not None:
+        return
+    if time in interaction_columns(config):
         config["load_col"] = {**load, "inter": [*load["inter"], time]}
 
 

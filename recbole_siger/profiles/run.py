@@ -123,7 +123,8 @@ def _prompts(params: ProfilesParams, file: PromptFile) -> Iterator[Prompt]:
 
 def _show(params: ProfilesParams, prompts: list[Prompt], report: Report) -> None:
     for prompt in prompts:
-        report(f"--- {params.kind} {prompt.token}\n{prompt.system}\n\n{prompt.question}\n")
+        for line in f"--- {params.kind} {prompt.token}\n{prompt.system}\n\n{prompt.question}\n".split("\n"):
+            report(line)
     tokens = sum(prompt.tokens() for prompt in prompts)
     report(
         f"{len(prompts):,} prompts, about {tokens:,} tokens (four characters each); answers of at most "

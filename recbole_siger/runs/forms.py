@@ -34,9 +34,9 @@ RESULTS: Form = {
     "model": str,
     "dataset": str,
     "protocol": str,
-    "protocol_id": str,
-    "protocol_facts": dict,
-    "candidates": str,
+    "protocol_id?": str,  # absent in runs of older versions, as the next two
+    "protocol_facts?": dict,
+    "candidates?": str,
     "seed": int,
     "best_epoch": (int, None),
     "valid": _SCORES,

@@ -196,7 +196,7 @@ def test_a_run_under_another_protocol_id_is_not_used(
 _BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 64))
 _HEAD = "model: BPR\ndataset: toy\n"
 _ODD = {
-    "date": f"{_HEAD}day: 2024-13-45\n",
+    "date": f"{_HEAD}day: !!timestamp 2024-13-45\n",
     "number": f"{_HEAD}5: x\n",
     "mixed": f"{_HEAD}inner: {{5: x, y: z}}\n",
     "bomb": f"{_HEAD}{_BOMB}",

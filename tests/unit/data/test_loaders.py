@@ -127,8 +127,8 @@ def test_batches_are_recboles(
     values = {"data_path": str(tmp_path), "gpu_id": "", "train_batch_size": 12, "load_col": load_col}
     config = Config("BPR", "toy", config_dict=values)
     config["MODEL_INPUT_TYPE"] = input_type
+    train = MultimodalDataset(config).build()[0]  # first: BPR without negatives is refused
     config["train_neg_sample_args"] = {**config["train_neg_sample_args"], **negatives}
-    train = MultimodalDataset(config).build()[0]
     distribution, alpha = (config["train_neg_sample_args"][key] for key in ("distribution", "alpha"))
     epochs = []
     for loader_class, sampler in (

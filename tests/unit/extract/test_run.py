@@ -259,7 +259,7 @@ def test_what_is_there_is_kept_unless_told(tmp_path: Path, capsys: pytest.Captur
         (["--tfidf_dim=22"], "tfidf_dim=22: expected a number in [1, 21]"),
         (["--tfidf_dim=0"], "expected a number in [1, inf)"),
         (["--modality=a.b"], "modality='a.b'"),
-        (["--dataset=../x"], "dataset '../x'"),
+        (["--dataset=../x"], "dataset='../x'"),
         (["--engine=spark"], "engine='spark'"),
         (["--workers=2"], "requires --engine=ray; use --threads"),
         (["--txt_cols=title"], "has no option --txt_cols; did you mean `text_cols`?"),
