@@ -122,9 +122,10 @@ class UnitRows:
     def _keys(self) -> Tensor:
         """Hash each row by its bits, ``(V,)``, int64; 0.0 and -0.0 have the same hash."""
         integer = torch.int32 if self.features.dtype == torch.float32 else torch.int64
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         bits = torch.iinfo(integer)
-        weight = torch.randint(bits.min, bits.max, (self.features.shape[1],), generator=generator)
+        size = (self.features.shape[1],)
+        weight = torch.randint(bits.min, bits.max, size, generator=generator, device="cpu")
         weight = weight.to(self.features.device, integer)
         key = _by_rows(self.features, lambda x: ((x + 0.0).view(integer) * weight).sum(dim=1), torch.int64)
         return key[self.index]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recbole_siger.graph import cosine, nearest
-from recbole_siger.graph.knn import knn_graph, semantic_graph
+from recbole_siger.graph.knn import knn_graph, semantic_graph, semantic_rows
 from recbole_siger.graph.ordering import first_k_per_row
 
 N_ITEMS, WIDTH = 211, 13
@@ -245,3 +245,84 @@ def test_items_without_features_give_no_nan(weight):
     assert graph.isfinite().all()
     assert not graph[[0, 5, 100]].any()
     assert not graph[:, [0, 5, 100]].any()
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 300])
+def test_rows_outside_a_table_have_the_edges_of_rows_inside(k: int) -> None:
+    """Each query alone is appended to the table; the last row of the graph of this table has its edges."""
+    table, queries = awkward_features(), awkward_features()[[100, 21, 3, 155, 201, 5, 75]] + 0.0
+    queries[2] *= 7
+    queries[4] = torch.linspace(-1, 1, WIDTH)
+    index, weight = semantic_rows(queries, table, k)
+    assert index.dtype == torch.int64
+    assert weight.dtype == torch.float32
+    for r, query in enumerate(queries):
+        whole = semantic_graph(torch.cat((table, query[None])), k)[N_ITEMS].coalesce()
+        mine = index[0] == r
+        column = index[1, mine].where(index[1, mine] != N_ITEMS + r, N_ITEMS)
+        order = column.argsort()
+        assert column[order].tolist() == whole.indices()[0].tolist()
+        assert weight[mine][order].tolist() == whole.values().tolist()
+
+
+def test_rows_outside_a_table_on_another_default_device() -> None:
+    """On ``meta``, which is the default device here, no tensor has values."""
+    x, query = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    with torch.device("meta"):
+        index, weight = semantic_rows(query, x, 3)
+        graph = semantic_graph(x, 2)
+    assert index.tolist() == [[1, 1, 1], [4, 2, 1]]
+    assert weight.tolist() == [1.0, pytest.approx(0.9), pytest.approx(0.8)]
+    assert graph.to_dense().tolist() == [[0, 0, 0], [0, 1, 0.5], [0, 0.5, 1]]
+
+
+@pytest.mark.parametrize(
+    ("features", "options", "message"),
+    [
+        (torch.ones(3, 2), {"k": 0}, "k must be at least 1, got 0"),
+        (torch.ones(3, 2), {"k": 1, "chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+        (
+            torch.ones(3),
+            {"k": 1},
+            "features must be a non-empty float matrix, got torch.float32 of shape (3,)",
+        ),
+        (
+            torch.ones(3, 2).long(),
+            {"k": 1},
+            "features must be a non-empty float matrix, got torch.int64 of shape (3, 2)",
+        ),
+        (torch.ones(3, 2), {"k": 1, "method": "luck"}, "method must be 'exact' or 'ann', got 'luck'"),
+    ],
+)
+def test_refusals_word_for_word(features: torch.Tensor, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        semantic_graph(features, **options)
+    assert str(error.value) == message
+
+
+def test_k_of_one_compares_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops alone have no neighbours to find, and neither has a single item."""
+    from recbole_siger.graph import knn
+
+    monkeypatch.setattr(knn, "nearest", None)
+    assert semantic_graph(torch.ones(3, 2), 1).to_dense().tolist() == torch.eye(3).tolist()
+    assert semantic_graph(torch.tensor([[0.0], [2.0]]), 5).to_dense().tolist() == [[0, 0], [0, 1]]
+
+
+def test_chunk_size_and_k_go_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_siger.graph import knn
+
+    seen, search = [], knn.nearest
+
+    def recorded(rows: cosine.UnitRows, k: int, chunk_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((len(rows), k, chunk_size))
+        return search(rows, k, chunk_size)
+
+    monkeypatch.setattr(knn, "nearest", recorded)
+    features = awkward_features()
+    features[20:80] = 0
+    semantic_graph(features, 5)
+    semantic_graph(features, 2, chunk_size=17)
+    n_rows = int(features.any(dim=1).sum())
+    assert [(k, chunk_size) for _, k, chunk_size in seen] == [(4, 1024), (1, 17)]
+    assert all(n <= n_rows for n, _, _ in seen)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
+from recbole_siger.graph.user_item import draw_edges, interaction_matrix, user_item_adjacency
 
 EDGES = torch.tensor([[3, 1, 3, 3], [2, 1, 2, 4]])
 
@@ -48,3 +48,35 @@ def test_no_edges():
 def test_refuses_bad_edges(edges, message):
     with pytest.raises(ValueError, match=message):
         interaction_matrix(edges, 5, 7)
+
+
+def test_draws_are_in_proportion_to_the_weights() -> None:
+    """The weights 1, 2 and 4 of one draw; of two draws, by the probabilities of draws without replacement."""
+    weight, generator = torch.tensor([1.0, 2.0, 4.0]), torch.Generator().manual_seed(3)
+    counts, left_out = torch.zeros(3), torch.zeros(3)
+    for _ in range(4001):
+        counts[draw_edges(weight, 1, generator)] += 1
+        kept = draw_edges(weight, 2, generator)
+        assert len(set(kept.tolist())) == 2
+        left_out[3 - int(kept.sum())] += 1
+    assert (counts / 4001 - weight / 7).abs().max() < 0.03
+    last = torch.tensor([2 / 7 * 4 / 5 + 4 / 7 * 2 / 3, 1 / 7 * 4 / 6 + 4 / 7 * 1 / 3, 1 / 7 / 3 + 2 / 7 / 5])
+    assert (left_out / 4001 - last).abs().max() < 0.03
+
+
+def test_the_generator_decides_the_draw() -> None:
+    weight = torch.arange(1.0, 102.0)
+    one, other = (draw_edges(weight, 53, torch.Generator().manual_seed(seed)) for seed in (7, 7))
+    assert torch.equal(one, other)
+    torch.manual_seed(7)
+    assert torch.equal(draw_edges(weight, 53), one)
+    assert one.dtype == torch.int64
+
+
+@pytest.mark.parametrize("n_kept", [-1, 6])
+def test_the_number_of_drawn_edges_is_checked(n_kept: int) -> None:
+    assert draw_edges(torch.ones(5), 0).tolist() == []
+    assert sorted(draw_edges(torch.ones(5), 5).tolist()) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        draw_edges(torch.ones(5), n_kept)
+    assert str(error.value) == f"n_kept must be in [0, 5], got {n_kept}"
