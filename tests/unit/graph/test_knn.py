@@ -271,9 +271,13 @@ def test_rows_outside_a_table_on_another_default_device() -> None:
     with torch.device("meta"):
         index, weight = semantic_rows(query, x, 3)
         graph = semantic_graph(x, 2)
+        duplicates = semantic_graph(torch.ones((5, 2), device="cpu"), 2)
+        order = first_k_per_row(index[0], 2)
     assert index.tolist() == [[1, 1, 1], [4, 2, 1]]
     assert weight.tolist() == [1.0, pytest.approx(0.9), pytest.approx(0.8)]
     assert graph.to_dense().tolist() == [[0, 0, 0], [0, 1, 0.5], [0, 0.5, 1]]
+    assert duplicates.indices()[1].tolist() == [0, 1, 0, 1, 0, 2, 0, 3, 0, 4]
+    assert order.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

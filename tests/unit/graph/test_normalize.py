@@ -118,3 +118,9 @@ def test_a_weighted_sum_of_one_graph_and_the_shapes_in_the_refusal():
 def test_a_refusal_names_the_argument(normalize, name):
     with pytest.raises(ValueError, match=f"^{name} must be a sparse COO tensor"):
         normalize(torch.eye(3))
+
+
+@pytest.mark.parametrize("index", [[[0, 3], [1, 1]], [[0, 1], [5, 1]], [[0, -1], [1, 1]]])
+def test_an_index_outside_the_shape_is_refused(index: list[list[int]]) -> None:
+    with pytest.raises(RuntimeError, match=r"size is inconsistent with indices|negative ind"):
+        sparse_matrix(torch.tensor(index), torch.ones(2), (3, 5))

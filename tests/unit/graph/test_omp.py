@@ -150,3 +150,26 @@ def test_refusals_word_for_word(call: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         call(tables()[0])
     assert str(error.value) == message
+
+
+def edges(queries: list[list[float]], atoms: list[list[float]], sparsity: int) -> list[list[int]]:
+    x, y = (torch.tensor(table, dtype=torch.float64) for table in (queries, atoms))
+    graph = subspace_graph(x, y, len(atoms), sparsity, same=False).to_dense()
+    return [row.nonzero().flatten().tolist() for row in graph]
+
+
+def test_each_row_stops_at_a_small_residual_of_its_own() -> None:
+    """The first query has a residual of 3e-7 along atom 1; the second query needs both atoms."""
+    atoms = [[1.0, 0.0], [0.0, 1.0]]
+    assert edges([[1.0, 3e-7], [1.0, 0.5]], atoms, 2) == [[0], [0, 1]]
+    assert edges([[1.0, 3e-6], [1.0, 0.5]], atoms, 2) == [[0, 1], [0, 1]]
+
+
+def test_the_smallest_correlation_that_counts_is_one_step() -> None:
+    assert edges([[1.0, 0.0]], [[STEP, 1.0]], 1) == [[0]]
+    assert edges([[1.0, 0.0]], [[STEP / 4, 1.0]], 1) == [[]]
+
+
+def test_an_atom_that_adds_nothing_is_tried_once() -> None:
+    """After atom 1, atom 0 has the highest correlation, but is 5e-7 from the chosen direction."""
+    assert edges([[1.0, 0.5, 0.0]], [[1.0, 0.0, 0.0], [1.0, 5e-7, 0.0], [0.0, 1e-7, 1.0]], 2) == [[1, 2]]
