@@ -330,3 +330,7 @@ def test_chunk_size_and_k_go_to_the_search(monkeypatch: pytest.MonkeyPatch) -> N
     n_rows = int(features.any(dim=1).sum())
     assert [(k, chunk_size) for _, k, chunk_size in seen] == [(4, 1024), (1, 17)]
     assert all(n <= n_rows for n, _, _ in seen)
+
+
+def test_one_number_is_a_matrix_of_features() -> None:
+    assert semantic_graph(torch.full((1, 1), 3.0), 1).to_dense().tolist() == [[1]]

@@ -173,3 +173,9 @@ def test_the_smallest_correlation_that_counts_is_one_step() -> None:
 def test_an_atom_that_adds_nothing_is_tried_once() -> None:
     """After atom 1, atom 0 has the highest correlation, but is 5e-7 from the chosen direction."""
     assert edges([[1.0, 0.5, 0.0]], [[1.0, 0.0, 0.0], [1.0, 5e-7, 0.0], [0.0, 1e-7, 1.0]], 2) == [[1, 2]]
+
+
+def test_one_number_is_a_table() -> None:
+    x, y = torch.full((1, 1), 3.0), torch.tensor([[0.0], [2.0]])
+    assert similarity_graph(x, y, 1, same=False).to_dense().tolist() == [[0, 1]]
+    assert subspace_graph(y, x, 1, 1, same=False).to_dense().tolist() == [[0], [1]]
