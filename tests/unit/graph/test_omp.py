@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_siger.graph import compiled, omp
+from recbole_siger.graph import compiled, nearest, omp
 from recbole_siger.graph.cosine import STEP, UnitRows
 from recbole_siger.graph.knn import similarity_graph
 from recbole_siger.graph.omp import subspace_graph
@@ -179,3 +179,16 @@ def test_one_number_is_a_table() -> None:
     x, y = torch.full((1, 1), 3.0), torch.tensor([[0.0], [2.0]])
     assert similarity_graph(x, y, 1, same=False).to_dense().tolist() == [[0, 1]]
     assert subspace_graph(y, x, 1, 1, same=False).to_dense().tolist() == [[0], [1]]
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six queries in blocks of four: 8 bytes for each of 10 atoms, the rows that are not zero."""
+    x, y = tables()
+
+    def build() -> list[list[list[float]]]:
+        graphs = similarity_graph(x, y, 3, same=False), subspace_graph(x, y, 7, 3, same=False)
+        return [graph.to_dense().tolist() for graph in graphs]
+
+    expected = build()
+    monkeypatch.setattr(nearest, "CROSS_BYTES", 4 * 8 * 10)
+    assert build() == expected
