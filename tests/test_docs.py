@@ -47,7 +47,13 @@ GUIDE = "docs/adding_a_model.md"
 
 # Pages whose commands take minutes; CI runs them.
 RAY = (pytest.mark.slow, pytest.mark.xdist_group("ray"))
-SLOW_PAGES = {"docs/cluster.md": RAY, "docs/tuning.md": RAY, "docs/evaluation.md": (pytest.mark.slow,)}
+SLOW_PAGES = {
+    **dict.fromkeys(("docs/cluster.md", "docs/tuning.md"), RAY),
+    **dict.fromkeys(
+        ("docs/comparing.md", "docs/configuration.md", "docs/evaluation.md", "docs/models.md"),
+        (pytest.mark.slow,),
+    ),
+}
 
 # Commands that are not run here -> where they are, or why nowhere.
 ELSEWHERE = {

@@ -174,6 +174,7 @@ def test_compare_and_ablate(
     assert "| ablation=less |" in out
 
 
+@pytest.mark.slow
 def test_tune(mine: Path, settings: Settings) -> None:
     pytest.importorskip("ray")
     values: dict[str, Any] = {key: str(value) for key, value in settings(epochs=1).items()}

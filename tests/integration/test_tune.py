@@ -262,6 +262,7 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     assert reused.path == Path("runs/contrary/tune-BPR/best-seed7")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("search", ["random", "bayes"])
 def test_points_drawn_from_ranges(tmp_path: Path, workdir: Path, search: str) -> None:
@@ -280,6 +281,7 @@ def test_points_drawn_from_ranges(tmp_path: Path, workdir: Path, search: str) ->
     assert found["best"]["valid"] == max(float(row["valid_recall@5"]) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_bayes_tries_a_small_space_once(tmp_path: Path, workdir: Path) -> None:
     pytest.importorskip("optuna")
