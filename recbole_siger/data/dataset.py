@@ -90,7 +90,7 @@ class MultimodalDataset(ExactDataset):
         listed: Any = self.config[key] or []
         folder = Path(self.config["feature_path"])
         where = self.config.origin.get(key, "configuration")
-        if isinstance(listed, list):
+        if isinstance(listed, list) and not any(isinstance(name, list | dict) for name in listed):
             listed = dict.fromkeys(listed)
         if not isinstance(listed, dict):
             raise UserError(
@@ -100,6 +100,8 @@ class MultimodalDataset(ExactDataset):
         for name, file in listed.items():
             if problem := name_problem(name):
                 raise UserError(f"{where}: {key}: {name!r} is not the name of a feature; {problem}")
+            if file is not None and (not isinstance(file, str) or not file):
+                raise UserError(f"{where}: {key}: {name}={file!r}: write the name of a .npy file")
             files[name] = folder / (file or f"{self.dataset_name}.{name}.npy")
         return files
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError  # numpy reads the header of an old file with it
 from typing import Any, Literal
 
 import numpy as np
@@ -122,7 +123,7 @@ def open_features(path: Path) -> NDArray[Any]:
         # What np.load(mmap_mode="r", allow_pickle=False) calls for a .npy file; it refuses archives as well.
         with np.errstate(over="ignore"):  # a damaged header may name any shape
             array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, TypeError, OverflowError, EOFError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, EOFError, SyntaxError, TokenError) as error:
         raise UserError(_why_unreadable(path, error)) from error
     if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
         raise UserError(

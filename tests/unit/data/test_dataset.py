@@ -293,3 +293,14 @@ def test_bad_user_features_are_one_line(
         dataset.user_features(tuple(dataset.user_feature_files()))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", [float("nan"), [], 3, "", {"a": 1}])
+def test_a_feature_file_is_a_name(data: Path, file: Any) -> None:
+    message = refusal(data, features={"image": file})
+    assert message == f"config_dict: features: image={file!r}: write the name of a .npy file"
+
+
+@pytest.mark.parametrize("listed", [[["image"]], [{"image": 1}]])
+def test_listed_features_are_names(data: Path, listed: Any) -> None:
+    assert "write a list such as [image, text]" in refusal(data, features=listed)

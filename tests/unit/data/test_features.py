@@ -18,6 +18,7 @@ from recbole_siger.data.features import (
     has_feature,
     load_and_count,
     load_features,
+    open_features,
 )
 from recbole_siger.errors import UserError
 
@@ -245,3 +246,13 @@ def test_unknown_ids_are_counted(tmp_path: Path) -> None:
     assert features.equal(load_features(path, TOKENS))
     assert n_unknown == 3
     assert load_and_count(write(tmp_path, np.ones((2, 2)), ["c", "a"]), TOKENS)[1] == 0
+
+
+@pytest.mark.parametrize("header", [b"&a [*a, *a]", b"{'descr': (", b"{'descr': '<f4', 'x': \x00}"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_header_that_is_no_python_is_damage(tmp_path: Path, header: bytes, version: int) -> None:
+    path = tmp_path / "toy.image.npy"
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + header + b"\n" * 64)
+    with pytest.raises(UserError, match="is damaged or cut short"):
+        open_features(path)
