@@ -33,6 +33,7 @@ PURE = [
     "model/memory.py",
     "model/batch.py",
     "model/propagation.py",
+    "model/diffusion.py",
     "extract",
 ]
 # Modules that load a slow or optional package, imported where they are needed: numba, Ray, Optuna, RecBole.
