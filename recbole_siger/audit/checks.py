@@ -149,7 +149,7 @@ def _features(experiment: Experiment) -> Iterator[Finding]:
 
 def _features_of(tables: dict[str, Any], noun: str) -> Iterator[Finding]:
     for name, table in tables.items():
-        rows = table[1:].cpu().numpy()
+        rows = table[1:].cpu().float().numpy()
         rows = rows[(rows != 0).any(axis=1)]
         if not len(rows):
             yield Finding("FAIL", "features", f"{name}: no {noun} has a feature")

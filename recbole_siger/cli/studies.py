@@ -227,7 +227,7 @@ def tune_command() -> Command:
     """Return the command ``tune``."""
     space = "YAML file {key: [values]}; by default properties/search/<Model>.yaml."
     out = "Folder of the search; by default runs/<dataset>/tune-<Model>."
-    rows = option_rows(shipped_files("tune.yaml"), read_dataclass("tuning.search", "SearchParams"))
+    rows = option_rows(shipped_files("tune.yaml"), read_dataclass("tuning.request", "SearchParams"))
     return Command(
         "tune",
         _tune,

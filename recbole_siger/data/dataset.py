@@ -126,16 +126,26 @@ class MultimodalDataset(ExactDataset):
             raise UserError(f"modalities={list(chosen)!r}: name each modality once, and at least one")
         return chosen
 
-    def item_features(self) -> dict[str, Tensor]:
-        """Load ``{modality: (n_items, F_m) float32}``, row 0 and rows of items without a feature zero."""
+    def item_features(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Load ``{modality: (n_items, F_m)}``, row 0 and rows of items without a feature zero.
+
+        The dataset keeps each table once, in the type of the last call.
+
+        Args:
+            dtype: float32 or bfloat16; None: the key ``feature_dtype``, float32 if the model has no such key.
+        """
         run, files = self.config.run, self.feature_files()
+        if dtype is None:
+            dtype = torch.bfloat16 if self.config["feature_dtype"] == "bfloat16" else torch.float32
         chosen = self.modalities()
         wanted = [file for name in chosen for file in (files[name], files[name].with_suffix(".ids"))]
         if run.prepare and not all(file.is_file() for file in wanted):
             self._prepare(run.prepare)
         for name in chosen:
-            if name not in self._item_features:
-                self._item_features[name] = self._read_features(name, files[name], self.item_tokens, "item")
+            table = self._item_features.get(name)
+            if table is None or table.dtype not in (dtype, torch.float32):
+                table = self._read_features(name, files[name], self.item_tokens, "item", dtype)
+            self._item_features[name] = table.to(dtype)
         return {name: self._item_features[name] for name in chosen}
 
     def loaded_features(self, name: str) -> Tensor | None:
@@ -154,11 +164,13 @@ class MultimodalDataset(ExactDataset):
                 self._user_features[name] = self._read_features(name, files[name], self.user_tokens, "user")
         return {name: self._user_features[name] for name in names}
 
-    def _read_features(self, name: str, file: Path, tokens: Sequence[str], noun: str) -> Tensor:
+    def _read_features(
+        self, name: str, file: Path, tokens: Sequence[str], noun: str, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Load one feature file; log its coverage, and warn if it adds nothing."""
         run = self.config.run
         table, n_unknown = load_and_count(
-            file, tokens, strict_ids=run.strict_ids, assume_order=run.assume_order, noun=noun
+            file, tokens, strict_ids=run.strict_ids, assume_order=run.assume_order, noun=noun, dtype=dtype
         )
         _log.info(coverage_line(name, table, noun=noun, n_unknown=n_unknown))
         if not table.any():

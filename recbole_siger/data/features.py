@@ -43,6 +43,7 @@ def load_features(
     strict_ids: bool = False,
     assume_order: bool = False,
     noun: str = "item",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     r"""Load a feature file and give each item of the dataset the row that its id names.
 
@@ -56,14 +57,15 @@ def load_features(
         strict_ids: Refuse a file with ids that are not items of the dataset.
         assume_order: Where there is no ``.ids`` file, let row i belong to the item with raw token ``str(i)``.
         noun: What a row belongs to, for messages: ``item`` or ``user``.
+        dtype: Type of the result, float32 or bfloat16. No second copy in another type is made.
 
     Returns:
-        Features, shape ``(I, F)``, float32, finite, on the CPU; row 0 is zero.
+        Features, shape ``(I, F)``, of type ``dtype``, finite, on the CPU; row 0 is zero.
 
     Raises:
         UserError: If a file is missing, damaged or of another form, if ids and rows do not fit, if ids are
             repeated, unknown (``strict_ids``) or all foreign to the dataset, or if a value is NaN or infinite
-            as float32.
+            as ``dtype``.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -72,7 +74,9 @@ def load_features(
         >>> load_features(folder / "toy.image.npy", ["[PAD]", "a", "b", "c"]).tolist()
         [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [5.0, 6.0]]
     """
-    return load_and_count(path, tokens, strict_ids=strict_ids, assume_order=assume_order, noun=noun)[0]
+    return load_and_count(
+        path, tokens, strict_ids=strict_ids, assume_order=assume_order, noun=noun, dtype=dtype
+    )[0]
 
 
 def load_and_count(
@@ -82,6 +86,7 @@ def load_and_count(
     strict_ids: bool = False,
     assume_order: bool = False,
     noun: str = "item",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, int]:
     """Do what :func:`load_features` does, and count the rows whose ids are not in the dataset.
 
@@ -94,13 +99,17 @@ def load_and_count(
     path = Path(path)
     array = open_features(path)
     ids = _row_ids(path, len(array), tokens, assume_order, noun)
-    items = _join(path, ids, tokens, strict_ids, noun)
-    features = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
+    items = torch.from_numpy(_join(path, ids, tokens, strict_ids, noun))
+    features = torch.zeros((len(tokens), array.shape[1]), dtype=dtype)
     for start, block in read_blocks(path, array, ids):
         item = items[start : start + len(block)]
         known = item > 0
-        features[item[known]] = block[known]
-    return torch.from_numpy(features), int((items < 0).sum())
+        rows = torch.from_numpy(block)[known].to(dtype)
+        if not rows.isfinite().all():  # the largest numbers of float32 are infinite in a type of fewer bits
+            name = str(dtype).removeprefix("torch.")
+            raise UserError(f"{path}: has a value that is infinite as {name}; set feature_dtype: float32")
+        features[item[known]] = rows
+    return features, int((items < 0).sum())
 
 
 def open_features(path: Path) -> NDArray[Any]:

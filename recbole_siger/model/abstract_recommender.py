@@ -59,7 +59,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         n_users: Number of users, the padding id 0 included.
         n_items: Number of items, the padding id 0 included.
         modalities: Names of the modalities, in the order of ``raw_features``.
-        raw_features: ``{modality: (n_items, F_m)}``, zero where an item has no feature; graphs use these.
+        raw_features: ``{modality: (n_items, F_m)}`` in :meth:`feature_dtype`, zero where an item has no
+            feature; graphs use these.
         raw_user_features: ``{name: (n_users, F)}``, what :meth:`user_feature_names` asks for.
         train_edges: Training interactions, users then items, shape ``(2, E)``.
         generator: Source of the model's own randomness, on its device.
@@ -130,9 +131,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             n_users: Number of users, the padding id 0 included, >= 2.
             n_items: Number of items, the padding id 0 included, >= 2.
             train_edges: Training interactions, users then items, int64 ``(2, E)``, ids in ``[1, n)``.
-            features: ``{modality: (n_items, F_m)}``, floating point, finite, row 0 zero; used as float32. The
-                row of an item without a feature is zero. The tensors are not copied. None for a model that
-                reads none.
+            features: ``{modality: (n_items, F_m)}``, floating point, finite, row 0 zero; used in
+                :meth:`feature_dtype`. The row of an item without a feature is zero. Tensors of this type on
+                this device are not copied. None for a model that reads none.
             seed: Seed of the first parameters and of the model's own randomness, in ``[0, 2**32)``.
             device: Device of the model.
             missing_modality: What replaces the row of an item without a feature.
@@ -179,7 +180,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.params: Any = inputs.params
         features = inputs.features if self.uses_features else {}
         self.modalities = tuple(features)
-        self.raw_features = {m: x.to(self.device, torch.float32) for m, x in features.items()}
+        dtype = self.feature_dtype(inputs.params)
+        self.raw_features = {m: x.to(self.device, dtype) for m, x in features.items()}
         self.raw_user_features = {
             name: x.to(self.device, torch.float32) for name, x in inputs.user_features.items()
         }
@@ -191,6 +193,15 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self._missing_modality = inputs.missing_modality
         self._final: UserItem | None = None
         self.build()
+
+    @classmethod
+    def feature_dtype(cls, params: Any) -> torch.dtype:
+        """Return the type of the item features: the parameter ``feature_dtype``, float32 without it.
+
+        The model keeps the features once, in this type; graphs are built from the same numbers.
+        """
+        dtype: torch.dtype = getattr(torch, getattr(params, "feature_dtype", "float32"))
+        return dtype
 
     @classmethod
     def user_feature_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:
@@ -246,15 +257,18 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         step = nodes + len(self.modalities) * (6 * items + 8 * rows) + 8 * rows
         return MemoryTerms(step, nodes + len(self.modalities) * 3 * items)
 
-    def feature_tables(self, *, trained: bool, dtype: str = "float32") -> nn.Module:
+    def feature_tables(self, *, trained: bool) -> nn.Module:
         """Hold ``{modality: (n_items, F_m)}`` for projections; ``missing_modality`` fills missing rows.
+
+        A frozen table without filled rows is the table in ``raw_features``, not a copy.
 
         Raises:
             UserError: If trained features are to have another type than float32.
         """
-        if trained and dtype != "float32":
+        if trained and self.feature_dtype(self.params) != torch.float32:
+            name = self.params.feature_dtype
             raise UserError(
-                f"feature_dtype={dtype!r}: trained features are float32; remove this option or train_features"
+                f"feature_dtype={name!r}: trained features are float32; remove this option or train_features"
             )
         tables = nn.Module()
         for name, raw in self.raw_features.items():
@@ -262,7 +276,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             if trained:
                 tables.register_parameter(name, nn.Parameter(table.clone()))
             else:
-                tables.register_buffer(name, table.to(getattr(torch, dtype)), persistent=False)
+                tables.register_buffer(name, table, persistent=False)
         return tables
 
     def feature_projections(self, width: int) -> nn.ModuleDict:

@@ -138,13 +138,16 @@ class NewItems:
         scoring = open_scoring(self.run)
         self._check_files()
         stored = self.features
-        rows = _checked(features, stored.items, n_new)
-        known = {m: x.float() for m, x in stored.items.items()}
+        origin = dict.fromkeys(values, str(self._config_file))
+        params = build_params(model_class.params_class, values, origin)
+        dtype = model_class.feature_dtype(params)
+        rows = _checked(features, stored.items, n_new, dtype)
+        known = {m: x.to(dtype) for m, x in stored.items.items()}
         extended = {m: torch.cat([x, rows[m]]) for m, x in known.items()}
         lists = open_seen(self.run, scoring.n_users, self.n_known)["train"]
         users = np.repeat(np.arange(scoring.n_users), np.diff(lists.indptr))
         model = model_class.from_tensors(
-            build_params(model_class.params_class, values, dict.fromkeys(values, str(self._config_file))),
+            params,
             n_users=scoring.n_users,
             n_items=self.n_known + n_new,
             train_edges=torch.from_numpy(np.stack((users, lists.items))),
@@ -222,8 +225,10 @@ class NewItems:
         return found
 
 
-def _checked(features: Mapping[str, Any], known: Mapping[str, Tensor], n_new: int) -> dict[str, Tensor]:
-    """Return the features of new items as float32, in the order of the run's modalities."""
+def _checked(
+    features: Mapping[str, Any], known: Mapping[str, Tensor], n_new: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the features of new items in the model's type, in the order of the run's modalities."""
     missing, foreign = sorted(known.keys() - features.keys()), sorted(features.keys() - known.keys())
     if missing or foreign or n_new < 1:
         raise UserError(
@@ -232,7 +237,7 @@ def _checked(features: Mapping[str, Any], known: Mapping[str, Tensor], n_new: in
         )
     found = {}
     for name, table in known.items():
-        rows = torch.as_tensor(np.asarray(features[name])).float()
+        rows = torch.as_tensor(np.asarray(features[name])).to(dtype)
         if rows.shape != (n_new, table.shape[1]):
             shape = f"{tuple(rows.shape)}; expected ({n_new}, {table.shape[1]})"
             raise UserError(f"new items: features of {name!r} have the shape {shape}")

@@ -1,6 +1,7 @@
 """Item content in a run folder: raw features in ``features.safetensors``, graphs in ``graphs.safetensors``.
 
-Features are stored as float16 where every number is one, else as float32, so that nothing is lost.
+Features are stored as bfloat16 if the model has them in this type, as float16 where every number is one, else
+as float32, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Features:
     """The raw features that a model of a run was built from.
 
     Attributes:
-        items: ``{modality: (n_items, F_m)}``, float32 or float16, row 0 zero.
+        items: ``{modality: (n_items, F_m)}``, float32, float16 or bfloat16, row 0 zero.
         users: ``{name: (n_users, F)}``.
     """
 
@@ -143,8 +144,10 @@ def open_graphs(run: RunFolder) -> list[StoredGraph]:
 
 
 def _narrow(table: Tensor) -> Tensor:
-    """Return a table as float16 if that changes no number."""
+    """Return a float32 table as float16 if that changes no number."""
     table = table.detach().cpu()
+    if table.dtype != torch.float32:
+        return table
     half = table.half()
     return half if torch.equal(half.float(), table) else table
 

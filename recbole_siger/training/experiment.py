@@ -205,7 +205,8 @@ class Experiment:
         found = self.split_digests()
         for noun, attribute in (("features", "raw_features"), ("user features", "raw_user_features")):
             for name, table in getattr(self.model, attribute, {}).items():
-                found[f"{noun} of {name}"] = _sha256(table.cpu().numpy())
+                bits = table.cpu().view(torch.int16) if table.dtype == torch.bfloat16 else table.cpu()
+                found[f"{noun} of {name}"] = _sha256(bits.numpy())  # numpy has no bfloat16
         return found
 
     def test(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from recbole_siger.common.files import write_text
@@ -112,32 +113,43 @@ class Ledger:
 
         Equal means keep the order in which the points were added.
         """
-        points: dict[str, list[Trial]] = {}
-        for trial in self.trials.values():
-            points.setdefault(point_id(trial.values, 0), []).append(trial)
         whole = [
             (sum(trial.score or 0.0 for trial in trials) / len(trials), trials)
-            for trials in points.values()
+            for trials in self._points()
             if all(trial.state == "finished" and trial.score is not None for trial in trials)
         ]
         return sorted(whole, key=lambda entry: -entry[0] if self.bigger else entry[0])
 
+    def drop_seeds(self, first: int) -> int:
+        """Prune the waiting seeds of each point whose trial with the seed ``first`` was pruned or failed.
+
+        Returns:
+            The number of pruned trials.
+        """
+        dropped = 0
+        for trials in self._points():
+            deciding = [t for t in trials if t.seed == first and t.state in ("pruned", "failed")]
+            for trial in trials if deciding else ():
+                if trial.state == "waiting":
+                    trial.state = "pruned"
+                    trial.reason = f"not trained: seed {first} of this point was {deciding[0].state}"
+                    dropped += 1
+        return dropped
+
     def revive(self) -> list[Trial]:
         """Let the pruned trials of the most promising point wait again, so that one point can win.
 
-        This is the point with the most epochs over its seeds, then with the best mean score. A point with a
-        failed trial or a trial without a score is left out.
+        This is the point with the most epochs over its seeds, then with the best mean score of its trained
+        seeds. A point with a failed trial or without a score is left out.
 
         Returns:
             The trials that wait again; none if no point can be finished.
         """
-        points: dict[str, list[Trial]] = {}
-        for trial in self.trials.values():
-            points.setdefault(point_id(trial.values, 0), []).append(trial)
         whole = [
             trials
-            for trials in points.values()
-            if all(trial.state in ("pruned", "finished") and trial.score is not None for trial in trials)
+            for trials in self._points()
+            if all(trial.state in ("pruned", "finished") for trial in trials)
+            and any(trial.score is not None for trial in trials)
         ]
         if not whole:
             return []
@@ -146,13 +158,20 @@ class Ledger:
             whole,
             key=lambda trials: (
                 sum(trial.epochs for trial in trials),
-                sign * sum(trial.score or 0.0 for trial in trials),
+                sign * fmean(trial.score for trial in trials if trial.score is not None),
             ),
         )
         revived = [trial for trial in best if trial.state == "pruned"]
         for trial in revived:
-            trial.state = "waiting"
+            trial.state, trial.reason = "waiting", ""
         return revived
+
+    def _points(self) -> list[list[Trial]]:
+        """Return the trials of each point, in the order in which they were added."""
+        points: dict[str, list[Trial]] = {}
+        for trial in self.trials.values():
+            points.setdefault(point_id(trial.values, 0), []).append(trial)
+        return list(points.values())
 
     # ---- files
 
@@ -183,7 +202,9 @@ class Ledger:
         return stream.getvalue()
 
     def load(self, *, retry: bool) -> None:
-        """Load the trials of an earlier session; with ``retry``, running and failed trials wait again.
+        """Load the trials of an earlier session.
+
+        With ``retry``, running and failed trials wait again, and so do trials that :meth:`drop_seeds` pruned.
 
         Raises:
             UserError: If the file is missing or damaged.
@@ -202,7 +223,8 @@ class Ledger:
         self.seconds, trials = float(whole["seconds"]), [Trial(**row) for row in whole["trials"]]
         for trial in trials:
             trial.id = point_id(trial.values, trial.seed)  # files of other versions may have other ids
-            if retry and trial.state in ("running", "failed"):
+            untrained = trial.state == "pruned" and trial.reason  # by drop_seeds
+            if retry and (untrained or trial.state in ("running", "failed")):
                 trial.state, trial.reason = "waiting", ""
             self.trials[trial.id] = trial
 

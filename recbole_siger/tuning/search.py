@@ -6,9 +6,11 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 from recbole_siger.common.files import write_text
 from recbole_siger.common.json_files import read_json
@@ -18,9 +20,7 @@ from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.options.command import command_params
 from recbole_siger.options.keys import NO_EFFECT
-from recbole_siger.options.params import bounded
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.parallel.ray import check_room, connected, interruptible
 from recbole_siger.registry import short_name
@@ -30,6 +30,7 @@ from recbole_siger.training.processes import n_processes
 from recbole_siger.training.settings import visible_gpus
 from recbole_siger.tuning.ledger import NEW_SEARCH, Ledger, Trial
 from recbole_siger.tuning.outcome import write_outcome
+from recbole_siger.tuning.request import Request, SearchParams, check_searcher, search_params
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Range, draw_points, n_points, point_id, read_space
 from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
@@ -37,36 +38,6 @@ from recbole_siger.tuning.trial import SCORE, Plan, run_trial, usable_checkpoint
 __all__ = ["SearchParams", "check_searcher", "search_params", "tune_model"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchParams:
-    """Options of a search; ``properties/tune.yaml`` documents them and sets their defaults."""
-
-    search: Literal["grid", "random", "bayes"]
-    num_samples: int | None = bounded("[1, inf)")
-    metric: str | None
-    scheduler: Literal["asha", "none"]
-    grace_epochs: int = bounded("[1, inf)")
-    reduction_factor: int = bounded("[2, inf)")
-    cpus_per_trial: float = bounded("(0, inf)")
-    gpus_per_trial: float = bounded("[0, inf)")
-    max_concurrent: int | None = bounded("[1, inf)")
-    address: str | None
-
-
-def search_params(values: Mapping[str, Any]) -> SearchParams:
-    """Make the parameters of a search; values in text form are parsed.
-
-    Raises:
-        UserError: If an option does not accept its value.
-    """
-    params = command_params(SearchParams, "tune", values)
-    if params.search != "grid" and params.num_samples is None:
-        raise UserError(
-            f"command line: --search={params.search} requires --num_samples=N, the number of points"
-        )
-    return params
 
 
 def tune_model(
@@ -118,30 +89,6 @@ def tune_model(
     return one.finish()
 
 
-def check_searcher(search: str) -> None:
-    """Raise a UserError with the fix if a package that the searcher requires is not installed."""
-    if search == "bayes":
-        try:
-            import optuna  # noqa: F401  # an extra
-        except ImportError:
-            raise UserError("--search=bayes requires Optuna: pip install 'recbole-siger[bayes]'") from None
-
-
-@dataclass(frozen=True)
-class Request:
-    """Arguments of :func:`tune_model`."""
-
-    model: str
-    dataset: str
-    files: tuple[str, ...]
-    options: dict[str, Any]
-    space_file: str | Path | None
-    space: tuple[str, ...]
-    seeds: int | str | Sequence[int]
-    out: str | Path | None
-    search: dict[str, Any]
-
-
 class _Search:
     """One search: its request, trials and results."""
 
@@ -184,6 +131,7 @@ class _Search:
         if resume:
             self._check_request()
             self.ledger.load(retry=True)
+            self.ledger.drop_seeds(self.seeds[0])
         else:
             self._check_unused()
         self._resumes = resume
@@ -280,23 +228,41 @@ class _Search:
         with logging_to(self.folder / "tune.log"), interruptible():
             _log.info("%s", told)
             try:
-                self._tune(dataset)
+                self._train(dataset)
                 if not self.ledger.ranked() and self.ledger.revive():
-                    _log.info("every point was stopped with some seed; training the best point to its end")
+                    _log.info("no point finished with every seed; training the best pruned point to its end")
                     self._prunes = False
-                    self._tune(dataset)
+                    self._tune(dataset, self._left())
             finally:
                 self.ledger.seconds = before + time.monotonic() - start
                 self.ledger.write()
 
-    def _tune(self, dataset: MultimodalDataset) -> None:
+    def _train(self, dataset: MultimodalDataset) -> None:
+        """Train the remaining trials; with ASHA, the first seed of a point decides for all its seeds.
+
+        ASHA compares trials of the first seed only. A point that it stops gets no other seed, and the other
+        points train their other seeds to the end, so that no point is stopped with some of its seeds.
+        """
+        # Finished trials are reported to ASHA and Optuna again, and are not trained again.
+        known = [trial for trial in self.ledger.trials.values() if trial.state == "finished"]
+        if len(self.seeds) == 1 or self._scheduler() is None:
+            self._tune(dataset, [*known, *self._left()])
+            return
+        first = self.seeds[0]
+        if left := [trial for trial in self._left() if trial.seed == first]:
+            self._tune(dataset, [*(trial for trial in known if trial.seed == first), *left])
+        n_dropped = self.ledger.drop_seeds(first)
+        if left := self._left():
+            _log.info("seed %d is done; %d trials with other seeds are left", first, len(left))
+            _log.info("%d trials are skipped: seed %d of their point did not finish", n_dropped, first)
+            self._prunes = False
+            self._tune(dataset, left)
+
+    def _tune(self, dataset: MultimodalDataset, trials: Sequence[Trial]) -> None:
         from ray import tune
 
         from recbole_siger.tuning.watch import Watch
 
-        # Finished trials are reported to ASHA and Optuna again, and are not trained again.
-        known = [trial for trial in self.ledger.trials.values() if trial.state == "finished"]
-        trials = [*known, *self._left()]
         parts = sorted((self.folder / "ray").glob("session-*"), key=lambda part: int(part.name[8:]))
         earlier: dict[str, str] = {}
         for part in parts:
@@ -340,7 +306,8 @@ class _Search:
         model_class = self.config.model_class
         if issubclass(model_class, MultimodalRecommender):
             if model_class.uses_features:
-                dataset.item_features()
+                dtype = torch.float32 if "feature_dtype" in self.space else None  # a trial can round them
+                dataset.item_features(dtype)
             params = params_from_config(model_class.params_class, self.config)
             listed = tuple(dataset.user_feature_files())
             dataset.user_features(model_class.user_feature_names(params, listed))

@@ -6,6 +6,8 @@ import warnings
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
@@ -26,7 +28,7 @@ class SharedDataset:
         left_out = ("config", "_item_features", "_user_features")
         self._rest = {key: value for key, value in vars(dataset).items() if key not in left_out}
         self._features = [
-            {name: table.numpy() for name, table in tables.items()}
+            {name: _to_array(table) for name, table in tables.items()}
             for tables in (dataset._item_features, dataset._user_features)
         ]
 
@@ -35,8 +37,19 @@ class SharedDataset:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             items, users = (
-                {name: torch.from_numpy(table) for name, table in tables.items()} for tables in self._features
+                {name: _to_tensor(table) for name, table in tables.items()} for tables in self._features
             )
         dataset: Any = MultimodalDataset.__new__(MultimodalDataset)  # nothing is loaded again
         dataset.__dict__.update(self._rest, config=config, _item_features=items, _user_features=users)
         return dataset
+
+
+def _to_array(table: Tensor) -> NDArray[Any]:
+    """Return a table as an array on the same memory; bfloat16, which numpy lacks, as the bits in int16."""
+    array: NDArray[Any] = (table.view(torch.int16) if table.dtype == torch.bfloat16 else table).numpy()
+    return array
+
+
+def _to_tensor(array: NDArray[Any]) -> Tensor:
+    table = torch.from_numpy(array)
+    return table.view(torch.bfloat16) if table.dtype == torch.int16 else table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +15,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_siger.data.features import has_feature
+from recbole_siger.errors import UserError
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency
 from recbole_siger.testing.experiments import graphs_of
@@ -306,6 +308,40 @@ def test_trained_features_get_gradients_and_leave_the_graphs(tmp_path: Path) -> 
     for m, x in raw.items():
         assert torch.equal(model.raw_features[m], x)
         assert not torch.equal(getattr(model.features, m), x)
+
+
+def feature_tensors() -> dict[int, int]:
+    """Return the bytes of each tensor that has the shape of the toy's features, by address."""
+    shapes = {(N_ITEMS, WIDTHS[m]) for m in ("image", "text")}
+    found = (one for one in gc.get_objects() if issubclass(type(one), Tensor) and one.layout == torch.strided)
+    return {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in found if x.shape in shapes}
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_features_are_kept_once_in_the_type_asked_for(tmp_path: Path, dtype: str, size: int) -> None:
+    """Dataset, model and the requests of the graph cache share one tensor for each modality."""
+    before = feature_tensors()
+    experiment = build(tmp_path, feature_dtype=dtype)
+    train_steps(experiment, 1)
+    (graph,) = (one for one in experiment.model.graph_cache.requests if one.kind == "co_occurrence")
+    experiment.model.graph_cache.again(graph)
+    gc.collect()
+    kept = {address: n for address, n in feature_tensors().items() if address not in before}
+    assert sum(kept.values()) == size * N_ITEMS * (WIDTHS["image"] + WIDTHS["text"])
+    assert len(kept) == 2
+
+
+def test_graphs_are_built_from_the_rounded_features(tmp_path: Path) -> None:
+    model = build(tmp_path, feature_dtype="bfloat16", co_weight=0.0).model
+    for m, features in model.raw_features.items():
+        assert features.dtype == torch.bfloat16
+        expected = semantic_graph(features.float(), model.params.n_semantic_neighbors)
+        np.testing.assert_array_equal(graphs_of(model)[f"eisg.{m}"], normalize_adjacency(expected).to_dense())
+
+
+def test_trained_features_have_no_few_bits(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^feature_dtype='bfloat16': trained features are float32"):
+        build(tmp_path, feature_dtype="bfloat16", train_features=True)
 
 
 def test_missing_features_are_zero_or_the_mean_and_never_an_edge(tmp_path: Path) -> None:

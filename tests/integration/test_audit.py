@@ -252,6 +252,15 @@ def test_an_honest_run_passes(run_dir: Path) -> None:
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_with_features_of_few_bits_passes(settings: Settings) -> None:
+    values = settings(epochs=2, n_semantic_neighbors=3, feature_dtype="bfloat16", run_dir="few")
+    run_experiment("SIGER", "toy", config_dict=values)
+    findings = audit(None, Path("few"))
+    assert not failures(findings)
+    passed = [finding.text for finding in findings if finding.verdict == "PASS"]
+    assert any(text.startswith("SIGER.eisg.image: all") for text in passed)
+
+
 def test_choosing_by_test_is_found(run_dir: Path) -> None:
     """Another epoch stands in the results than validation chose."""
     lines = lines_of(run_dir)

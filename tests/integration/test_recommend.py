@@ -305,6 +305,19 @@ def test_new_items_change_no_trained_item_and_no_other_new_item(model: str, fini
     assert together.explain("u03", "b").neighbors.empty
 
 
+def test_features_of_few_bits_are_stored_and_used_in_their_type(finished: Runner) -> None:
+    experiment, recommender = finished("SIGER", feature_dtype="bfloat16")
+    stored = recommender.new_items.features.items
+    assert all(torch.equal(stored[m], x) for m, x in experiment.model.raw_features.items())
+    assert {x.dtype for x in stored.values()} == {torch.bfloat16}
+    row = recommender.items.tokens.index("i06")
+    copy = {m: x[[row]].float().numpy() for m, x in stored.items()}
+    near = {m: x * (1 + 2.0**-10) for m, x in copy.items()}  # the same numbers after rounding
+    tables = [recommender.add_items(x, ["copy"]).scoring.tensors["item"] for x in (copy, near)]
+    assert torch.equal(*tables)
+    assert torch.equal(tables[0][:N_ITEMS], recommender.scoring.tensors["item"])
+
+
 def test_a_copy_of_a_trained_item_has_its_content(finished: Runner) -> None:
     experiment, recommender = finished("VBPR")
     row, width = recommender.items.tokens.index("i06"), experiment.model.params.embedding_size

@@ -120,6 +120,50 @@ def test_asha_stops_what_lags_behind(
     assert told == {"3": ("finished", 10), "1": ("pruned", 2), "2": ("finished", 10)}
 
 
+def by_seed(curves: dict[tuple[int, int], list[float]]) -> Any:
+    """Return a trial that trains nothing and reports the curve of its ``n_ui_layers`` and its seed."""
+
+    def trial(sampled: dict[str, Any], plan: Any, shared: Any) -> None:
+        from ray import tune
+
+        one = sampled["trial"]
+        curve = curves[one["point"]["n_ui_layers"], one["seed"]]
+        for epoch, score in enumerate(curve):
+            facts = {"best_epoch": epoch, "epochs": epoch + 1, "seconds": 0.0}
+            tune.report({SCORE: score, **facts, "finished": epoch + 1 == len(curve)})
+
+    return trial
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_seeds_of_a_point_are_pruned_together(
+    workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With seed 8, a point that ASHA would stop is trained on, and a stopped point is not trained at all."""
+    scores = {(3, 7): 0.5, (3, 8): 0.1, (1, 7): 0.1, (1, 8): 0.9, (2, 7): 0.6, (2, 8): 0.2}
+    stage(monkeypatch, by_seed({key: [score] * 10 for key, score in scores.items()}))
+    options, space = settings(epochs=10), ["n_ui_layers=3,1,2"]
+    asked = {"grace_epochs": 2, "reduction_factor": 2, "max_concurrent": 1, "seeds": 2, "out": "out"}
+    tune_model("SIGER", "toy", options=options, space=space, **asked)
+    found = {
+        (int(row["n_ui_layers"]), int(row["seed"])): (row["state"], int(row["epochs"]), row["reason"])
+        for row in rows_of(Path("out"))
+    }
+    whole = ("finished", 10, "")
+    assert {key: found[key] for key in found if key[0] != 1} == dict.fromkeys(
+        [(3, 7), (3, 8), (2, 7), (2, 8)], whole
+    )
+    assert found[1, 7] == ("pruned", 2, "")
+    assert found[1, 8] == ("pruned", 0, "not trained: seed 7 of this point was pruned")
+    told = Path("out/tune.log").read_text()
+    assert "seed 7 is done; 2 trials with other seeds are left" in told
+
+    before = Path("out/trials.csv").read_text()
+    tune_model("SIGER", "toy", options=options, space=space, **asked, resume=True)
+    assert Path("out/trials.csv").read_text() == before
+    assert len(list(Path("out/ray").glob("session-*"))) == 2  # one for each of the two parts; none more
+
+
 @LINUX
 @pytest.mark.usefixtures("ray_here")
 def test_a_failed_trial_is_a_row_and_features_are_shared(

@@ -108,7 +108,7 @@ class SIGER(MultimodalRecommender):
         p, width = self.params, self.params.embedding_size
         shapes = (self.n_users, width), (self.n_items, width)
         self.user_embedding, self.item_embedding = embedding_tables(*shapes)
-        self.features = self.feature_tables(trained=p.train_features, dtype=p.feature_dtype)
+        self.features = self.feature_tables(trained=p.train_features)
         self.gates = nn.ModuleDict({m: FeatureGate(x.shape[1], width) for m, x in self.raw_features.items()})
 
         adjacency, user_items = self.build_user_item_graphs()

@@ -21,7 +21,7 @@ from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 from recbole_siger.report.comparison import TableParams
 from recbole_siger.studies.compare import Study
-from recbole_siger.tuning.search import SearchParams
+from recbole_siger.tuning.request import SearchParams
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -77,7 +77,7 @@ DATACLASSES = [
     ("extract.run", ExtractParams),
     ("profiles.run", ProfilesParams),
     ("prepare.pipeline", PrepareParams),
-    ("tuning.search", SearchParams),
+    ("tuning.request", SearchParams),
     ("report.comparison", TableParams),
 ]
 

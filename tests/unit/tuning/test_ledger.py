@@ -94,6 +94,50 @@ def test_without_a_whole_point_the_best_one_is_finished(tmp_path: Path) -> None:
     assert [trials[0].values["a"] for _, trials in ledger.ranked()] == [4]
 
 
+STATES = {  # state of the first seed -> state and reason of the other seed
+    "finished": ("waiting", ""),
+    "waiting": ("waiting", ""),
+    "pruned": ("pruned", "not trained: seed 3 of this point was pruned"),
+    "failed": ("pruned", "not trained: seed 3 of this point was failed"),
+}
+
+
+def test_the_first_seed_decides_for_the_other_seeds(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "recall@20")
+    for a, state in enumerate(STATES):
+        ledger.add({"a": a}, 3).state = state
+        ledger.add({"a": a}, 5)
+    ledger.add({"a": 9}, 3).state = "pruned"
+    ledger.add({"a": 9}, 5).state = "finished"  # of a version in which each seed was pruned by itself
+    assert ledger.drop_seeds(3) == 2
+    others = [ledger.add({"a": a}, 5) for a in range(len(STATES))]
+    assert [(trial.state, trial.reason) for trial in others] == list(STATES.values())
+    assert ledger.add({"a": 9}, 5).state == "finished"
+    assert ledger.drop_seeds(3) == 0
+
+    # A resumed search tries the failed trial again, so its other seed waits again; the pruned point stays.
+    ledger.write()
+    again = Ledger(tmp_path, "recall@20")
+    again.load(retry=True)
+    assert again.drop_seeds(3) == 1
+    states = [again.add({"a": a}, 5).state for a in range(len(STATES))]
+    assert states == ["waiting", "waiting", "pruned", "waiting"]
+
+
+def test_a_revived_point_gets_the_seeds_that_it_was_denied(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "recall@20")
+    for a, score in ((1, 0.2), (2, 0.4), (3, 0.3)):
+        first = ledger.add({"a": a}, 3)
+        first.state, first.score, first.epochs = "pruned", score, 20
+        ledger.add({"a": a}, 5)
+    ledger.drop_seeds(3)
+    revived = ledger.revive()
+    assert [(t.values["a"], t.seed, t.state, t.reason) for t in revived] == [
+        (2, 3, "waiting", ""),
+        (2, 5, "waiting", ""),
+    ]
+
+
 def test_where_every_point_failed_none_is_finished(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "recall@20")
     ledger.add({"a": 1}, 3).state = "failed"

@@ -53,9 +53,21 @@ def test_runs_are_those_of_a_loaded_dataset(config: Config, tmp_path: Path, *, p
         assert outcome(config, tmp_path / name, shared.with_config(config)) == straight
 
 
-def test_features_are_not_copied(config: Config) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_not_copied(config: Config, dtype: torch.dtype) -> None:
     loaded = MultimodalDataset(config)
+    config["feature_dtype"] = str(dtype).removeprefix("torch.")
     tables = loaded.item_features()
+    assert {x.dtype for x in tables.values()} == {dtype}
     again = SharedDataset(loaded).with_config(config).item_features()
     assert {name: x.data_ptr() for name, x in again.items()} == {n: x.data_ptr() for n, x in tables.items()}
     assert all(torch.equal(again[name], tables[name]) for name in tables)
+
+
+def test_a_trial_may_round_the_shared_features(config: Config) -> None:
+    loaded = MultimodalDataset(config)
+    exact = loaded.item_features(torch.float32)
+    config["feature_dtype"] = "bfloat16"
+    rounded = SharedDataset(loaded).with_config(config).item_features()
+    assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
+    assert loaded._item_features["image"].dtype == torch.float32  # the shared dataset is unchanged
