@@ -89,6 +89,7 @@ _SPECS = [
     ModelSpec("MGCN", f"{_GENERAL}.mgcn"),
     ModelSpec("SCALE", f"{_GENERAL}.scale"),
     ModelSpec("LayerGCN", f"{_GENERAL}.layergcn"),
+    ModelSpec("MENTOR", f"{_GENERAL}.mentor"),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -309,6 +309,27 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             for m, x in self.raw_features.items()
         }
 
+    def graph_shares(self, image_weight: float, given: Sequence[float] | None) -> list[float]:
+        """Return the share of each modality's item graph in their sum, in the order of ``modalities``.
+
+        Args:
+            image_weight: Share of ``image``; the other modalities have equal parts of the rest.
+            given: ``semantic_weights``, all shares, which replace that rule.
+
+        Raises:
+            UserError: If ``semantic_weights`` has not one number a modality.
+        """
+        names = self.modalities
+        if given is not None:
+            if len(given) != len(names):
+                raise UserError(
+                    f"semantic_weights={list(given)}: give one number each for {', '.join(names)}"
+                )
+            return list(given)
+        if "image" not in names or len(names) == 1:
+            return [1 / len(names)] * len(names)
+        return [image_weight if m == "image" else (1 - image_weight) / (len(names) - 1) for m in names]
+
     def calculate_loss(self, interaction: Batch) -> tuple[Tensor, ...]:
         """Return the terms of the loss as RecBole's trainer takes them."""
         terms = self.loss_terms(interaction)

@@ -16,6 +16,7 @@ __all__ = [
     "embedding_tables",
     "perturb",
     "project",
+    "sign_noise",
     "unit_rows",
 ]
 
@@ -244,6 +245,38 @@ def perturb(
         weight = weight.detach()
     noisy: Tensor = _Perturbation.apply(x, weight, noise, order)
     return noisy
+
+
+def sign_noise(x: Tensor, eps: float, *, generator: torch.Generator | None = None) -> Tensor:
+    r"""Move rows by noise of a fixed length, each number away from zero.
+
+    .. math::
+        E' = E + \epsilon \, \operatorname{sign}(E) \odot \operatorname{norm}(\Delta),
+            \qquad \Delta \sim U(0, 1)
+
+    Source: SimGCL (SIGIR 2022), as MENTOR (AAAI 2025) is run with it. Each row of the noise has length 1. A
+    number that is zero stays zero. Signs and noise carry no gradient.
+
+    Args:
+        x: Embeddings, shape ``(..., d)``.
+        eps: ε, the length of the noise of a row, >= 0; 0 still draws.
+        generator: Source of the noise, on the device of ``x``; None for torch's global generator.
+
+    Returns:
+        Embeddings with noise, the shape of ``x``.
+
+    Raises:
+        ValueError: If ``eps`` is negative.
+
+    Example:
+        >>> moved = sign_noise(torch.tensor([[-3.0], [0.0]]), eps=0.5)
+        >>> moved.tolist()
+        [[-3.5], [0.0]]
+    """
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return torch.add(x, unit_rows(noise) * x.detach().sign(), alpha=eps)
 
 
 def _relative_length(x: Tensor, eps: float, *, modulus: bool) -> Tensor:

@@ -176,7 +176,8 @@ class NewItems:
         if not getattr(model_class, "scores_cold_items", False):
             raise UserError(
                 f"{self._config_file}: model={values['model']!r}: the features of an item do not decide its "
-                "scores, so a new item cannot be scored; train SIGER, MGCN, FREEDOM, LATTICE, SCALE or VBPR"
+                "scores, so a new item cannot be scored; train SIGER, MENTOR, MGCN, FREEDOM, LATTICE, SCALE "
+                "or VBPR"
             )
         return values, model_class
 

@@ -16,6 +16,7 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
     "SIGER": {"noise_eps": 0.0},
     "BM3": {"dropout": 0.0},
     "FREEDOM": {"edge_dropout": 0.0},
+    "MENTOR": {"noise_eps": 0.0},
 }
 # What a model needs to learn the checkerboard.
 CHECKERBOARD: dict[str, dict[str, Any]] = {}

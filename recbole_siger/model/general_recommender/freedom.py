@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_siger.errors import UserError
 from recbole_siger.graph.normalize import normalize_bipartite, weighted_sum
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
@@ -95,20 +94,8 @@ class FREEDOM(MultimodalRecommender):
         self.norm_adj = self.pruned_adj = self.build_norm_adj(self.edges)
 
     def graph_weights(self) -> list[float]:
-        """Return the share of each modality's item graph, in the order of ``modalities``.
-
-        Raises:
-            UserError: If ``semantic_weights`` has not one number a modality.
-        """
-        p, names = self.params, self.modalities
-        if p.semantic_weights is not None:
-            if len(p.semantic_weights) != len(names):
-                given = list(p.semantic_weights)
-                raise UserError(f"semantic_weights={given}: give one number each for {', '.join(names)}")
-            return list(p.semantic_weights)
-        if "image" not in names or len(names) == 1:
-            return [1 / len(names)] * len(names)
-        return [p.image_weight if m == "image" else (1 - p.image_weight) / (len(names) - 1) for m in names]
+        """Return the share of each modality's item graph, in the order of ``modalities``."""
+        return self.graph_shares(self.params.image_weight, self.params.semantic_weights)
 
     def memory_terms(self, batch_size: int) -> MemoryTerms:
         """Count the tables of nodes, the batch's rows, and the features of its distinct items."""
