@@ -15,7 +15,7 @@ from click.shell_completion import shell_complete
 
 from recbole_siger.cli.app import APP, COMMANDS, COMPLETE, PROGRAM
 from recbole_siger.cli.failures import exit_code, message_of, write_report
-from recbole_siger.common.process import any_encoding, ending_orderly, wait_passively
+from recbole_siger.common.process import any_encoding, ending_orderly, wait_briefly
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import RunInterrupted, UserError
 from recbole_siger.options.params import did_you_mean
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 for a failed check or an unexpected error; 2 for bad input; 130 after Ctrl-C, 143 after SIGTERM,
         129 after SIGHUP.
     """
-    wait_passively()  # before a command imports torch
+    wait_briefly()  # before a command imports torch
     words = list(sys.argv[1:] if arguments is None else arguments)
     if instruction := os.environ.get(COMPLETE):
         return shell_complete(APP, {}, PROGRAM, COMPLETE, instruction)

@@ -13,9 +13,11 @@ from typing import Any
 
 from recbole_siger.errors import Terminated
 
-__all__ = ["any_encoding", "ending_orderly", "restored_environment", "wait_passively"]
+__all__ = ["any_encoding", "ending_orderly", "restored_environment", "wait_briefly"]
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+# GNU's OpenMP counts turns of the waiting loop, LLVM's and Intel's milliseconds.
+_BRIEF = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 
 @contextmanager
@@ -32,15 +34,16 @@ def restored_environment(*names: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def wait_passively() -> None:
-    """Let idle OpenMP threads sleep instead of spin, unless the user's environment has a waiting policy.
+def wait_briefly() -> None:
+    """Let an idle OpenMP thread spin briefly, then sleep, unless the user's environment has a waiting policy.
 
     OpenMP reads the policy once, when torch is loaded, so a command calls this function before torch is
     imported; importing this package never does. On a machine with other work, a spinning thread takes the
-    core from the thread that it waits for.
+    core from the thread that it waits for. On a machine without other work, a thread that sleeps at once
+    makes a training step slower.
     """
     if not any(name in os.environ for name in _POLICIES):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.update(_BRIEF)
 
 
 @contextmanager
