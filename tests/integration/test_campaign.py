@@ -335,6 +335,7 @@ def test_a_folder_of_a_killed_start_is_left_alone(
     assert {file.name for file in run.path.iterdir()} == {"run.log", "ids"}
 
 
+@pytest.mark.slow
 def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
     options: dict[str, Any],
 ) -> None:
@@ -358,6 +359,7 @@ def test_a_terminated_campaign_leaves_a_checkpoint_and_no_process(
     assert (folder / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_run_of_a_killed_campaign_ends_and_the_next_campaign_continues_it(
     options: dict[str, Any], in_process: list[list[str]]
 ) -> None:

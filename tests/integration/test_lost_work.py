@@ -26,6 +26,7 @@ print(run_experiment("BPR", "toy", config_dict=json.loads(sys.argv[1]))["run_dir
 """
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_second_get_folders_of_their_own(settings: Settings) -> None:
     rates = [0.1, 0.01, 0.001]
     started = [

@@ -256,6 +256,7 @@ def write_contrary(root: Path) -> None:
     write_dataset(root, "contrary", splits)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, workdir: Path) -> None:
     """Learning the groups is right for validation and wrong for test; the learner wins, and is told so."""
