@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recbole_siger import compat
 from recbole_siger.errors import UserError
@@ -57,12 +57,31 @@ class ModelSpec:
         module: The module that defines the class.
         attribute: The name of the class, if it differs from ``name``.
         package: The distribution that brings the model.
+        venue: Where the paper appeared, such as ``MM 2021``.
+        paper: The paper's number on arXiv; "" if the paper is not there.
+        reads: What the model needs beside interactions.
+        ranks_cold_items: The ``scores_cold_items`` of the class, which is not imported to answer.
     """
 
     name: str
     module: str
     attribute: str = ""
     package: str = "recbole_siger"
+    venue: str = ""
+    paper: str = ""
+    reads: Literal["", "any modalities", "one text", "no features"] = ""
+    ranks_cold_items: bool = False
+
+    @property
+    def facts(self) -> str:
+        """The paper, the features and the cold items in one line; "" without a venue.
+
+        >>> ModelSpec("M", "m", venue="MM 2021", paper="2104.09036", reads="one text").facts
+        'MM 2021     arXiv:2104.09036  one text'
+        """
+        paper = f"arXiv:{self.paper}" if self.paper else ""
+        cold = "ranks cold items" if self.ranks_cold_items else ""
+        return f"{self.venue:10}  {paper:16}  {self.reads:14}  {cold}".rstrip()
 
     @property
     def path(self) -> str:
@@ -80,16 +99,24 @@ class ModelSpec:
 
 _GENERAL = "recbole_siger.model.general_recommender"
 
+
+def _ours(name: str, venue: str, paper: str, reads: Any, *, cold: bool = False) -> ModelSpec:
+    return ModelSpec(
+        name, f"{_GENERAL}.{name.lower()}", venue=venue, paper=paper, reads=reads, ranks_cold_items=cold
+    )
+
+
 _SPECS = [
-    ModelSpec("SIGER", f"{_GENERAL}.siger"),
-    ModelSpec("VBPR", f"{_GENERAL}.vbpr"),
-    ModelSpec("LATTICE", f"{_GENERAL}.lattice"),
-    ModelSpec("BM3", f"{_GENERAL}.bm3"),
-    ModelSpec("FREEDOM", f"{_GENERAL}.freedom"),
-    ModelSpec("MGCN", f"{_GENERAL}.mgcn"),
-    ModelSpec("SCALE", f"{_GENERAL}.scale"),
-    ModelSpec("LayerGCN", f"{_GENERAL}.layergcn"),
-    ModelSpec("MENTOR", f"{_GENERAL}.mentor"),
+    _ours("SIGER", "arXiv 2025", "2508.06154", "any modalities", cold=True),
+    _ours("VBPR", "AAAI 2016", "1510.01784", "any modalities", cold=True),
+    _ours("LATTICE", "MM 2021", "2104.09036", "any modalities", cold=True),
+    _ours("BM3", "WWW 2023", "2207.05969", "any modalities"),
+    _ours("FREEDOM", "MM 2023", "2211.06924", "any modalities", cold=True),
+    _ours("MGCN", "MM 2023", "2308.03588", "any modalities", cold=True),
+    _ours("SCALE", "AAAI 2026", "", "any modalities", cold=True),
+    _ours("LayerGCN", "ICDE 2023", "2207.11088", "no features"),
+    _ours("MENTOR", "AAAI 2025", "2402.19407", "any modalities", cold=True),
+    _ours("RLMRec", "WWW 2024", "2310.15950", "one text"),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -350,6 +350,10 @@ def test_readme_lists_the_registered_models() -> None:
     rows = re.findall(r"^\| (\w+) \| \[(.*?)\]\((.*?)\)", section, flags=re.M)
     listed = {name: file for name, _, file in rows}
     assert listed == {name: spec.module.replace(".", "/") + ".py" for name, spec in MODELS.items()}
+    papers = dict(re.findall(r"^\| (\w+) \| \[.*?\]\(.*?\) \| (.*?) \|", section, flags=re.M))
+    for name, spec in MODELS.items():
+        assert spec.paper in papers[name], name
+        assert spec.venue in papers[name] or spec.venue.startswith("arXiv"), name
 
 
 def test_the_dependencies_are_listed() -> None:

@@ -151,16 +151,17 @@ def models_command() -> Command:
         _models,
         [],
         usage="",
-        summary="Print every model name and the package that it comes from.",
+        summary="Print every model: its package; of ours, the paper, the features that it reads, cold items.",
         example="recbole-siger models",
     )
 
 
 def _models() -> None:
-    from recbole_siger.registry import model_packages
+    from recbole_siger.registry import MODELS, model_packages
 
     for name, package in model_packages().items():
-        print_line(f"{name:20} {package}")
+        facts = MODELS[name].facts if name in MODELS else ""
+        print_line(f"{name:20} {package:14} {facts}".rstrip())
 
 
 COMMANDS: dict[str, Callable[[], Command]] = {

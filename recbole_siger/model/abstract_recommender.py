@@ -179,6 +179,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.n_users, self.n_items, self.device = inputs.n_users, inputs.n_items, inputs.device
         self.params: Any = inputs.params
         features = inputs.features if self.uses_features else {}
+        read = self.modality_names(self.params, tuple(features)) if features else ()
+        features = {m: features[m] for m in read}
         self.modalities = tuple(features)
         dtype = self.feature_dtype(inputs.params)
         self.raw_features = {m: x.to(self.device, dtype) for m, x in features.items()}
@@ -202,6 +204,19 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         """
         dtype: torch.dtype = getattr(torch, getattr(params, "feature_dtype", "float32"))
         return dtype
+
+    @classmethod
+    def modality_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:
+        """Return the modalities that the model reads; most models read all.
+
+        Args:
+            params: The model's parameters.
+            listed: The modalities in use, at least one.
+
+        Raises:
+            UserError: If a parameter names a modality that is not in use.
+        """
+        return tuple(listed)
 
     @classmethod
     def user_feature_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recbole_siger.model.loss import info_nce
 from recbole_siger.parallel.shares import ALONE, Share
 
-__all__ = ["BatchRows", "batch_rows"]
+__all__ = ["BatchRows", "batch_rows", "contrast_share"]
 
 
 class BatchRows(NamedTuple):
@@ -105,3 +106,33 @@ def batch_rows(ids: Tensor, *others: Tensor, n_rows: int, negatives: str, share:
     places, n_keys = tuple(map(share.of, positions)), len(distinct)
     queries = None if share.size == 1 else share.of(torch.arange(n_keys, device=ids.device))
     return BatchRows(torch.cat([distinct, *others]), distinct, n_keys, queries, places, weight)
+
+
+def contrast_share(
+    query: Tensor, key: Tensor, temperature: float, *, target: Tensor | None = None, share: Share = ALONE
+) -> Tensor:
+    """Contrast queries with keys, of the queries those of one process; no queries have the loss 0.
+
+    Args:
+        query: Queries of all processes, ``(n, d)``.
+        key: Keys, ``(N, d)``.
+        temperature: As :func:`~recbole_siger.model.loss.info_nce` takes it.
+        target: Row of ``key`` that is the positive of each query, ``(n,)``; by default row i of query i.
+        share: Which queries are this process's.
+
+    Returns:
+        The loss, ``()``; its mean over the processes is the mean over all queries.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
+        >>> round(contrast_share(x, x, 1.0).item(), 4), contrast_share(x[:0], x, 1.0).item()
+        (0.3133, 0.0)
+    """
+    if target is None:
+        target = torch.arange(len(query), device=query.device)
+    own = share.of(query)
+    if not len(own):
+        return query.sum() * 0 + key.sum() * 0
+    weight = share.weight(len(query))
+    loss = info_nce(own, key, temperature, target=share.of(target))
+    return loss if weight == 1.0 else loss * weight

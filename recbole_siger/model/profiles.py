@@ -2,25 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
 
-__all__ = ["item_profile", "mean_of_items", "user_profile_names"]
+__all__ = [
+    "ProfileRows",
+    "Profiles",
+    "item_profile",
+    "mean_of_items",
+    "read_profiles",
+    "user_profile_names",
+]
+
+_log = logging.getLogger(__name__)
 
 MEAN = "mean"
 
 
-def item_profile(asked: str | None, features: Mapping[str, Tensor]) -> str:
+class Profiles(NamedTuple):
+    """Profiles of one width F; a row of zeros has no profile."""
+
+    user: Tensor  # (U, F)
+    item: Tensor  # (I, F)
+
+
+def read_profiles(
+    model: str,
+    text: str,
+    items: Mapping[str, Tensor],
+    users: Mapping[str, Tensor],
+    train_edges: Tensor,
+    n_users: int,
+) -> Profiles:
+    """Return the profiles of items, and those of users or the mean of their training items' profiles.
+
+    Args:
+        model: Name of the model, for messages.
+        text: The modality that holds the item profiles.
+        items: ``{modality: (I, F_m)}``.
+        users: ``{name: (U, F)}``, the user profiles; empty: the mean replaces them, and the log says so.
+        train_edges: Users then items, shape ``(2, E)``, int64.
+        n_users: U.
+
+    Raises:
+        UserError: If the profiles of users and items differ in width.
+    """
+    item = items[text]
+    name, user = next(iter(users.items()), ("", None))
+    if user is None:
+        _log.info("user profile: mean of the %s of the user's training items", text)
+        user = mean_of_items(item, train_edges, n_users)
+    if user.shape[1] != item.shape[1]:
+        widths = f"{name} is {user.shape[1]} wide and {text} {item.shape[1]}"
+        raise UserError(f"{model}: {widths}; encode users and items with one encoder, or user_profile=mean")
+    return Profiles(user, item)
+
+
+class ProfileRows(nn.Module):
+    """The rows of a table of profiles that are not zero, for losses that leave out nodes without a profile.
+
+    Args:
+        table: Shape ``(n, F)``, zero where a node has no profile.
+
+    Example:
+        >>> rows = ProfileRows(torch.tensor([[0.0], [3.0], [0.0], [5.0]]))
+        >>> rows.having(torch.tensor([3, 2, 1, 3])).tolist(), rows.of(torch.tensor([3, 1])).tolist()
+        ([3, 1, 3], [[5.0], [3.0]])
+    """
+
+    rows: Tensor  # (n_there, F)
+    place: Tensor  # (n,) x int64: position in ``rows``, -1 without a profile
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        there = (table != 0).any(dim=1)
+        place = torch.where(there, there.cumsum(0) - 1, -1)
+        whole = bool(there[1:].all()) and not there[0]  # then no copy is needed
+        self.register_buffer("rows", table[1:] if whole else table[there], persistent=False)
+        self.register_buffer("place", place, persistent=False)
+
+    def having(self, ids: Tensor) -> Tensor:
+        """Return the ids that have a profile, in their order: ``(k,)`` of ``(B,)``."""
+        return ids[self.place[ids] >= 0]
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Return the profiles of ids that have one: ``(k, F)``."""
+        return self.rows.index_select(0, self.place[ids])
+
+
+def item_profile(asked: str | None, features: Collection[str]) -> str:
     """Return the modality that holds the item profiles.
 
     Args:
         asked: Name of a modality; None: ``profile``, else ``text``, else the first.
-        features: ``{modality: (I, F_m)}``, at least one.
+        features: Names of the modalities in use, at least one.
 
     Raises:
         UserError: If ``asked`` is no such modality.

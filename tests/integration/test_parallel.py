@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "MGCN": {"contrast_dedup": True},
     "FREEDOM": {"feature_weight": 1e-3},
     "LATTICE": {},
+    "RLMRec": {"backbone": "sgl", "align_weight": 0.1},
     "LightGCN": {},
     "BPR": {},
 }

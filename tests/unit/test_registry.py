@@ -69,6 +69,17 @@ def test_ours_and_recboles() -> None:
     assert get_model_class("BPR") is BPR
 
 
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_the_facts_of_a_model_are_those_of_its_class(name: str) -> None:
+    spec = registry.MODELS[name]
+    model_class = spec.load()
+    assert spec.ranks_cold_items is model_class.scores_cold_items
+    params = model_class.params_class.defaults()
+    n_read = len(model_class.modality_names(params, ("image", "text"))) if model_class.uses_features else 0
+    assert spec.reads == {0: "no features", 1: "one text", 2: "any modalities"}[n_read]
+    assert spec.venue[-4:].isdecimal()
+
+
 def test_ours_come_first_and_no_name_twice() -> None:
     names = model_names()
     assert names[: len(MODELS)] == list(MODELS)

@@ -33,7 +33,7 @@ from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss, info_nce, relation_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
-from recbole_siger.model.profiles import item_profile, mean_of_items, user_profile_names
+from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.model.relations import Relations
 from recbole_siger.options.params import ModelParams, bounded
@@ -116,14 +116,8 @@ class SCALE(MultimodalRecommender):
         self.norm_adj = self.pruned_adj = self.build_norm_adj(self.edges)
 
         text = item_profile("text" if p.ablation == "llm" else p.item_profile, self.raw_features)
-        user = next(iter(self.raw_user_features.values()), None)
-        if user is None:
-            _log.info("user profile: mean of the %s of the user's training items", text)
-            user = mean_of_items(self.raw_features[text], self.train_edges, self.n_users)
-        if user.shape[1] != self.raw_features[text].shape[1]:
-            name = next(iter(self.raw_user_features))
-            widths = f"{name} is {user.shape[1]} wide and {text} {self.raw_features[text].shape[1]}"
-            raise UserError(f"SCALE: {widths}; encode users and items with one encoder, or user_profile=mean")
+        given = self.raw_user_features
+        user = read_profiles("SCALE", text, self.raw_features, given, self.train_edges, self.n_users).user
         for key in ("user_sparsity", "item_sparsity", "user_item_sparsity"):
             if (k := getattr(p, key)) > p.n_candidates:
                 raise UserError(f"SCALE: {key}={k} is more than n_candidates={p.n_candidates}; lower {key}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,17 @@ def test_evaluate_prints_every_digit(
 
 def test_models_are_listed_with_their_home(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    homes = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    homes = dict(line.split()[:2] for line in lines)
     assert homes["SIGER"] == "recbole_siger"
     assert homes["BPR"] == homes["Random"] == "recbole"
+    (vbpr, bm3) = (next(line for line in lines if line.startswith(name)) for name in ("VBPR ", "BM3 "))
+    assert re.split(r"  +", vbpr)[1:] == [
+        "recbole_siger",
+        *("AAAI 2016", "arXiv:1510.01784", "any modalities", "ranks cold items"),
+    ]
+    assert "cold" not in bm3
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -37,7 +37,7 @@ def build(model: str, shape: str, **changes: Any) -> Any:
     return cls.from_tensors(params, n_users=n_users, n_items=n_items, train_edges=edges, features=features)
 
 
-OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE", "LayerGCN", "MENTOR")
+OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE", "LayerGCN", "MENTOR", "RLMRec")
 SMALLER: dict[str, dict[str, Any]] = {
     "SCALE": {"n_candidates": 31, "user_sparsity": 3, "user_item_sparsity": 3}
 }
@@ -53,6 +53,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("SCALE", {"relation_batch": 0, "n_relation_negatives": 3}, "three modalities"),
     ("SCALE", {"ablation": "relation"}, "large batch"),
     ("MENTOR", {"noise_rows": "batch", "noise_shared": True}, "many users"),
+    ("RLMRec", {"backbone": "sgl"}, "many users"),
+    ("RLMRec", {"backbone": "sgl", "alignment": "gen", "embedding_size": 67}, "large batch"),
+    ("RLMRec", {"alignment": "gen"}, "wide features"),
 ]
 
 

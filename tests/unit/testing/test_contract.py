@@ -119,6 +119,14 @@ class FirstModality(VBPR):
         super().build()
 
 
+class NamesOneModality(VBPR):
+    """Says after construction that one modality is read."""
+
+    def build(self) -> None:
+        super().build()
+        self.modality_names = lambda params, listed: tuple(listed[:1])  # type: ignore[method-assign]
+
+
 class SaysNothingOfColdItems(VBPR):
     scores_cold_items = False
 
@@ -181,6 +189,7 @@ BROKEN = [
     (Empty, "no_graph_touches_padding", "the graph graph has no edge"),
     (FirstModality, "takes_2_modalities", "features of 'text' change no score"),
     (FirstModality, "takes_3_modalities", "features of 'image' change no score"),
+    (NamesOneModality, "takes_2_modalities", "features of 'text' change a score, but modality_names does"),
     (
         SaysNothingOfColdItems,
         "scores_cold_items_as_declared",
