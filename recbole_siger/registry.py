@@ -77,11 +77,11 @@ class ModelSpec:
         """The paper, the features and the cold items in one line; "" without a venue.
 
         >>> ModelSpec("M", "m", venue="MM 2021", paper="2104.09036", reads="one text").facts
-        'MM 2021     arXiv:2104.09036  one text'
+        'MM 2021      arXiv:2104.09036  one text'
         """
         paper = f"arXiv:{self.paper}" if self.paper else ""
         cold = "ranks cold items" if self.ranks_cold_items else ""
-        return f"{self.venue:10}  {paper:16}  {self.reads:14}  {cold}".rstrip()
+        return f"{self.venue:11}  {paper:16}  {self.reads:14}  {cold}".rstrip()
 
     @property
     def path(self) -> str:
@@ -117,6 +117,7 @@ _SPECS = [
     _ours("LayerGCN", "ICDE 2023", "2207.11088", "no features"),
     _ours("MENTOR", "AAAI 2025", "2402.19407", "any modalities", cold=True),
     _ours("RLMRec", "WWW 2024", "2310.15950", "one text"),
+    _ours("KAR", "RecSys 2024", "2306.10933", "one text", cold=True),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

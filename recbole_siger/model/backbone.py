@@ -133,7 +133,9 @@ class Backbone(nn.Module):
         ]
         return torch.stack(found).sum()
 
-    def memory_terms(self, batch_size: int, n_users: int, n_items: int, n_keys: int = 0) -> MemoryTerms:
+    def memory_terms(
+        self, batch_size: int, n_users: int, n_items: int, *, n_keys: int = 0, width: int | None = None
+    ) -> MemoryTerms:
         """Count the tables of nodes, the thinned graphs, the rows of the batch and one block of logits.
 
         Args:
@@ -141,8 +143,9 @@ class Backbone(nn.Module):
             n_users: U.
             n_items: I.
             n_keys: Keys of the model's other contrasts; one contrast is computed at a time.
+            width: Width of the propagated embeddings; by default that of the ID embeddings.
         """
-        p, width = self.params, FLOAT * self.params.embedding_size
+        p, width = self.params, FLOAT * (width or self.params.embedding_size)
         nodes, rows = (n_users + n_items) * width, batch_size * width
         thinned = FLOAT * len(self.norm_adj.val)
         step = 5 * nodes // 2 + 3 * thinned + 5 * rows

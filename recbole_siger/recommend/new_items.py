@@ -29,7 +29,7 @@ from recbole_siger.graph.cache import GraphCache
 from recbole_siger.graph.knn import semantic_rows
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.options.params import build_params
-from recbole_siger.registry import check_stored_name, get_model_class
+from recbole_siger.registry import MODELS, check_stored_name, get_model_class
 from recbole_siger.runs.checkpoint import select
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs
 from recbole_siger.runs.folder import RunFolder
@@ -174,10 +174,10 @@ class NewItems:
         check_stored_name(values["model"], str(self._config_file))
         model_class = get_model_class(values["model"])
         if not getattr(model_class, "scores_cold_items", False):
+            able = [name for name, spec in MODELS.items() if spec.ranks_cold_items]
             raise UserError(
                 f"{self._config_file}: model={values['model']!r}: the features of an item do not decide its "
-                "scores, so a new item cannot be scored; train SIGER, MENTOR, MGCN, FREEDOM, LATTICE, SCALE "
-                "or VBPR"
+                f"scores, so a new item cannot be scored; train {', '.join(able[:-1])} or {able[-1]}"
             )
         return values, model_class
 

@@ -18,6 +18,7 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
     "FREEDOM": {"edge_dropout": 0.0},
     "MENTOR": {"noise_eps": 0.0},
     "RLMRec": {"keep_rate": 1.0},
+    "KAR": {"keep_rate": 1.0},
 }
 # What a model needs to learn the checkerboard.
 CHECKERBOARD: dict[str, dict[str, Any]] = {}

@@ -110,7 +110,7 @@ class RLMRec(MultimodalRecommender):
         else:
             n_keys = round(p.mask_share * (n_users + n_items))
             numbers = n_keys * (3 * hidden + 6 * n_features)
-        backbone = self.backbone.memory_terms(batch_size, n_users, n_items, n_keys)
+        backbone = self.backbone.memory_terms(batch_size, n_users, n_items, n_keys=n_keys)
         return MemoryTerms(backbone.step + FLOAT * numbers, backbone.forward)
 
     # ---- representations

@@ -37,7 +37,7 @@ def build(model: str, shape: str, **changes: Any) -> Any:
     return cls.from_tensors(params, n_users=n_users, n_items=n_items, train_edges=edges, features=features)
 
 
-OWN_FORMULA = ("SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE", "LayerGCN", "MENTOR", "RLMRec")
+OWN_FORMULA = tuple(MODELS)
 SMALLER: dict[str, dict[str, Any]] = {
     "SCALE": {"n_candidates": 31, "user_sparsity": 3, "user_item_sparsity": 3}
 }
@@ -54,6 +54,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("SCALE", {"ablation": "relation"}, "large batch"),
     ("MENTOR", {"noise_rows": "batch", "noise_shared": True}, "many users"),
     ("RLMRec", {"backbone": "sgl"}, "many users"),
+    ("KAR", {"backbone": "sgl", "fusion": "project"}, "many users"),
+    ("KAR", {"n_own_experts": 5, "expert_size": 31}, "large batch"),
     ("RLMRec", {"backbone": "sgl", "alignment": "gen", "embedding_size": 67}, "large batch"),
     ("RLMRec", {"alignment": "gen"}, "wide features"),
 ]
