@@ -116,6 +116,7 @@ _SPECS = [
     _ours("SCALE", "AAAI 2026", "", "any modalities", cold=True),
     _ours("LayerGCN", "ICDE 2023", "2207.11088", "no features"),
     _ours("MENTOR", "AAAI 2025", "2402.19407", "any modalities", cold=True),
+    _ours("MIGGT", "AAAI 2025", "2412.13994", "any modalities", cold=True),
     _ours("RLMRec", "WWW 2024", "2310.15950", "one text"),
     _ours("KAR", "RecSys 2024", "2306.10933", "one text", cold=True),
 ]

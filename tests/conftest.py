@@ -43,6 +43,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "FREEDOM": {"n_semantic_neighbors": 5},
     "MGCN": {"n_semantic_neighbors": 5},
     "MENTOR": {"n_semantic_neighbors": 5, "hidden_size": 11},
+    "MIGGT": {"hidden_size": 11, "n_samples": 3},
     "SCALE": {
         "n_semantic_neighbors": 3,
         "n_candidates": 11,

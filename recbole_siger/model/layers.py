@@ -13,6 +13,7 @@ __all__ = [
     "FeatureGate",
     "Projection",
     "UserItem",
+    "dropout",
     "embedding_tables",
     "perturb",
     "project",
@@ -36,6 +37,30 @@ def embedding_tables(*shapes: tuple[int, int]) -> list[nn.Embedding]:
     for table in tables:
         nn.init.xavier_uniform_(table.weight)
     return tables
+
+
+def dropout(x: Tensor, rate: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Set numbers to zero with a probability, and divide the others by the rest.
+
+    Args:
+        x: Any shape.
+        rate: Probability, in [0, 1).
+        generator: Source of the draw, on the device of ``x``; None for torch's global generator.
+
+    Returns:
+        The shape of ``x``.
+
+    Raises:
+        ValueError: If ``rate`` is out of range.
+
+    Example:
+        >>> dropout(torch.tensor([3.0]), 0.0).item()
+        3.0
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be in [0, 1), got {rate}")
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
+    return x * kept / (1 - rate)
 
 
 class FeatureGate(nn.Module):

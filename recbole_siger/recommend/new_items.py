@@ -288,4 +288,7 @@ def extend_state(model: Any, state: Mapping[str, Tensor], n_known: int, id_embed
             raise UserError(f"{MODEL_FILE}: {name} has the shape {shape}, the model needs {tuple(own.shape)}")
         own[:n_known] = trained
         if not name.startswith("features."):
-            own[n_known:] = own[1:n_known].mean(dim=0) if id_embedding == "mean" else 0
+            is_mean = (
+                id_embedding == "mean" and own.is_floating_point()
+            )  # ids, such as drawn items, have no mean
+            own[n_known:] = own[1:n_known].mean(dim=0) if is_mean else 0

@@ -19,9 +19,17 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
     "MENTOR": {"noise_eps": 0.0},
     "RLMRec": {"keep_rate": 1.0},
     "KAR": {"keep_rate": 1.0},
+    "MIGGT": {
+        "n_samples": 0,
+        **dict.fromkeys(("feature_dropout", "hidden_dropout", "user_dropout", "item_dropout"), 0.0),
+        **dict.fromkeys(("edge_dropout", "output_dropout"), 0.0),
+    },
 }
 # What a model needs to learn the checkerboard.
-CHECKERBOARD: dict[str, dict[str, Any]] = {}
+CHECKERBOARD: dict[str, dict[str, Any]] = {
+    # More hops find the checkerboard without training.
+    "MIGGT": {"n_ui_layers": 1, "modality_layers": [0, 0]},
+}
 
 NEEDS_GPU = [
     pytest.mark.gpu,

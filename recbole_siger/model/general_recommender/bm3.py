@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
-from recbole_siger.model.layers import UserItem, embedding_tables
+from recbole_siger.model.layers import UserItem, dropout, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import propagate_user_item
@@ -110,9 +110,7 @@ class BM3(MultimodalRecommender):
 
     def disturb(self, x: Tensor) -> Tensor:
         """Drop entries and stop gradients: ``(n, d)`` to ``(n, d)``."""
-        p = self.params.dropout
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= p
-        return x.detach() * kept / (1 - p)
+        return dropout(x.detach(), self.params.dropout, generator=self.generator)
 
     # ---- training
 

@@ -52,6 +52,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("MGCN", {"train_features": False}, "wide features"),
     ("SCALE", {"relation_batch": 0, "n_relation_negatives": 3}, "three modalities"),
     ("SCALE", {"ablation": "relation"}, "large batch"),
+    ("MIGGT", {"hidden_size": 61, "n_samples": 19}, "large batch"),
     ("MENTOR", {"noise_rows": "batch", "noise_shared": True}, "many users"),
     ("RLMRec", {"backbone": "sgl"}, "many users"),
     ("KAR", {"backbone": "sgl", "fusion": "project"}, "many users"),
