@@ -25,6 +25,7 @@ PAGES = (
 ROOMS = (
     *("quick_start", "config", "registry", "errors", "options", "evaluation", "graph", "data", "model"),
     *("training", "runs", "recommend", "prepare", "extract", "profiles", "report", "tuning", "studies"),
+    "reproduce",
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```)", flags=re.M | re.S)

@@ -38,6 +38,7 @@ ROOMS = (
     "report",
     "tuning",
     "studies",
+    "reproduce",
     "audit",
     "testing",
     "cli",

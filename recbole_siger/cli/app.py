@@ -38,6 +38,7 @@ GROUPS = {
         "sweep": _Entry("studies", "Print one option's results over several values."),
         "tune": _Entry("studies", "Search hyper-parameters with Ray."),
         "cold-start": _Entry("studies", "Print results for cold items or users."),
+        "reproduce": _Entry("reproduce", "Reproduce a table or figure of a paper."),
         "report": _Entry("reports", "Write a page or a figure of runs."),
         "audit": _Entry("reports", "Check a dataset and a run for faults of an evaluation."),
     },

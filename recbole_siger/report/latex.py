@@ -16,7 +16,7 @@ from recbole_siger.report.cells import (
 )
 from recbole_siger.report.comparison import Comparison
 
-__all__ = ["latex"]
+__all__ = ["latex", "latex_table", "latex_text"]
 
 
 def latex(comparisons: Sequence[Comparison]) -> str:
@@ -24,31 +24,38 @@ def latex(comparisons: Sequence[Comparison]) -> str:
     style = Style(
         bold=lambda text: f"\\textbf{{{text}}}",
         underline=lambda text: f"\\underline{{{text}}}",
-        escape=_latex_text,
+        escape=latex_text,
         plus_minus="$\\pm$",
         dash="--",
         percent="\\%",
     )
     parts = ["% Needs \\usepackage{booktabs}."]
     for comparison in comparisons:
-        parts.append(_table(header_cells(comparison), body_rows(comparison, style), comparison.title))
+        parts.append(latex_table(header_cells(comparison), body_rows(comparison, style), comparison.title))
         if tests := paired_rows(comparison, style):
             rows = [[label, *map(_latex_math, numbers)] for label, *numbers in tests]
             title = f"{comparison.title}: {comparison.rows[0].label} against the others"
-            parts.append(_table(paired_header(comparison), rows, title))
+            parts.append(latex_table(paired_header(comparison), rows, title))
         parts += ["% " + note for note in notes_of(comparison)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Write one ``table`` environment.
+
+    Args:
+        header: Names of the columns, not escaped.
+        rows: Cells of each row, escaped.
+        caption: Caption, not escaped.
+    """
     lines = [" & ".join(line) + r" \\" for line in rows]
-    head = " & ".join(map(_latex_text, header)) + r" \\"
+    head = " & ".join(map(latex_text, header)) + r" \\"
     columns = "l" + "r" * (len(header) - 1)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex_text(caption)}}}",
+            rf"\caption{{{latex_text(caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             head,
@@ -69,16 +76,17 @@ _LATEX = {
     "<": "$<$",
     ">": "$>$",
     "±": r"$\pm$",
+    "→": r"$\rightarrow$",
     # The end of a row, `\\\\`, reads a bracket after it as its argument.
     "[": "{[}",
     "]": "{]}",
 }
 
 
-def _latex_text(text: str) -> str:
+def latex_text(text: str) -> str:
     r"""Escape what LaTeX would read as a command.
 
-    >>> print(_latex_text("ablation=mp_weight & 5 %"))
+    >>> print(latex_text("ablation=mp_weight & 5 %"))
     ablation=mp\_weight \& 5 \%
     """
     return "".join(_LATEX.get(letter, letter) for letter in plain(text))

@@ -26,7 +26,16 @@ from recbole_siger.report.comparison import Comparison, RowTest
 from recbole_siger.report.latex import latex
 from recbole_siger.report.terminal import show_tables
 
-__all__ = ["FORMATS", "expand_names", "latex", "markdown", "print_tables", "write_tables"]
+__all__ = [
+    "FORMATS",
+    "expand_names",
+    "finite_json",
+    "latex",
+    "markdown",
+    "markdown_table",
+    "print_tables",
+    "write_tables",
+]
 
 
 def expand_names(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
@@ -77,19 +86,24 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     style = Style(
         bold=lambda text: f"**{text}**", underline=lambda text: f"<u>{text}</u>", escape=_markdown_text
     )
-
-    def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        lines = [[*map(_markdown_text, header)], ["---", *["---:"] * (len(header) - 1)], *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
     parts = []
     for comparison in comparisons:
         parts.append(f"## {plain(comparison.title)}")
-        parts.append(table(header_cells(comparison), body_rows(comparison, style)))
+        parts.append(_lines(header_cells(comparison), body_rows(comparison, style)))
         if tests := paired_rows(comparison, style):
-            parts.append(table(paired_header(comparison), tests))
+            parts.append(_lines(paired_header(comparison), tests))
         parts += notes_of(comparison)
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write one table of cells that are not escaped."""
+    return _lines(header, [[_markdown_text(cell) for cell in row] for row in rows])
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[*map(_markdown_text, header)], ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _markdown_text(text: str) -> str:
@@ -150,15 +164,15 @@ def table_json(comparisons: Sequence[Comparison]) -> str:
         for row, whole in zip(plain["rows"], comparison.rows, strict=True):
             row["tests"] = {name: _test_values(tested) for name, tested in whole.tests.items()}
         tables.append({**plain, "notes": notes_of(comparison)})
-    return json.dumps({"schema": 1, "tables": _finite(tables)}, indent=2, allow_nan=False) + "\n"
+    return json.dumps({"schema": 1, "tables": finite_json(tables)}, indent=2, allow_nan=False) + "\n"
 
 
-def _finite(value: object) -> object:
+def finite_json(value: object) -> object:
     """Replace numbers that JSON does not have by text."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite_json(one) for one in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.children import Children, Report, running_children, silent
 from recbole_siger.studies.reuse import DataFiles, config_hash, folders_by_hash, why_not_current
 
-__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed"]
+__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed", "stored_runs"]
 
 # RecBole's models that draw no random number: on one split every seed gives the same ranking.
 _SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
@@ -76,13 +77,23 @@ def needs_one_seed(spec: RunSpec) -> bool:
     )
 
 
+Outcome = RunFolder | Failure
+
+
+def _nothing(spec: RunSpec, outcome: Outcome) -> None:
+    """Do nothing with an outcome."""
+
+
 def complete_runs(
     specs: Sequence[RunSpec],
     *,
     runs_dir: str | Path = "runs",
     jobs: int = 1,
     report: Report = print,
-) -> list[RunFolder | Failure]:
+    also: Sequence[str | Path] = (),
+    ended: Callable[[RunSpec, Outcome], None] = _nothing,
+    children: Callable[[], AbstractContextManager[Children]] = running_children,
+) -> list[Outcome]:
     """Return a finished run folder, or the failure, for each of ``specs``, in their order.
 
     A finished run below ``<runs_dir>/<dataset>``, or the winner of a search there, is re-used if its
@@ -95,33 +106,94 @@ def complete_runs(
         runs_dir: Folder in which run folders are looked for and made.
         jobs: Runs at a time, >= 1.
         report: Receives each line of progress.
+        also: Further folders in which finished runs are looked for; see :func:`stored_runs`.
+        ended: Called in this thread for each of ``specs`` as soon as its run has ended.
+        children: Starts the runs; by default processes of this machine.
 
     Raises:
         UserError: For a bad configuration, before any run starts.
     """
     if jobs < 1:
         raise UserError(f"jobs={jobs}: expected a number in [1, inf)")
-    data_files = DataFiles()
-    plans = [_Plan(spec, Path(runs_dir), data_files, report) for spec in specs]
+    plans = _planned(specs, Path(runs_dir), also, report)
     distinct: dict[str, _Plan] = {}
     for plan in plans:
         distinct.setdefault(plan.hash, plan)
-    for dataset in dict.fromkeys(spec.dataset for spec in specs):
-        found = folders_by_hash(Path(runs_dir) / dataset, report)
-        for plan in distinct.values():
-            if plan.spec.dataset == dataset:
-                plan.candidates = found.get(plan.hash, [])
-    with running_children() as children, ThreadPoolExecutor(jobs) as pool:
-        futures: dict[str, Future[RunFolder | Failure]] = {}
+    with children() as started, ThreadPoolExecutor(jobs) as pool:
+        futures: dict[Future[Outcome], str] = {}
+        outcomes: dict[str, Outcome] = {}
         try:
             for number, (key, plan) in enumerate(distinct.items(), start=1):
                 head = f"[{number}/{len(distinct)}] {plan.spec.name}"
-                futures[key] = pool.submit(plan.complete, children, head)
-            return [futures[plan.hash].result() for plan in plans]
+                futures[pool.submit(plan.complete, started, head)] = key
+            for future in as_completed(futures):
+                key = futures[future]
+                outcomes[key] = future.result()
+                for plan in plans:
+                    if plan.hash == key:
+                        ended(plan.spec, outcomes[key])
+            return [outcomes[plan.hash] for plan in plans]
         except BaseException:
-            children.stop()
+            started.stop()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def stored_runs(
+    specs: Sequence[RunSpec],
+    *,
+    runs_dir: str | Path = "runs",
+    also: Sequence[str | Path] = (),
+    report: Report = silent,
+) -> list[RunFolder | None]:
+    """Return for each of ``specs`` the folder that :func:`complete_runs` would find; None if there is none.
+
+    The data of a finished run are not compared. A folder without ``results.json`` is a run to be continued.
+
+    Args:
+        specs: The runs.
+        runs_dir: Folder in which run folders are looked for.
+        also: Further folders in which finished runs are looked for: a run folder, or a folder with run
+            folders at most three levels below.
+        report: Receives one line for each folder that cannot be read.
+
+    Raises:
+        UserError: For a bad configuration, or a folder of ``also`` that does not exist.
+    """
+    found: list[RunFolder | None] = []
+    for plan in _planned(specs, Path(runs_dir), also, report):
+        usable = [
+            run
+            for run in plan.candidates
+            if run.file("results.json").exists() and not why_not_current(run, plan.config)
+        ]
+        begun = [run for run in plan.candidates if not run.file("results.json").exists()]
+        found.append(next(iter([*usable, *begun]), None))
+    return found
+
+
+_BELOW = ("config.yaml", "*/config.yaml", "*/*/config.yaml", "*/*/*/config.yaml")
+
+
+def _planned(
+    specs: Sequence[RunSpec], runs_dir: Path, also: Sequence[str | Path], report: Report
+) -> list[_Plan]:
+    """Return the plan of each run with its candidates; of folders in ``also``, only finished runs count."""
+    for folder in also:
+        if not Path(folder).is_dir():
+            raise UserError(f"--runs={folder}: no such folder; name a run folder, or a folder of run folders")
+    data_files = DataFiles()
+    plans = [_Plan(spec, runs_dir, data_files, report) for spec in specs]
+    elsewhere = [folders_by_hash(Path(folder), report, *_BELOW) for folder in also]
+    datasets = dict.fromkeys(spec.dataset for spec in specs)
+    near = {dataset: folders_by_hash(runs_dir / dataset, report) for dataset in datasets}
+    for plan in plans:
+        own = near[plan.spec.dataset].get(plan.hash, [])
+        far = [run for found in elsewhere for run in found.get(plan.hash, [])]
+        finished = [run for run in far if run.file("results.json").exists()]
+        paths = {run.path.resolve() for run in own}
+        plan.candidates = [*own, *(run for run in finished if run.path.resolve() not in paths)]
+    return plans
 
 
 def _config(spec: RunSpec) -> Config:
@@ -140,7 +212,7 @@ class _Plan:
         self.candidates: list[RunFolder] = []
         self._data_files, self._report = data_files, report
 
-    def complete(self, children: Children, head: str) -> RunFolder | Failure:
+    def complete(self, children: Children, head: str) -> Outcome:
         """Find, resume or start the run; two campaigns that need the same run make it once."""
         lock = self.folder.with_name(f".{self.folder.name}{LOCK}")
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +228,7 @@ class _Plan:
             self.candidates = [*made, *(run for run in self.candidates if run.path not in known)]
             return self._complete(children, head)
 
-    def _complete(self, children: Children, head: str) -> RunFolder | Failure:
+    def _complete(self, children: Children, head: str) -> Outcome:
         for run in self.candidates:
             if run.file("results.json").exists() and self._is_current(run, children):
                 self._report(f"{head}: finished before, {run.path}")

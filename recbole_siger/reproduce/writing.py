@@ -1,0 +1,263 @@
+"""A reproduction as Markdown, LaTeX and JSON, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.text import Text
+
+from recbole_siger.common.terminal import build_table, open_console, plain
+from recbole_siger.report.figures import metric_label
+from recbole_siger.report.latex import latex, latex_table, latex_text
+from recbole_siger.report.tables import finite_json, markdown, markdown_table
+from recbole_siger.reproduce.join import Cell, Line, Reproduction
+from recbole_siger.reproduce.paper import PaperTable
+
+__all__ = ["Section", "as_json", "as_latex", "as_markdown", "print_sections", "sections_of", "title_of"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table with its notes.
+
+    Attributes:
+        title: Title of the table.
+        header: Names of the columns; no table for an empty header.
+        rows: Cells of each row, not escaped.
+        notes: Lines below the table, not escaped.
+    """
+
+    title: str
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def title_of(table: PaperTable, dataset: str, note: str) -> str:
+    """Name a table and a dataset, with the nature of the data."""
+    title = f"{table.place}: {table.title}, on {dataset}"
+    return f"{title} ({note})" if note else title
+
+
+def sections_of(found: Reproduction) -> list[Section]:
+    """Return the tables of a reproduction: state, each metric (the main metric first), claims, settings."""
+    table = found.table
+    metrics = sorted(table.metrics, key=lambda metric: metric != table.metric)
+    title = title_of(table, found.dataset, found.note)
+    parts = [Section(title, notes=tuple(_head(found)))]
+    parts += [_metric_section(found, metric) for metric in metrics]
+    if found.claims:
+        parts.append(_claims_section(found))
+    parts.append(_settings_section(found))
+    return parts
+
+
+def _head(found: Reproduction) -> Iterator[str]:
+    table = found.table
+    yield f"Paper: {table.paper}."
+    if found.note:
+        yield f"Data: {found.note}."
+    yield _progress(found)
+    yield from (f"{line.label}: {line.state}: {line.reason}." for line in found.lines if line.reason)
+    if found.changed:
+        options = ", ".join(f"{key}={value}" for key, value in found.changed.items())
+        yield f"Options of the command line, for every run: {options}."
+    yield from table.remarks
+
+
+def _progress(found: Reproduction) -> str:
+    wanted = sum(line.wanted for line in found.lines)
+    done = sum(line.n_runs for line in found.lines)
+    if not found.unfinished:
+        return f"Complete: {done} of {wanted} runs are finished."
+    rows = ", ".join(
+        f"{line.label} ({line.wanted - line.n_runs} of {line.wanted})" for line in found.unfinished
+    )
+    return f"Partial: {done} of {wanted} runs are finished. Missing runs: {rows}."
+
+
+# ---- metrics
+
+
+def _metric_section(found: Reproduction, metric: str) -> Section:
+    tested = any(line.cells[metric].p is not None for line in found.lines)
+    header = ["Row", "Published", "Ours", "Runs", "Difference", "Verdict"]
+    places = _places(found.lines, metric)
+    rows = []
+    for line in found.lines:
+        cell = line.cells[metric]
+        cells = [line.label, _number(cell.published), _mean(cell), _runs(line), _percent(cell.difference)]
+        cells.append(_verdict(line, cell, found.table.tolerance))
+        if places:
+            cells.append(places.get(line.label, ""))
+        if tested:
+            cells.append(_p_text(cell.p))
+        rows.append(tuple(cells))
+    header += ["Place"] if places else []
+    header += ["p (Holm)"] if tested else []
+    return Section(metric_label(metric), tuple(header), tuple(rows), tuple(_metric_notes(found, metric)))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _mean(cell: Cell) -> str:
+    return _number(cell.ours) + ("" if cell.std is None else f" ± {cell.std:.4f}")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f} %"
+
+
+def _p_text(p: float | None) -> str:
+    return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _runs(line: Line) -> str:
+    return f"{line.n_runs} of {line.wanted}" if line.n_runs < line.wanted else str(line.n_runs or "")
+
+
+def _verdict(line: Line, cell: Cell, tolerance: float) -> str:
+    if line.state not in ("finished", "partial"):
+        return line.state
+    if not cell.verdict:
+        word = "not published" if cell.published is None else ""
+    elif cell.verdict == "within":
+        word = f"within {tolerance:g} %"
+    else:
+        word = f"{cell.verdict} by more than {tolerance:g} %"
+    return f"{word}, preliminary" if line.state == "partial" and word else word
+
+
+def _places(lines: Sequence[Line], metric: str) -> dict[str, str]:
+    """Return ``published place → our place`` among the rows of a table that have both numbers."""
+    both = [line for line in lines if None not in (line.cells[metric].published, line.cells[metric].ours)]
+    if len(both) < 2 or any(line.panel for line in both):
+        return {}
+    orders = [
+        sorted(both, key=lambda line: -(getattr(line.cells[metric], name) or 0.0))
+        for name in ("published", "ours")
+    ]
+    return {line.label: f"{orders[0].index(line) + 1} → {orders[1].index(line) + 1}" for line in both}
+
+
+def _metric_notes(found: Reproduction, metric: str) -> Iterator[str]:
+    pairs = found.exchanged[metric]
+    if pairs is not None:
+        told = "; ".join(f"{worse} is better than {better} here" for better, worse in pairs)
+        yield (
+            f"Order of the rows: not as in the paper: {told}."
+            if pairs
+            else "Order of the rows: as in the paper."
+        )
+    if metric == found.table.metric:
+        first, published = found.lines[0].label, found.table.datasets[found.dataset].gain
+        lead = "no run yet" if found.gain is None else f"{found.gain:+.2f} % here"
+        if published is not None:
+            yield f"Lead of {first} over the best other row: {published:+.2f} % in the paper, {lead}."
+        elif found.gain is not None and not found.lines[0].panel:
+            yield f"Lead of {first} over the best other row: {lead}."
+
+
+# ---- claims and settings
+
+
+def _claims_section(found: Reproduction) -> Section:
+    words = {True: "holds", False: "does not hold", None: "not decided: a row is missing"}
+    rows = [(claim.text, metric_label(claim.metric), words[holds]) for claim, holds in found.claims]
+    return Section("Statements of the paper", ("Statement", "Metric", "Here"), tuple(rows))
+
+
+def _settings_section(found: Reproduction) -> Section:
+    shared = ", ".join(f"{key}={value}" for key, value in found.table.options.items())
+    rows = [
+        (
+            line.label,
+            line.model,
+            ", ".join(f"{key}={value}" for key, value in line.options.items()) or "defaults",
+            line.source,
+        )
+        for line in found.lines
+    ]
+    notes = (f"Options of every row: {shared}.",) if shared else ()
+    return Section("Settings", ("Row", "Model", "Options", "Source"), tuple(rows), notes)
+
+
+# ---- formats
+
+
+def as_markdown(sections: Sequence[Section], found: Reproduction | None = None) -> str:
+    """Write the sections, and our rows with their paired tests."""
+    parts = []
+    for number, section in enumerate(sections):
+        parts.append(f"{'##' if number else '#'} {plain(section.title)}")
+        if section.header:
+            parts.append(markdown_table(section.header, section.rows))
+        parts += [plain(note) for note in section.notes]
+    text = "\n\n".join(parts) + "\n"
+    if found is not None and found.comparison is not None:
+        text += "\n" + markdown([found.comparison])
+    return text
+
+
+def as_latex(sections: Sequence[Section], found: Reproduction | None = None) -> str:
+    r"""Write the sections as ``table`` environments; they need the package booktabs."""
+    parts = ["% Needs \\usepackage{booktabs}."]
+    first = sections[0].title
+    for section in sections:
+        if section.header:
+            rows = [[latex_text(cell) for cell in row] for row in section.rows]
+            caption = first if section.title == first else f"{first}: {section.title}"
+            parts.append(latex_table(section.header, rows, caption))
+        parts += ["% " + plain(note) for note in section.notes]
+    text = "\n\n".join(parts) + "\n"
+    if found is not None and found.comparison is not None:
+        text += "\n" + latex([found.comparison])
+    return text
+
+
+def as_json(found: Reproduction) -> str:
+    """Write all values, with the run folders that they come from."""
+    table, facts = found.table, found.table.datasets[found.dataset]
+    content: dict[str, Any] = {
+        "schema": 1,
+        "name": table.name,
+        "file": table.file,
+        **{key: getattr(table, key) for key in ("title", "paper", "place", "metric", "tolerance")},
+        "dataset": found.dataset,
+        "note": found.note,
+        "complete": not found.unfinished,
+        "missing": [line.label for line in found.unfinished],
+        "options": {**table.options, **found.changed},
+        "rows": [asdict(line) for line in found.lines],
+        "order": {
+            metric: None if pairs is None else {"as_published": not pairs, "exchanged": pairs}
+            for metric, pairs in found.exchanged.items()
+        },
+        "gain": {"published": facts.gain, "ours": found.gain},
+        "claims": [{**asdict(claim), "holds": holds} for claim, holds in found.claims],
+        "remarks": table.remarks,
+    }
+    if found.comparison is not None:
+        content["protocol"] = found.comparison.protocol
+    return json.dumps(finite_json(content), indent=2, allow_nan=False, default=str) + "\n"
+
+
+def print_sections(sections: Sequence[Section], text: str) -> None:
+    """Print to standard output: tables on a terminal, the Markdown text in a pipe or a file."""
+    console = open_console()
+    if not console.file.isatty():
+        print(text, end="")
+        return
+    for section in sections:
+        if section.header:
+            console.print(build_table(console, section.title, section.header, section.rows))
+        else:
+            console.print(Text(plain(section.title), style="bold", overflow="fold"))
+        for note in section.notes:
+            console.print(Text(plain(note), overflow="fold"))
+        console.print()
