@@ -54,7 +54,23 @@ def reproduce_overlap(
     note = "" if request.original_features else table.datasets[dataset].note
     found = {name: [shares(counts, k) for counts in series] for name, series in panels.items()}
     sections = [overlap_section(table, dataset, note, found)]
-    text = as_markdown(sections)
+    texts = {
+        "md": as_markdown(sections),
+        "tex": as_latex(sections),
+        "json": _as_json(table, dataset, note, found),
+    }
+    written = [folder / f"{table.name}.{suffix}" for suffix in texts]
+    for path, text in zip(written, texts.values(), strict=True):
+        write_text(path, text)
+    written += _draw(table, panels, k, folder)
+    print_sections(sections, texts["md"])
+    print_line(f"written: {', '.join(map(str, written))}", sys.stderr)
+    return 0
+
+
+def _as_json(
+    table: PaperTable, dataset: str, note: str, found: Mapping[str, Sequence[Sequence[float]]]
+) -> str:
     content = {
         "schema": 1,
         "name": table.name,
@@ -65,14 +81,7 @@ def reproduce_overlap(
         "shares": {name: dict(zip(_GRAPHS, series, strict=True)) for name, series in found.items()},
         "statement_holds": {name: few_of(series[0]) > 50.0 for name, series in found.items()},
     }
-    texts = {"md": text, "tex": as_latex(sections), "json": json.dumps(content, indent=2) + "\n"}
-    written = [folder / f"{table.name}.{suffix}" for suffix in texts]
-    for path, one in zip(written, texts.values(), strict=True):
-        write_text(path, one)
-    written += _draw(table, panels, k, folder)
-    print_sections(sections, text)
-    print_line(f"written: {', '.join(map(str, written))}", sys.stderr)
-    return 0
+    return json.dumps(content, indent=2) + "\n"
 
 
 def shares(counts: Tensor, k: int) -> list[float]:

@@ -119,22 +119,33 @@ def complete_runs(
     distinct: dict[str, _Plan] = {}
     for plan in plans:
         distinct.setdefault(plan.hash, plan)
-    with children() as started, ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future[Outcome], str] = {}
-        outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
+
+    def hear(key: str, outcome: Outcome) -> None:
+        outcomes[key] = outcome
+        for plan in plans:
+            if plan.hash == key:
+                ended(plan.spec, outcome)
+
+    with children() as started:
+        _run_all(distinct, started, jobs, hear)
+    return [outcomes[plan.hash] for plan in plans]
+
+
+def _run_all(
+    plans: Mapping[str, _Plan], children: Children, jobs: int, hear: Callable[[str, Outcome], None]
+) -> None:
+    """Complete the plans; an error or an interrupt stops every child."""
+    with ThreadPoolExecutor(jobs) as pool:
         try:
-            for number, (key, plan) in enumerate(distinct.items(), start=1):
-                head = f"[{number}/{len(distinct)}] {plan.spec.name}"
-                futures[pool.submit(plan.complete, started, head)] = key
+            futures: dict[Future[Outcome], str] = {}
+            for number, (key, plan) in enumerate(plans.items(), start=1):
+                head = f"[{number}/{len(plans)}] {plan.spec.name}"
+                futures[pool.submit(plan.complete, children, head)] = key
             for future in as_completed(futures):
-                key = futures[future]
-                outcomes[key] = future.result()
-                for plan in plans:
-                    if plan.hash == key:
-                        ended(plan.spec, outcomes[key])
-            return [outcomes[plan.hash] for plan in plans]
+                hear(futures[future], future.result())
         except BaseException:
-            started.stop()
+            children.stop()
             pool.shutdown(cancel_futures=True)
             raise
 
