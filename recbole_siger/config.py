@@ -73,6 +73,7 @@ class RunParams:
     epochs: int = bounded("[1, inf)")
     stopping_step: int = bounded("[0, inf)")
     min_epochs: int = bounded("[0, inf)")
+    patience_from: Literal["plateau", "start"]
     train_negatives: Literal["all", "train_items"] | None
     protocol: Literal["recbole", "mmrec"]
     train_batch_size: int = bounded("[1, inf)")

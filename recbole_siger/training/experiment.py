@@ -139,6 +139,8 @@ class Experiment:
             self._write_use_files()
         self.run.write_results(results)
         _log.info("best epoch %s of %d", self.trainer.best_epoch, self.trainer.n_epochs)
+        if doubt := self.trainer.doubts():
+            _log.warning("note: %s", doubt)
         for phase in ("valid", "test"):
             _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
         _log.info("run folder: %s", self.run.path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from recbole_siger.evaluation.protocol import PROTOCOLS
 from recbole_siger.runs.checkpoint import State, pack, select, unpack
 from recbole_siger.runs.folder import RunFolder
 
-__all__ = ["MODEL_FILE", "ModelState", "Selection", "does_not_fit"]
+__all__ = ["MODEL_FILE", "ModelState", "Plateau", "Selection", "does_not_fit", "doubts"]
 
 MODEL_FILE = "model.safetensors"
 
 # Far below any difference between two scores, and not a denormal number, which a run flushes to zero.
 _TIE = 1e-12
+# Number of epochs that are early, and of scores in a mean.
+_EARLY = 5
 # RecBole's prefix of attributes that cache embeddings.
 _CACHE = "restore_"
 
@@ -78,6 +82,63 @@ class ModelState:
         return cls(select(state, "model."), unpack(select(state, "other."), metadata["other"]))
 
 
+class Plateau:
+    """The first epochs of BPR training, in which the embeddings are too small to tell items apart.
+
+    A score is a product of two small embeddings, so its gradient is small too. The BPR loss stays near ln 2,
+    the loss of equal scores, for a number of steps that depends on the learning rate and on the data, and
+    then falls fast. Before this fall, validation ranks by the initial embeddings and by item features, and it
+    often becomes worse for many epochs. The plateau is over when the loss of an epoch is 10 % below the
+    larger of ln 2 and the first epoch's loss, or after 100 epochs.
+
+    Attributes:
+        is_over: Whether the plateau is over. It never begins for a model without a BPR loss.
+    """
+
+    _LONGEST = 100
+    _FALL = 0.9
+
+    def __init__(self, *, is_over: bool = False) -> None:
+        self.is_over = is_over
+        self._first: float | None = None
+
+    def add(self, epoch: int, loss: float | None) -> None:
+        """Take the mean BPR loss of a finished epoch; None for a model without one."""
+        if self._first is None and loss is not None:
+            self._first = max(loss, math.log(2))
+        has_fallen = loss is None or self._first is None or loss < self._FALL * self._first
+        self.is_over = self.is_over or has_fallen or epoch + 1 >= self._LONGEST
+
+
+def doubts(scores: Mapping[int, float], best_epoch: int, *, bigger: bool, stopped: bool) -> str | None:
+    """Return a sentence on a best epoch that is probably not the best that training can reach, or None.
+
+    Args:
+        scores: The validation score of each validated epoch.
+        best_epoch: The selected epoch.
+        bigger: Whether a larger score is better.
+        stopped: Whether early stopping ended training, and not the option ``epochs``.
+    """
+    option = "--stopping_step" if stopped else "--epochs"
+    end = "early stopping ended training" if stopped else "training ended"
+    if _rises([value if bigger else -value for value in scores.values()]):
+        return f"validation was still rising when {end}; a larger {option} can find a better epoch"
+    if stopped and best_epoch < _EARLY:
+        return (
+            f"the best epoch is {best_epoch}, among the first {_EARLY}; a larger {option} or another "
+            "--learning_rate can find a better epoch"
+        )
+    return None
+
+
+def _rises(scores: Sequence[float]) -> bool:
+    """Return whether the last five scores are on average 1 % of the best above the five before."""
+    if len(scores) < 2 * _EARLY:
+        return False
+    before, last = (sum(part) / _EARLY for part in (scores[-2 * _EARLY : -_EARLY], scores[-_EARLY:]))
+    return last - before > abs(max(scores)) / 100
+
+
 class Selection:
     """The best epoch so far.
 
@@ -87,12 +148,14 @@ class Selection:
     Attributes:
         epoch: The best epoch, None before the first improvement.
         state: The model's state at the end of that epoch.
+        plateau: The epochs at the start whose validations do not count.
     """
 
     def __init__(self, config: Config) -> None:
         self._bigger = bool(config["valid_metric_bigger"])
         self._decimals = PROTOCOLS[config.run.protocol].selection_decimals
         self._min_epochs = config.run.min_epochs
+        self.plateau = Plateau(is_over=config.run.patience_from == "start")
         self.epoch: int | None = None
         self.state: ModelState | None = None
 
@@ -118,9 +181,10 @@ class Selection:
     def steps_before(self, epoch: int, steps: int) -> int:
         """Return RecBole's count of validations without an improvement, before ``epoch`` is counted.
 
-        Patience starts at 0 after each epoch before ``min_epochs``, with or without an improvement.
+        Patience starts at 0 after each epoch before ``min_epochs`` and after each epoch of the plateau, with
+        or without an improvement.
         """
-        return -1 if epoch < self._min_epochs else steps
+        return -1 if epoch < self._min_epochs or not self.plateau.is_over else steps
 
     def restore(self, model: Any, device: Any) -> None:
         """Set the model to the best epoch.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.loss import BPRLoss
 from recbole.trainer import Trainer
 from recbole.trainer.trainer import PretrainTrainer
 from recbole.utils import get_trainer
@@ -28,7 +29,7 @@ from recbole_siger.training.evaluator import RankingCollector, RankingEvaluator,
 from recbole_siger.training.loss_watch import LossWatch
 from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
-from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit
+from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit, doubts
 from recbole_siger.training.settings import run_settings
 
 __all__ = ["RunTrainer", "build_trainer"]
@@ -74,6 +75,7 @@ class RunTrainer(Trainer):
         self.best_valid_score: float
         self.n_epochs = 0
         self.seconds: list[float] = []
+        self.scores: dict[int, float] = {}
         self.ranking: Ranking | None = None
         self._cold: ColdSet | None = None
         self._record: EpochRecord | None = None
@@ -143,6 +145,7 @@ class RunTrainer(Trainer):
         terms = total if isinstance(total, tuple) else (total,)
         names = self._names(len(terms))
         self._record.loss = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
+        self.selection.plateau.add(epoch_idx, self._bpr(self._record.loss))
         self._record.seconds_train = time.perf_counter() - start
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
@@ -162,6 +165,11 @@ class RunTrainer(Trainer):
             return names
         return ("loss",) if n_terms == 1 else tuple(f"loss_{i + 1}" for i in range(n_terms))
 
+    def _bpr(self, losses: Mapping[str, float]) -> float | None:
+        """Return the BPR loss among an epoch's losses; RecBole's models return it first."""
+        is_bpr = any(isinstance(module, BPRLoss) for module in self.model.modules())
+        return losses.get("bpr", next(iter(losses.values())) if is_bpr else None)
+
     def _check_nan(self, loss: Tensor) -> None:
         if self._is_watched:  # LossWatch checks each term without a transfer
             self._is_watched = False
@@ -172,6 +180,7 @@ class RunTrainer(Trainer):
         start = time.perf_counter()
         score, result = super()._valid_epoch(valid_data, show_progress=False)
         score = self.selection.judge(score, self.best_valid_score, self._epoch)
+        self.scores[self._epoch] = score
         self.cur_step = self.selection.steps_before(self._epoch, self.cur_step)
         assert self._record is not None
         self._record.valid = {key: float(value) for key, value in result.items()}
@@ -224,6 +233,13 @@ class RunTrainer(Trainer):
         if self.run and self.config.run.saved and self.selection.state:
             self.selection.state.write(self.run, self.config["model"])
 
+    def doubts(self) -> str | None:
+        """Return why the best epoch is probably not the best that training can reach, or None."""
+        if self.best_epoch is None or not self.scores:
+            return None
+        stopped = self.n_epochs < self.epochs
+        return doubts(self.scores, self.best_epoch, bigger=self.valid_metric_bigger, stopped=stopped)
+
     def load_model(self, run: RunFolder) -> None:
         """Load ``model.safetensors`` of a run folder into the model.
 
@@ -266,8 +282,11 @@ class RunTrainer(Trainer):
         self.n_epochs = self.start_epoch
         self._write_model()  # the file may be from an epoch that is trained again
         self.run.truncate_metrics(self.start_epoch)
-        valid = [row["valid"][self.valid_metric] for row in self.run.read_metrics() if row["valid"]]
-        self._previous = valid[-1] if valid else None
+        rows = self.run.read_metrics()
+        for row in rows:
+            self.selection.plateau.add(row["epoch"], self._bpr(row["loss"]))
+        self.scores = {row["epoch"]: row["valid"][self.valid_metric] for row in rows if row["valid"]}
+        self._previous = list(self.scores.values())[-1] if self.scores else None
         return self.start_epoch
 
     def _parts(self) -> Parts:

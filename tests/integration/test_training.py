@@ -111,7 +111,8 @@ def stop(
 ) -> tuple[int, int | None, float]:
     """Train under scripted scores: epochs trained, best epoch, best score."""
     script_validation(monkeypatch, scores)
-    config = Config("BPR", "toy", config_dict=settings(epochs=len(scores), **values))
+    given = {"patience_from": "start", **values}
+    config = Config("BPR", "toy", config_dict=settings(epochs=len(scores), **given))
     experiment = build_experiment(config, RunFolder.create("run"))
     best, _ = experiment.trainer.fit(experiment.train_data, experiment.valid_data)
     return experiment.trainer.n_epochs, experiment.trainer.best_epoch, best
@@ -174,6 +175,20 @@ def test_early_epochs_do_not_count(
     scores = [0.9 - epoch / 100 for epoch in range(12)]
     found = stop(settings, monkeypatch, scores, stopping_step=stopping_step, min_epochs=min_epochs)
     assert found == (n_epochs, 0, 0.9)
+
+
+@pytest.mark.parametrize("model", ["BPR", "SIGER"])  # RecBole's model does not name its loss
+def test_epochs_of_the_plateau_do_not_count(
+    model: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    falling = [0.9 - epoch / 100 for epoch in range(14)]
+    script_validation(monkeypatch, falling)
+    values = settings(epochs=14, stopping_step=2, learning_rate=1e-7)
+    assert run(values, model)["n_epochs"] == 14
+    assert "note:" not in caplog.text
+    script_validation(monkeypatch, falling)
+    assert run({**values, "patience_from": "start"}, model, "other")["n_epochs"] == 4
+    assert "note: the best epoch is 0, among the first 5; a larger --stopping_step or" in caplog.text
 
 
 # ---- losses and hooks
@@ -540,7 +555,7 @@ def test_epochs_after_the_last_checkpoint_are_repeated(
 
 
 def test_a_run_that_stopped_early_is_only_tested(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = settings(epochs=30, stopping_step=2, checkpoint_interval=0)
+    values = settings(epochs=30, stopping_step=2, checkpoint_interval=0, patience_from="start")
     script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])
     run(values, "BPR", "whole")
     script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])

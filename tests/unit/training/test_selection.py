@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from recbole_siger.errors import UserError
-from recbole_siger.training.selection import ModelState, Selection
+from recbole_siger.training.selection import ModelState, Plateau, Selection, doubts
 
 
-def make_selection(*, bigger: bool = True, protocol: str = "recbole", min_epochs: int = 0) -> Selection:
+def make_selection(
+    *, bigger: bool = True, protocol: str = "recbole", min_epochs: int = 0, patience_from: str = "start"
+) -> Selection:
     class Values(dict[str, Any]):
-        run = SimpleNamespace(protocol=protocol, min_epochs=min_epochs)
+        run = SimpleNamespace(protocol=protocol, min_epochs=min_epochs, patience_from=patience_from)
 
     return Selection(Values(valid_metric_bigger=bigger))  # type: ignore[arg-type]  # what is read of a Config
 
@@ -43,6 +45,72 @@ def test_a_protocol_rounds_before_it_compares() -> None:
 def test_patience_starts_after_the_first_epochs() -> None:
     selection = make_selection(min_epochs=3)
     assert [selection.steps_before(epoch, 2) for epoch in range(5)] == [-1, -1, -1, 2, 2]
+
+
+LN2 = math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("losses", "over"),
+    [
+        ([0.6931, 0.66, 0.625, 0.62, 0.5], [False, False, False, True, True]),  # 0.9 ln 2 = 0.6238
+        ([0.69, 0.6, 0.69], [False, True, True]),  # a plateau that is over does not begin again
+        ([0.61], [True]),  # a large dataset: one epoch is enough
+        ([2048 * LN2, 2048 * 0.63, 2048 * 0.62], [False, False, True]),  # a sum over the batch
+        ([1.0, 0.91, 0.89], [False, False, True]),  # base-2 logarithms
+        ([None, None], [True, True]),  # no BPR loss
+    ],
+)
+def test_the_plateau_is_over_when_the_bpr_loss_has_fallen(
+    losses: list[float | None], over: list[bool]
+) -> None:
+    plateau, found = Plateau(), []
+    for epoch, loss in enumerate(losses):
+        plateau.add(epoch, loss)
+        found.append(plateau.is_over)
+    assert found == over
+
+
+def test_a_plateau_ends_after_100_epochs() -> None:
+    plateau = Plateau()
+    for epoch in range(99):
+        plateau.add(epoch, LN2)
+        assert not plateau.is_over
+    plateau.add(99, LN2)
+    assert plateau.is_over
+
+
+def test_patience_starts_after_the_plateau() -> None:
+    selection, found = make_selection(patience_from="plateau", min_epochs=1), []
+    for epoch, loss in enumerate((0.69, 0.68, 0.55, 0.5)):
+        selection.plateau.add(epoch, loss)
+        found.append(selection.steps_before(epoch, 2))
+    assert found == [-1, -1, 2, 2]
+    assert make_selection(patience_from="start").steps_before(0, 2) == 2
+
+
+RISING = "validation was still rising when {}; a larger {} can find a better epoch"
+STOPPED, ENDED = ("early stopping ended training", "--stopping_step"), ("training ended", "--epochs")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "stopped", "expected"),
+    [
+        ([0.17, *(0.05 + epoch / 1000 for epoch in range(21))], 0, True, RISING.format(*STOPPED)),
+        ([0.05 + epoch / 100 for epoch in range(11)], 10, False, RISING.format(*ENDED)),
+        ([0.3] * 4 + [0.31] + [0.3] * 21, 4, True, "the best epoch is 4, among the first 5"),
+        ([0.3] * 5 + [0.31] + [0.3] * 21, 5, True, None),
+        ([0.1, 0.2, 0.3], 2, False, None),  # a trial of three epochs
+        ([0.3 + epoch / 1e5 for epoch in range(23)], 22, False, None),  # as good as converged
+    ],
+)
+def test_a_doubtful_best_epoch_is_named(
+    scores: list[float], best: int, stopped: bool, expected: str | None
+) -> None:
+    for sign in (1, -1):
+        signed = {epoch: sign * score for epoch, score in enumerate(scores)}
+        found = doubts(signed, best, bigger=sign > 0, stopped=stopped)
+        assert found is None if expected is None else (found or "").startswith(expected)
 
 
 class Model(torch.nn.Module):
