@@ -119,6 +119,7 @@ _SPECS = [
     _ours("MIGGT", "AAAI 2025", "2412.13994", "any modalities", cold=True),
     _ours("RLMRec", "WWW 2024", "2310.15950", "one text"),
     _ours("KAR", "RecSys 2024", "2306.10933", "one text", cold=True),
+    _ours("SLMRec", "TMM 2022", "", "any modalities", cold=True),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -13,11 +13,13 @@ __all__ = [
     "FeatureGate",
     "Projection",
     "UserItem",
+    "XavierLinear",
     "dropout",
     "embedding_tables",
     "perturb",
     "project",
     "sign_noise",
+    "unit_lengths",
     "unit_rows",
 ]
 
@@ -106,6 +108,15 @@ class Projection(nn.Linear):
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(I, F)`` to ``(I, d)``."""
         return project(features, self.weight, self.bias)
+
+
+class XavierLinear(nn.Linear):
+    """A linear map of embeddings; weights start Xavier uniform, biases as torch draws them."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases."""
+        super().reset_parameters()
+        nn.init.xavier_uniform_(self.weight)
 
 
 def project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -199,12 +210,29 @@ def unit_rows(x: Tensor) -> Tensor:
     return unit
 
 
+def unit_lengths(x: Tensor) -> Tensor:
+    """Return what divides each row to length 1 or 0, as :func:`unit_rows` does: its length, or infinity.
+
+    Args:
+        x: Any rows, shape ``(n, d)``.
+
+    Returns:
+        Shape ``(n, 1)``, > 0.
+
+    Example:
+        >>> unit_lengths(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[5.0], [inf]]
+    """
+    length = x.norm(dim=-1, keepdim=True)
+    return torch.where(length > SMALLEST_NORM, length, torch.inf)
+
+
 class _UnitRows(torch.autograd.Function):
     """x / |x|, whose gradient is the part across x, over |x|."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        length = _safe_length(x)
+        length = unit_lengths(x)
         unit = x / length
         ctx.save_for_backward(unit, length)
         return unit
@@ -322,10 +350,10 @@ class _Perturbation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, radius: Tensor, noise: Tensor, order: Tensor) -> Tensor:
         n_fixed, out = len(x) - len(order), torch.empty_like(x)
         out[:n_fixed] = x[:n_fixed]
-        noise_length = _safe_length(noise)
+        noise_length = unit_lengths(noise)
         noise = noise.mul_(x[n_fixed:].sign())
         noisy = torch.addcmul(x[n_fixed:], noise, radius / noise_length)
-        length = _safe_length(noisy)
+        length = unit_lengths(noisy)
         # index_select is three times as fast as indexing.
         pulled = noisy.index_select(0, order)
         torch.addcmul(x[n_fixed:], pulled, radius / length[order], out=out[n_fixed:])
@@ -351,9 +379,3 @@ class _Perturbation(torch.autograd.Function):
         grad_x[:n_fixed] = grad[:n_fixed]
         torch.add(moved, pull, out=grad_x[n_fixed:])
         return grad_x, grad_radius, None, None
-
-
-def _safe_length(x: Tensor) -> Tensor:
-    """Return row lengths, infinite where a row has no direction: ``(n, 1)``."""
-    length = x.norm(dim=-1, keepdim=True)
-    return torch.where(length > SMALLEST_NORM, length, torch.inf)

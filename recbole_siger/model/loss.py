@@ -62,6 +62,7 @@ def info_nce(
     temperature: float,
     *,
     target: Tensor | None = None,
+    cosine: bool = True,
     chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     r"""Pull each query to its own key, away from all other keys.
@@ -71,7 +72,8 @@ def info_nce(
             \frac{\exp(\cos(q_i, k_{t_i}) / \tau)}{\sum_j \exp(\cos(q_i, k_j) / \tau)}
 
     Source: Eqs. 13 and 16 of SIGER. One direction. A zero vector has cosine 0 to everything and a zero
-    gradient. Peak memory is ``chunk_size * N`` numbers, in the backward pass too.
+    gradient. Inner products have no bound, so each query's largest logit is subtracted before the
+    exponential. Peak memory is ``chunk_size * N`` numbers, in the backward pass too.
 
     Args:
         query: Queries, shape ``(B, d)``, B >= 1, any length.
@@ -79,6 +81,7 @@ def info_nce(
         temperature: τ, > 0.
         target: Index in ``key`` of each query's positive, shape ``(B,)``, int64; default ``0..B-1``, for N =
             B.
+        cosine: Compare by the cosine; False compares by the inner product, as FAC of SLMRec does.
         chunk_size: Queries compared at a time, >= 1; changes the memory, not the value.
 
     Returns:
@@ -93,7 +96,9 @@ def info_nce(
         0.3133
     """
     target = _checked_target(query, key, temperature, target, chunk_size)
-    return _contrast(unit_rows(query), unit_rows(key), None, temperature, target, chunk_size)
+    if cosine:
+        query, key = unit_rows(query), unit_rows(key)
+    return _contrast(query, key, None, temperature, target, chunk_size, bounded=cosine)
 
 
 def anchor_info_nce(
@@ -299,13 +304,24 @@ def _checked_target(
 
 
 def _contrast(
-    query: Tensor, key: Tensor, positive: Tensor | None, temperature: float, target: Tensor, chunk_size: int
+    query: Tensor,
+    key: Tensor,
+    positive: Tensor | None,
+    temperature: float,
+    target: Tensor,
+    chunk_size: int,
+    *,
+    bounded: bool = True,
 ) -> Tensor:
-    """Average the cross entropy of unit rows' cosines; ``positive`` replaces the logit of the target."""
+    """Average the cross entropy of inner products; ``positive`` replaces the logit of the target.
+
+    ``bounded`` says that all rows have length 1 at most.
+    """
     half = (torch.float16, torch.bfloat16)
     tables = [t.float() if t is not None and t.dtype in half else t for t in (query, key, positive)]
     with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
-        loss: Tensor = _CrossEntropy.apply(*tables, temperature, target, chunk_size)
+        shift = not bounded or temperature < LOWEST_UNSHIFTED
+        loss: Tensor = _CrossEntropy.apply(*tables, temperature, target, chunk_size, shift)
     return loss
 
 
@@ -325,6 +341,7 @@ class _CrossEntropy(torch.autograd.Function):
         temperature: float,
         target: Tensor,
         chunk_size: int,
+        shift: bool,
     ) -> Tensor:
         query = query / temperature
         mass, top = torch.empty_like(query[:, 0]), torch.zeros_like(query[:, 0])
@@ -336,7 +353,7 @@ class _CrossEntropy(torch.autograd.Function):
             logits = torch.mm(part, key.T, out=buffer[: len(part)])
             if positive is not None:  # the target's logit is no product of query and key
                 logits.scatter_(1, target[rows, None], -torch.inf)
-            if temperature < LOWEST_UNSHIFTED:
+            if shift:
                 torch.amax(logits, dim=1, out=top[rows])
                 if positive is not None:
                     torch.maximum(top[rows], positive[rows], out=top[rows])
@@ -365,4 +382,4 @@ class _CrossEntropy(torch.autograd.Function):
         query, key, positive = ctx.saved_tensors
         scale = grad / len(query)
         grad_positive = None if positive is None else positive * scale
-        return query * scale, key * scale, grad_positive, None, None, None
+        return query * scale, key * scale, grad_positive, None, None, None, None

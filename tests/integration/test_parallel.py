@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "FREEDOM": {"feature_weight": 1e-3},
     "LATTICE": {},
     "RLMRec": {"backbone": "sgl", "align_weight": 0.1},
+    "SLMRec": {},
     "LightGCN": {},
     "BPR": {},
 }

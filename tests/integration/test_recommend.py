@@ -21,8 +21,21 @@ from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, WIDTHS, make_experiment, make_toy, score_table
 
-OURS = ["SIGER", "VBPR", "LATTICE", "BM3", "FREEDOM", "MGCN", "SCALE", "MENTOR", "MIGGT", "RLMRec", "KAR"]
-BY_CONTENT = ["SIGER", "VBPR", "LATTICE", "FREEDOM", "MGCN", "SCALE", "MENTOR", "MIGGT", "KAR"]
+OURS = [
+    "SIGER",
+    "VBPR",
+    "LATTICE",
+    "BM3",
+    "FREEDOM",
+    "MGCN",
+    "SCALE",
+    "MENTOR",
+    "MIGGT",
+    "RLMRec",
+    "KAR",
+    "SLMRec",
+]
+BY_CONTENT = ["SIGER", "VBPR", "LATTICE", "FREEDOM", "MGCN", "SCALE", "MENTOR", "MIGGT", "KAR", "SLMRec"]
 WITH_VECTORS = [*OURS, "BPR", "LightGCN", "NGCF", "SGL", "DGCF", "SpectralCF"]
 ITEM_ITEM = ["ItemKNN", "EASE", "SLIMElastic"]
 
