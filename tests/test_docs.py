@@ -93,7 +93,7 @@ CLI_OPTIONS = {"help", "version", "debug"} | {
     name for command in app.COMMANDS for name in app.make_command(command).opts
 }
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"cov", "max-children", "check", "generate", "head", "port", "strict"}
+FOREIGN_OPTIONS = {"cov", "index-url", "max-children", "check", "generate", "head", "port", "strict"}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
@@ -173,6 +173,7 @@ def write_items(path: Path) -> None:
         write_shop(Path("dataset/shop"))
         for feature in Path("dataset/shop").glob("*.npy"):
             feature.unlink()
+        Path("dataset/shop/shop.yaml").unlink()
     columns = ("title", "brand", "categories", "description")
     rng = np.random.default_rng(3)
     lines = ["\t".join(("item_id", *columns))]

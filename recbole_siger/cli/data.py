@@ -48,6 +48,7 @@ def prepare_command() -> Command:
             option("mirror", f"{raw}address to fetch the files from instead.", metavar="URL"),
             option("inter", "csv: table of interactions. Needed.", metavar="FILE"),
             option("items", "csv: table of items.", metavar="FILE"),
+            option("users", "csv: table of users.", metavar="FILE"),
             *(opt for opt in own if opt.name != "edition"),
             option("rating_col", "csv: column of ratings; by default there is none.", metavar="NAME"),
             option("time_col", "csv: column of times; by default there is none.", metavar="NAME"),
@@ -87,6 +88,12 @@ def import_mmrec_command() -> Command:
                 metavar="MODALITY=FILE",
                 repeated=True,
             ),
+            option(
+                "user_feature",
+                "Features of users: row i belongs to userID i; may be repeated.",
+                metavar="NAME=FILE",
+                repeated=True,
+            ),
             option("data_path", "Folder of the datasets.", metavar="FOLDER", default="dataset"),
             option("overwrite", "Whether a dataset of that name is replaced.", kind="bool", default="False"),
         ],
@@ -97,26 +104,37 @@ def import_mmrec_command() -> Command:
 
 
 def _import_mmrec(
-    folder: str, name: str, feature: tuple[str, ...], data_path: str | None, overwrite: bool | None
+    folder: str,
+    name: str,
+    feature: tuple[str, ...],
+    user_feature: tuple[str, ...],
+    data_path: str | None,
+    overwrite: bool | None,
 ) -> None:
-    features: dict[str, Path] = {}
-    for pair in feature:
-        modality, equals, file = pair.partition("=")
-        if not equals or not modality or not file:
-            raise UserError(f"command line: --feature {pair!r}; write --feature MODALITY=FILE")
-        if modality in features:
-            raise UserError(f"command line: --feature {modality} is given twice; keep one")
-        features[modality] = Path(file)
     from recbole_siger.prepare.sources.mmrec import import_mmrec
 
     import_mmrec(
         Path(folder),
         name,
         data_path=Path(data_path or "dataset"),
-        features=features,
+        features=_named_files("feature", "MODALITY", feature),
+        user_features=_named_files("user_feature", "NAME", user_feature),
         overwrite=bool(overwrite),
         report=print_line,
     )
+
+
+def _named_files(key: str, noun: str, pairs: tuple[str, ...]) -> dict[str, Path]:
+    """Read pairs such as ``image=FILE``."""
+    files: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not equals or not name or not file:
+            raise UserError(f"command line: --{key} {pair!r}; write --{key} {noun}=FILE")
+        if name in files:
+            raise UserError(f"command line: --{key} {name} is given twice; keep one")
+        files[name] = Path(file)
+    return files
 
 
 # ---- extract, profiles
@@ -129,11 +147,11 @@ def extract_command() -> Command:
         _extract,
         [
             dataset("Dataset that the features are written to.", required=True),
-            option("items", "Table of items.", metavar="FILE", required=True),
+            option("items", "Table of items, or of users (kind=user).", metavar="FILE", required=True),
             *_from_files("extract", "extract.run", "ExtractParams"),
         ],
         usage="--items=FILE --dataset=NAME [--key=value ...]",
-        summary="Compute features of items: of the texts of a table, and of the images of a folder.",
+        summary="Compute features of items or users: of the texts of a table, of the images of a folder.",
         example=(
             "recbole-siger extract --items=items.tsv --dataset=shop "
             "--text-model=tfidf --text-cols=title,brand"

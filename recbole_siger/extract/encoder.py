@@ -96,8 +96,11 @@ def require(module: str, extra: str, option: str) -> ModuleType:
                 f"{option} requires {module.replace('_', '-')}; pip install 'recbole-siger[{extra}]'"
             ) from None
         raise UserError(f"{option}: {module} cannot be imported: {_first_line(error)}") from error
-    except RuntimeError as error:  # torchvision was built for another version of torch
-        raise UserError(f"{option}: {module} cannot be imported: {_first_line(error)}") from error
+    except RuntimeError as error:  # torchvision was built for another torch
+        raise UserError(
+            f"{option}: {module} cannot be imported: {_first_line(error)}; `recbole-siger doctor` compares "
+            "the builds of torch and torchvision"
+        ) from error
 
 
 def bundled_file(package: str, relative: str, option: str) -> Path:

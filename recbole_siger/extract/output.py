@@ -1,4 +1,4 @@
-"""The files of an extracted modality: rows, ids, list of missing items, and the manifest."""
+"""The files of an extracted modality: rows, ids, list of missing items or users, and the manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def modality_files(folder: Path, dataset: str, modality: str) -> dict[str, Path]
 
 
 def write_modality(
-    files: dict[str, Path], store: ShardStore, dim: int, manifest: dict[str, Any]
+    files: dict[str, Path], store: ShardStore, dim: int, manifest: dict[str, Any], noun: str = "item"
 ) -> dict[str, Any]:
     """Write the files of a modality from its shards; the rows are never all in memory.
 
@@ -37,12 +37,13 @@ def write_modality(
         store: The store with every shard.
         dim: Width of a row.
         manifest: Facts besides counts and checksums.
+        noun: What a row belongs to: ``item`` or ``user``.
 
     Returns:
         The manifest as written.
 
     Raises:
-        UserError: If no item has a row; then nothing is written.
+        UserError: If nothing has a row; then nothing is written.
     """
     ids, missing, digest = [], [], hashlib.sha256()
     for shard in store:
@@ -52,14 +53,14 @@ def write_modality(
     if not ids:
         store.discard()  # the shards are useless
         reason = missing[0][1] if missing else "none"
-        raise UserError(f"{files['npy'].name}: no item has a row (the first: {reason}); check the input.")
+        raise UserError(f"{files['npy'].name}: no {noun} has a row (the first: {reason}); check the input.")
     files["npy"].unlink(missing_ok=True)
     with atomic_path(files["npy"]) as temporary:
         _write_rows(temporary, store, (len(ids), dim))
         write_text(files["ids"], "".join(f"{item}\n" for item in ids))
-        write_text(files["missing.csv"], _missing_table(missing))
+        write_text(files["missing.csv"], _missing_table(missing, noun))
         written = manifest | {
-            "counts": {"items": len(ids) + len(missing), "rows": len(ids), "missing": len(missing)},
+            "counts": {f"{noun}s": len(ids) + len(missing), "rows": len(ids), "missing": len(missing)},
             "shape": [len(ids), dim],
             "dtype": "float32",
             "inputs_sha256": digest.hexdigest(),
@@ -78,9 +79,9 @@ def _write_rows(path: Path, store: ShardStore, shape: tuple[int, int]) -> None:
     rows.flush()
 
 
-def _missing_table(missing: list[tuple[str, str]]) -> str:
+def _missing_table(missing: list[tuple[str, str]], noun: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["item_id", "reason"])
+    writer.writerow([f"{noun}_id", "reason"])
     writer.writerows(missing)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The command `extract`: from a table of items, and a folder of images, to feature files."""
+"""The command `extract`: from a table of items or users, and a folder of images, to feature files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
 from recbole_siger.data.names import name_problem
+from recbole_siger.data.registering import check_registration, register_feature
 from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder, EncoderSpec
 from recbole_siger.extract.image import ImageSource
@@ -28,7 +29,7 @@ from recbole_siger.extract.text import TextSource
 from recbole_siger.options.command import dataset_folder
 from recbole_siger.options.params import bounded
 
-__all__ = ["ExtractParams", "extract"]
+__all__ = ["ExtractParams", "extract", "output_files"]
 
 Report = Callable[[str], None]
 
@@ -42,8 +43,9 @@ class ExtractParams:
     dataset: str
     items: str
     data_path: str
+    kind: Literal["item", "user"]
     modality: str | None
-    id_col: str
+    id_col: str | None
     text_model: str | None
     text_cols: tuple[str, ...] | None
     template: str | None
@@ -62,13 +64,28 @@ class ExtractParams:
     workers: int = bounded("[1, inf)")
     overwrite: bool
 
+    @property
+    def id_column(self) -> str:
+        """Column of the raw tokens."""
+        return self.id_col or f"{self.kind}_id"
+
+    def feature(self, encoder: str) -> str:
+        """Return the name of the feature that an encoder of ``text`` or ``image`` writes."""
+        return self.modality or (encoder if self.kind == "item" else f"user_{encoder}")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the dataset."""
+        return dataset_folder(self.data_path, self.dataset)
+
 
 def extract(params: ExtractParams, report: Report) -> list[Path]:
     """Write ``<data_path>/<dataset>/<dataset>.<modality>.npy`` with ids, manifest and list of missing items.
 
-    A text model makes the modality ``text``, an image model makes ``image``; two models make both. All input
-    is checked before any file is written. After a kill, the same command encodes the missing shards only. The
-    files are the same as without the kill, and the same on either engine.
+    A text model makes the modality ``text``, an image model makes ``image``; two models make both. With
+    ``kind=user`` the rows of the table are users. The new features are listed in the YAML file of the
+    dataset. All input is checked before any file is written. After a kill, the same command encodes the
+    missing shards only. The files are the same as without the kill, and the same on either engine.
 
     Args:
         params: The options.
@@ -80,71 +97,82 @@ def extract(params: ExtractParams, report: Report) -> list[Path]:
     Raises:
         UserError: For bad input.
     """
-    outputs = {kind: _files(params, kind) for kind in _kinds(params)}
-    jobs = {kind: _job(params, kind) for kind in outputs}
-    encoders = {kind: load_encoder(job) for kind, job in jobs.items()}
-    for kind, files in outputs.items():
-        _extract_one(params, jobs[kind], encoders[kind], files, report)
+    outputs = output_files(params)
+    jobs = {encodes: _job(params, encodes) for encodes in outputs}
+    encoders = {encodes: load_encoder(job) for encodes, job in jobs.items()}
+    for encodes, files in outputs.items():
+        _extract_one(params, jobs[encodes], encoders[encodes], files, report)
+        report(register_feature(params.folder, params.dataset, params.kind, params.feature(encodes)))
     _report_next(params, report)
     return [files["npy"] for files in outputs.values()]
 
 
-def _kinds(params: ExtractParams) -> list[str]:
-    kinds = [kind for kind in ("text", "image") if getattr(params, f"{kind}_model") is not None]
-    if not kinds:
+def output_files(params: ExtractParams) -> dict[str, dict[str, Path]]:
+    """Return the files that ``text`` and ``image`` write, after checks of the options and of the dataset.
+
+    Raises:
+        UserError: If an option is missing, a file exists already, or a feature cannot be listed.
+    """
+    return {encodes: _files(params, encodes) for encodes in _encoded(params)}
+
+
+def _encoded(params: ExtractParams) -> list[str]:
+    encoded = [encodes for encodes in ("text", "image") if getattr(params, f"{encodes}_model") is not None]
+    if not encoded:
         raise UserError(
             "command line: `extract` requires --text_model or --image_model; "
             "see `recbole-siger extract --help`"
         )
-    if len(kinds) == 2 and params.modality is not None:
+    if len(encoded) == 2 and params.modality is not None:
         raise UserError(
             "command line: --modality names one modality, but two models are given; remove one of them"
         )
-    if "text" in kinds and (params.text_cols is None) == (params.template is None):
+    if "text" in encoded and (params.text_cols is None) == (params.template is None):
         raise UserError("command line: --text_model requires either --text_cols or --template")
-    if "image" in kinds and params.image_dir is None:
+    if "image" in encoded and params.image_dir is None:
         raise UserError("command line: --image_model requires --image_dir")
     if params.engine == "local" and params.workers > 1:
         raise UserError(
             f"command line: --workers={params.workers} requires --engine=ray; use --threads with this engine"
         )
-    return kinds
+    return encoded
 
 
-def _files(params: ExtractParams, kind: str) -> dict[str, Path]:
+def _files(params: ExtractParams, encodes: str) -> dict[str, Path]:
     """Return the files to write after checking that they may be written."""
-    modality = params.modality or kind
+    modality = params.feature(encodes)
     if problem := name_problem(modality):
         raise UserError(f"modality={modality!r}: {problem}.")
-    files = modality_files(dataset_folder(params.data_path, params.dataset), params.dataset, modality)
+    files = modality_files(params.folder, params.dataset, modality)
     if files["npy"].exists() and not params.overwrite:
         raise UserError(
             f"{files['npy']}: exists already; replace it with --overwrite, or name another --modality."
         )
+    check_registration(params.folder, params.dataset, params.kind, modality)
     return files
 
 
-def _job(params: ExtractParams, kind: str) -> Job:
+def _job(params: ExtractParams, encodes: str) -> Job:
     source: Source
-    if kind == "image":
-        column = params.image_col or params.id_col
+    if encodes == "image":
+        column = params.image_col or params.id_column
         source = ImageSource.of_folder(Path(str(params.image_dir)), column, params.image_max_pixels)
     elif params.template is not None:
         source = TextSource.of_template(params.template)
     else:
         source = TextSource(tuple(params.text_cols or ()))
-    table = open_table(Path(params.items), params.id_col, source.columns, step=params.shard_size)
+    table = open_table(Path(params.items), params.id_column, source.columns, step=params.shard_size)
     if isinstance(source, ImageSource) and not any(source.find(row) for _, row in table.all_rows()):
         raise UserError(
             f"{source.folder}: none of its {len(source.files):,} images is named in column {source.column!r} "
             f"of {table.path}; name the column with --image_col."
         )
     spec = EncoderSpec(
-        kind=kind,
-        model=str(getattr(params, f"{kind}_model")),
+        kind=encodes,
+        model=str(getattr(params, f"{encodes}_model")),
         batch_size=params.batch_size,
         device=_device(params.device),
-        max_tokens=params.max_tokens if kind == "text" else None,
+        max_tokens=params.max_tokens if encodes == "text" else None,
         tfidf_dim=params.tfidf_dim,
     )
     return Job(table, source, spec, params.normalize, params.threads)
@@ -167,7 +195,7 @@ def _device(asked: str | None) -> str:
 def _extract_one(
     params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], report: Report
 ) -> None:
-    modality = params.modality or job.spec.kind
+    modality = params.feature(job.spec.kind)
     shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
     shards.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{files['npy']}: another process extracts this modality; wait until the process ends."
@@ -180,7 +208,7 @@ def _extract_locked(
     params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], shards: Path, report: Report
 ) -> None:
     _files(params, job.spec.kind)  # again: another process may have finished since the first check
-    modality = params.modality or job.spec.kind
+    modality = params.feature(job.spec.kind)
     items: dict[str, Any] = {
         "file": job.table.path.name,
         "sha256": sha256(job.table.path),
@@ -192,19 +220,21 @@ def _extract_locked(
         report(f"{modality}: {store.n_shards - len(todo):,} of {store.n_shards:,} shards exist already")
     if todo:
         with closing(_engine(params, job, encoder, todo)) as finished:
-            _store(finished, store, modality, len(todo), report)
+            _store(finished, store, (modality, params.kind), len(todo), report)
     manifest = {
         "format": 1,
         "dataset": params.dataset,
+        "kind": params.kind,
         "modality": modality,
         "encoder": dict(encoder.facts),
-        "input": {**items, "id_col": params.id_col, **job.source.facts()},
+        "input": {**items, "id_col": params.id_column, **job.source.facts()},
         **{key: getattr(params, key) for key in ("normalize", "batch_size", "shard_size")},
         "device": job.spec.device,
     }
-    counts = write_modality(files, store, encoder.dim, manifest)["counts"]
+    counts = write_modality(files, store, encoder.dim, manifest, params.kind)["counts"]
     shutil.rmtree(shards)
-    report(coverage_text(modality, counts["rows"], counts["items"], encoder.dim))
+    n_all = counts[f"{params.kind}s"]
+    report(coverage_text(modality, counts["rows"], n_all, encoder.dim, noun=params.kind))
     report(f"written to {files['npy']}" + (f"; see {files['missing.csv'].name}" if counts["missing"] else ""))
 
 
@@ -216,23 +246,24 @@ def _engine(
     return encode_on_ray(job, encoder, todo, params.workers)
 
 
-def _store(finished: Iterator[Shard], store: ShardStore, modality: str, n_todo: int, report: Report) -> None:
+def _store(
+    finished: Iterator[Shard], store: ShardStore, names: tuple[str, str], n_todo: int, report: Report
+) -> None:
     """Store each shard when it arrives, and report the progress from time to time."""
+    modality, noun = names
     began = told = time.monotonic()
-    n_items = 0
+    n_rows = 0
     for n_done, shard in enumerate(finished, start=1):
         store.put(shard)
-        n_items += len(shard.ids) + len(shard.missing)
+        n_rows += len(shard.ids) + len(shard.missing)
         now = time.monotonic()
         if now - told >= SECONDS_BETWEEN_LINES or n_done == n_todo:
             told = now
-            rate = n_items / max(now - began, 1e-9)
-            report(f"{modality}: {n_done:,} of {n_todo:,} shards, {n_items:,} items, {rate:,.1f} items/s")
+            rate = n_rows / max(now - began, 1e-9)
+            report(f"{modality}: {n_done:,} of {n_todo:,} shards, {n_rows:,} {noun}s, {rate:,.1f} {noun}s/s")
 
 
 def _report_next(params: ExtractParams, report: Report) -> None:
-    folder = dataset_folder(params.data_path, params.dataset)
-    stems = sorted(path.name.split(".")[-2] for path in folder.glob(f"{params.dataset}.*.npy"))
     elsewhere = "" if params.data_path == "dataset" else f" --data_path={shlex.quote(params.data_path)}"
-    features = f'--features="[{",".join(stems)}]"'
-    report(f"next: recbole-siger run --model=SIGER --dataset={params.dataset} {features}{elsewhere}")
+    model = "SIGER" if params.kind == "item" else "SCALE"
+    report(f"next: recbole-siger run --model={model} --dataset={params.dataset}{elsewhere}")

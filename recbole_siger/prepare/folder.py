@@ -104,7 +104,11 @@ def write_interactions(stem: Path, rows: pd.DataFrame, labels: NDArray[np.intege
 
 
 def dataset_yaml(
-    name: str, origin: str, modalities: Sequence[str], facts: Sequence[tuple[str, str]] = ()
+    name: str,
+    origin: str,
+    modalities: Sequence[str],
+    facts: Sequence[tuple[str, str]] = (),
+    user_features: Sequence[str] = (),
 ) -> str:
     """Return the dataset's part of the configuration, as YAML.
 
@@ -113,6 +117,7 @@ def dataset_yaml(
         origin: Text after the name in the first line.
         modalities: Modalities with features.
         facts: Further settings, each with type and meaning.
+        user_features: Features of users.
     """
     settings = [
         ("benchmark_filename: [train, valid, test]", "(list) The given split, one file for each part."),
@@ -120,11 +125,16 @@ def dataset_yaml(
         ("  inter: [user_id, item_id]", ""),
         *facts,
     ]
-    if modalities:
+    for key, listed, noun in (
+        ("features", modalities, "modality"),
+        ("user_features", user_features, "name"),
+    ):
         # Quotes for names that YAML would read as another type, such as "no" or "3".
-        names = [one if yaml.safe_load(one) == one else json.dumps(one) for one in modalities]
-        files = f"(list) Modalities to load, each from {name}.<modality>.npy and .ids."
-        settings.append((f"features: [{', '.join(names)}]", files))
+        names = [one if yaml.safe_load(one) == one else json.dumps(one) for one in listed]
+        what = "Modalities" if key == "features" else "Features of users"
+        if names:
+            files = f"(list) {what} to load, each from {name}.<{noun}>.npy and .ids."
+            settings.append((f"{key}: [{', '.join(names)}]", files))
     width = max(len(setting) for setting, _ in settings)
     lines = [f"{setting:<{width}}  # {meaning}" if meaning else setting for setting, meaning in settings]
     return "\n".join([f"# {name}, {origin}", *lines, ""])

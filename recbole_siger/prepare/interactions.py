@@ -62,6 +62,10 @@ class Interactions:
         """Return the items that have a row, in order of first appearance."""
         return [self.items[index] for index in np.unique(self.item)]
 
+    def user_tokens(self) -> list[str]:
+        """Return the users that have a row, in order of first appearance."""
+        return [self.users[index] for index in np.unique(self.user)]
+
     def keep(self, rows: NDArray[np.bool_]) -> Interactions:
         """Return the marked rows; users and items keep their numbers."""
         rating = None if self.rating is None else self.rating[rows]

@@ -1,4 +1,4 @@
-"""Texts of items: ``<name>.item`` for RecBole, ``items.tsv`` for text encoders."""
+"""Texts of items or users: ``<name>.item`` for RecBole, ``items.tsv`` for text encoders."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ __all__ = ["ItemTable", "clean", "flatten"]
 
 @dataclass
 class ItemTable:
-    """Texts of items: one value for each column, "" if it is unknown."""
+    """Texts of items, or of users: one value for each column, "" if it is unknown."""
 
     columns: Mapping[str, str]
     """Column -> its type in an atomic file, ``token`` or ``token_seq``."""
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    noun: str = "item"
+    """What a row describes: ``item`` or ``user``."""
 
-    def add(self, item: str, values: Mapping[str, Any]) -> None:
-        """Store an item's values, flattened and cleaned."""
-        self.rows[item] = tuple(clean(flatten(values.get(column))) for column in self.columns)
+    def add(self, token: str, values: Mapping[str, Any]) -> None:
+        """Store the values of an item or user, flattened and cleaned."""
+        self.rows[token] = tuple(clean(flatten(values.get(column))) for column in self.columns)
 
     def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
-        """Return the manifest's facts: the number of the dataset's items with a value in each column."""
-        known = [self.rows[item] for item in tokens if item in self.rows]
+        """Return the manifest's facts: the number of the dataset's rows with a value in each column."""
+        known = [self.rows[token] for token in tokens if token in self.rows]
         counts = [sum(bool(row[place]) for row in known) for place in range(len(self.columns))]
         return {"with_record": len(known), "columns": dict(zip(self.columns, counts, strict=True))}
 
     def write(self, stem: Path, tokens: Sequence[str]) -> None:
         """Write ``<stem>.item`` and ``items.tsv`` beside it, one line for each item, in the dataset's order.
 
-        An item without a record has empty cells.
+        An item without a record has empty cells. Users have ``<stem>.user`` and ``users.tsv``.
         """
-        types = ["item_id:token", *(f"{column}:{kind}" for column, kind in self.columns.items())]
+        types = [f"{self.noun}_id:token", *(f"{column}:{kind}" for column, kind in self.columns.items())]
         empty = ("",) * len(self.columns)
-        rows = [(item, *self.rows.get(item, empty)) for item in tokens]
-        _write(stem.with_name(f"{stem.name}.item"), [types, *rows])
-        _write(stem.with_name("items.tsv"), [("item_id", *self.columns), *rows])
+        rows = [(token, *self.rows.get(token, empty)) for token in tokens]
+        _write(stem.with_name(f"{stem.name}.{self.noun}"), [types, *rows])
+        _write(stem.with_name(f"{self.noun}s.tsv"), [(f"{self.noun}_id", *self.columns), *rows])
 
 
 def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:

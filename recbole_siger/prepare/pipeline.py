@@ -77,6 +77,10 @@ class Source(ABC):
         """Read the texts of the items in ``kept``; None if the source has no item texts."""
         return None
 
+    def users(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
+        """Read the texts of the users in ``kept``; None if the source has no user texts."""
+        return None
+
     def write_features(self, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
         """Write the features of ``tokens`` that the source contains; return the facts of each modality."""
         return {}
@@ -123,7 +127,7 @@ def prepare_dataset(
             f"{inputs[0]}: has no usable interaction ({rejected.first(inputs[0])}); check the file."
         )
     report(f"read: {raw.n_users:,} users, {raw.n_items:,} items, {len(raw):,} interactions")
-    rows, filters = _filter(inputs[0], raw, params)
+    rows, filters, removed = _filter(inputs[0], raw, params)
     labels = _split(inputs[0], rows, params, shares)
     counts = Counts(rows.n_users, rows.n_items, len(rows), *_sizes(labels))
     manifest = {
@@ -140,53 +144,73 @@ def prepare_dataset(
     }
     with new_dataset(target, overwrite=overwrite) as folder:
         write_interactions(folder / name, rows.table(), labels)
-        manifest |= _write_content(source, folder / name, rows.item_tokens(), rejected)
+        manifest |= _write_content(source, folder / name, rows, rejected)
         (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
-    _report(report, name, target, counts, manifest)
+    _report_filters(report, target, manifest, removed)
+    coverage = {
+        modality: coverage_text(modality, one["rows"], counts.items, one["dim"])
+        for modality, one in manifest["features"].items()
+    }
+    report_dataset(report, name, target, counts, coverage, manifest["published"])
     return target
 
 
-def _write_content(source: Source, stem: Path, tokens: Sequence[str], rejected: Rejected) -> dict[str, Any]:
-    """Write the texts of items, the YAML and the list of rejected records; return their facts."""
+def _write_content(source: Source, stem: Path, rows: Interactions, rejected: Rejected) -> dict[str, Any]:
+    """Write the texts, the features, the YAML and the list of rejected records; return their facts."""
+    tokens, user_tokens = rows.item_tokens(), rows.user_tokens()
     items = source.items(set(tokens), rejected)
     if items is not None:
         items.write(stem, tokens)
+    users = source.users(set(user_tokens), rejected)
+    if users is not None:
+        users.write(stem, user_tokens)
     features = source.write_features(stem, tokens, rejected)
     settings = dataset_yaml(stem.name, f"prepared from {source.facts()['kind']}", list(features))
     stem.with_name(f"{stem.name}.yaml").write_text(settings, encoding="utf-8")
     rejected.write(stem.with_name("rejected.csv"))
     return {
         "items": None if items is None else items.facts(tokens),
+        **({} if users is None else {"users": users.facts(user_tokens)}),
         "features": features,
         "rejected": len(rejected.rows),
     }
 
 
-def _report(
-    report: Callable[[str], None], name: str, target: Path, counts: Counts, manifest: Mapping[str, Any]
+def _report_filters(
+    report: Callable[[str], None], target: Path, manifest: Mapping[str, Any], removed: str
 ) -> None:
     if manifest["rejected"]:
         report(f"note: {manifest['rejected']:,} broken records skipped; see {target / 'rejected.csv'}")
     if manifest["filters"]["repeated_pairs"]:
         repeated = manifest["filters"]["repeated_pairs"]
         report(f"note: {repeated:,} rows repeat a user-item pair; the earliest row of a pair is kept")
-    coverage = {
-        modality: coverage_text(modality, one["rows"], counts.items, one["dim"])
-        for modality, one in manifest["features"].items()
-    }
-    report_dataset(report, name, target, counts, coverage, manifest["published"])
+    if removed:
+        report(removed)
 
 
-def _filter(where: Path, raw: Interactions, params: PrepareParams) -> tuple[Interactions, dict[str, int]]:
-    rows = raw.keep(first_of_pairs(raw.user, raw.item, raw.timestamp))
-    repeated = len(raw) - len(rows)
-    rows = rows.keep(k_core(rows.user, rows.item, params.k_core))
+def _filter(
+    where: Path, raw: Interactions, params: PrepareParams
+) -> tuple[Interactions, dict[str, int], str]:
+    """Return the remaining rows, facts for the manifest, and a line about the k-core, "" without a k-core."""
+    unique = raw.keep(first_of_pairs(raw.user, raw.item, raw.timestamp))
+    rows = unique.keep(k_core(unique.user, unique.item, params.k_core))
     if not len(rows):
         raise UserError(
             f"{where}: no interaction remains with k_core={params.k_core} (of {len(raw):,}); choose a lower "
             "--k_core; 0 keeps all interactions."
         )
-    return rows, {"repeated_pairs": repeated, "k_core": params.k_core}
+    facts = {"repeated_pairs": len(raw) - len(unique), "k_core": params.k_core}
+    return rows, facts, _core_line(unique, rows, params.k_core) if params.k_core > 1 else ""
+
+
+def _core_line(before: Interactions, after: Interactions, k: int) -> str:
+    """Word what the k-core removed."""
+    if len(before) == len(after):
+        return f"k_core={k}: removed nothing"
+    return (
+        f"k_core={k}: {before.n_users:,} -> {after.n_users:,} users, {before.n_items:,} -> "
+        f"{after.n_items:,} items, {len(before):,} -> {len(after):,} interactions"
+    )
 
 
 def _split(where: Path, rows: Interactions, params: PrepareParams, shares: tuple[int, int, int]) -> Labels:

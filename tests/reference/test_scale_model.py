@@ -14,6 +14,7 @@ from recbole_siger.graph.blocks import combine_graphs, join_blocks
 from recbole_siger.model.relations import Relations
 from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
+from recbole_siger.training.memory import estimate
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy, start_epoch
 from tests.reference import scale, twins
 from tests.reference.baselines import Array, assert_loss, assert_scores, batch_of, training_edges
@@ -214,6 +215,15 @@ def test_user_profiles_decide_the_graph_and_are_kept_by_digest(tmp_path: Path) -
     assert mean.model.raw_user_features == {}
     assert with_user_profiles(tmp_path, ablation="llm").model.raw_user_features == {}
     assert not torch.equal(mean.model.semantic_graph.col, model.semantic_graph.col)
+
+
+def test_user_features_are_counted_by_estimate(tmp_path: Path) -> None:
+    terms = {term.name: term for term in estimate(with_user_profiles(tmp_path)).terms}
+    term = terms["graphs and tables: raw_user_features"]
+    assert (term.n_bytes, term.option, term.when) == (4 * N_USERS * 13, "user_features", "built")
+    assert terms["graphs and tables: raw_features"].option == "modalities"
+    mean = {term.name for term in estimate(with_user_profiles(tmp_path, user_profile="mean")).terms}
+    assert "graphs and tables: raw_user_features" not in mean
 
 
 def test_profiles_of_another_width_are_refused(tmp_path: Path) -> None:

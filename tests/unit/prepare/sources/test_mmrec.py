@@ -300,6 +300,35 @@ def test_explicit_user_features_are_an_error(source: Path) -> None:
     assert "persona_feat.npy: 3 rows, expected 5" in message
 
 
+def test_features_of_users(source: Path) -> None:
+    rows = np.arange(21, dtype=np.float32).reshape(3, 7)
+    rows[1] = 0
+    np.save(source / "persona_feat.npy", rows)
+    folder, lines = run(source, user_features={"user_profile": Path("persona_feat.npy")})
+    told = yaml.safe_load((folder / "toy.yaml").read_text())
+    assert (told["features"], told["user_features"]) == (["image", "text"], ["user_profile"])
+    assert "user_profile: 2 of 3 users (1 missing), 7-d" in lines
+    assert not any("persona_feat.npy" in line for line in lines)
+    table = load_features(folder / "toy.user_profile.npy", ["[PAD]", "2", "0"], noun="user")
+    assert table[1:].tolist() == rows[[2, 0]].tolist()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["user_features"]["user_profile"]["missing"] == 1
+    assert "persona_feat.npy" in manifest["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("user_features", "says"),
+    [
+        ({"bio": Path("image_feat.npy")}, "image_feat.npy: 5 rows, expected 3 (the largest userID + 1)"),
+        ({"bio": Path("no.npy")}, "no.npy: no such feature file"),
+        ({"a.b": Path("persona_feat.npy")}, "user feature 'a.b': use letters, digits and _"),
+        ({"text": Path("persona_feat.npy")}, "'text' is also a modality of items; choose another name"),
+    ],
+)
+def test_bad_features_of_users(source: Path, user_features: dict[str, Path], says: str) -> None:
+    assert says in refusal(source, user_features=user_features)
+
+
 @pytest.mark.parametrize("name", ["a.b", "3d", "my-audio", ""])
 def test_modality_name(source: Path, name: str) -> None:
     assert f"modality {name!r}: use letters, digits and _" in refusal(

@@ -38,6 +38,25 @@ def test_dates_texts_and_names(run: Preparer, files: dict[str, Path]) -> None:
     assert run.lines[-1].startswith("next: recbole-siger run --model=LightGCN --dataset=toy")
 
 
+def test_a_table_of_users(run: Preparer, files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text('user_id,About me\nu3,"likes, cars"\nu1,old\nnobody,x\n')
+    folder = run("csv", **files, users=tmp_path / "users.csv")
+    assert (folder / "users.tsv").read_text().splitlines() == [
+        "user_id\tAbout_me", "u1\told", "u2\t", "u3\tlikes, cars"
+    ]  # fmt: skip
+    assert (folder / "toy.user").read_text().splitlines()[0] == "user_id:token\tAbout_me:token_seq"
+    assert manifest(folder)["users"] == {"with_record": 2, "columns": {"About_me": 2}}
+    assert list(manifest(folder)["inputs"]) == ["my.csv", "items.csv", "users.csv"]
+    (tmp_path / "users.csv").write_text("user_id,about\nu1,a\nu1,b\n")
+    assert "line 3: user 'u1' is already in line 2; keep one line for each user" in run.refusal(
+        "csv", **files, users=tmp_path / "users.csv", name="twice"
+    )
+    (tmp_path / "users.csv").write_text("user_id,about\nx1,a\n")
+    assert "none of its 1 users has an interaction that is kept; write the user ids of my.csv" in run.refusal(
+        "csv", **files, users=tmp_path / "users.csv", name="none"
+    )
+
+
 def test_columns_of_other_names_and_a_tab(run: Preparer, files: dict[str, Path]) -> None:
     text = INTER.replace("user_id", "who").replace("item_id", "sku").replace("timestamp", "when")
     files["inter"].write_text(text.replace(",", "\t"))
