@@ -142,6 +142,7 @@ def test_import_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
         "--feature=image=i.npy",
         "--feature",
         "audio=a=b.npy",
+        "--user-feature=bio=b.npy",
         "--overwrite",
     ]
     assert main(["import-mmrec", *words]) == 0
@@ -151,9 +152,18 @@ def test_import_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             Path("baby_folder"),
             "baby",
-            {"data_path": Path("dataset"), "features": features, "overwrite": True},
+            {
+                "data_path": Path("dataset"),
+                "features": features,
+                "user_features": {"bio": Path("b.npy")},
+                "overwrite": True,
+            },
         ),
-        (Path("d"), "n", {"data_path": Path("elsewhere"), "features": {}, "overwrite": False}),
+        (
+            Path("d"),
+            "n",
+            {"data_path": Path("elsewhere"), "features": {}, "user_features": {}, "overwrite": False},
+        ),
     ]
 
 

@@ -154,6 +154,7 @@ def test_a_text_model_makes_a_feature(
 def test_without_a_text_model_the_next_command_is_named(
     shop: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    server.reply = lambda number, body: answer(f"likes thing{number % 3} of maker{number % 2}")
     assert cli.main(words(shop, "user", url=server.url)) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith(f"next: recbole-siger extract --items={shop}/dataset/shop/shop.user_profile.tsv")
