@@ -130,7 +130,7 @@ def prepare_dataset(
     rows, filters, removed = _filter(inputs[0], raw, params)
     labels = _split(inputs[0], rows, params, shares)
     counts = Counts(rows.n_users, rows.n_items, len(rows), *_sizes(labels))
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": name,
         "format": 1,
         "source": source.facts(),
