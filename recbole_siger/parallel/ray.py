@@ -8,14 +8,25 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from recbole_siger.common.process import ending_orderly
 from recbole_siger.errors import UserError
 
-__all__ = ["check_room", "connected", "failure_line", "interruptible", "rooms"]
+__all__ = [
+    "actor_rows",
+    "address_of_environment",
+    "check_room",
+    "connected",
+    "failure_line",
+    "interruptible",
+    "rooms",
+]
+
+IN_FLIGHT = 2
+"""Numbers that an actor of :func:`actor_rows` is given at a time: one to work on, one waiting."""
 
 # Ray's handler of interrupts first finishes a step. Ray's new output prints at any value of `verbose`.
 _SWITCHES = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -25,6 +36,42 @@ _LOCAL = (None, "", "local")
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 # gRPC may kill the process that a head forks for a client (grpc/grpc#43055, grpcio 1.81 and later).
 _NO_SERVER = "Starting Ray client server failed"
+
+
+def address_of_environment() -> str | None:
+    """Return the address of a cluster from ``RAY_ADDRESS``; None starts Ray on this machine."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def actor_rows(
+    worker: type, arguments: tuple[Any, ...], numbers: Sequence[int], workers: int, needs: Mapping[str, int]
+) -> Iterable[dict[str, Any]]:
+    """Call a pool of actors of Ray Data for each number; yield the rows as they are finished.
+
+    Ray Data pauses the actors when rows wait for this process.
+
+    Args:
+        worker: Class of the actors; an instance takes ``{"number": [one number]}`` and returns columns.
+        arguments: Arguments of the class.
+        numbers: The numbers.
+        workers: Number of actors.
+        needs: CPUs, and GPUs, of each actor: ``{"CPU": 1}``.
+    """
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the commands report their progress
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    items = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+    found = items.map_batches(
+        worker,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=IN_FLIGHT),
+        fn_constructor_args=arguments,
+        num_cpus=needs["CPU"],
+        num_gpus=needs.get("GPU"),
+    )
+    rows: Iterable[dict[str, Any]] = found.iter_rows()
+    return rows
 
 
 @contextmanager

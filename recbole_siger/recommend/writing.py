@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.files import atomic_path, sha256, write_text
 from recbole_siger.errors import UserError
-from recbole_siger.recommend.ranking import join
+from recbole_siger.recommend.ranking import Ranked
+from recbole_siger.recommend.ray_engine import Request, rank_on_ray
 from recbole_siger.recommend.recommender import Recommender, SeenChoice
 from recbole_siger.runs.scoring import EMBEDDINGS_FILE, SEEN_FILE
 
@@ -84,6 +85,8 @@ def write_recommendations(
     k: int = 10,
     exclude_seen: SeenChoice = True,
     candidates: Ids | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
     progress: Callable[[int], None] = lambda n_users: None,
 ) -> int:
     """Write the recommendations of many users, shard after shard, in bounded memory.
@@ -98,13 +101,16 @@ def write_recommendations(
         k: Items a user at most.
         exclude_seen: As for :meth:`~recbole_siger.recommend.recommender.Recommender.recommend`.
         candidates: Internal ids of the items that can be recommended, ascending; None: all items.
+        engine: ``local``, this process, or ``ray``, actors of Ray Data; the rows are the same.
+        workers: Actors of Ray, each with one CPU. Every node needs the same path of the run folder.
         progress: Called with the number of users of each shard.
 
     Returns:
         Number of shards that were there already.
 
     Raises:
-        UserError: If the suffix of ``out`` is unknown.
+        UserError: If the suffix of ``out`` is unknown, items were added and the engine is ``ray``, or Ray
+            fails; finished shards are kept.
     """
     out = check_table_file(out)
     parts = [users[start : start + SHARD_USERS] for start in range(0, len(users), SHARD_USERS)]
@@ -114,18 +120,30 @@ def write_recommendations(
     added = recommender.scoring.tensors["item"][recommender.n_trained :] if recommender.n_added else None
     lists.append(None if added is None else canonical_digest(added.tolist()))
     shards = _begin(out, canonical_digest([options, digests, lists], digits=64))
-    there = 0
-    for number, part in enumerate(parts):
-        file = shards / f"{number:06}{out.suffix}"
-        if file.exists():
-            there += 1
-        else:
-            frame = recommender.frame(part, join(recommender.rank(part, k, exclude_seen, candidates)))
-            write_table(frame, file)
-        progress(len(part))
-    _join_files([shards / f"{number:06}{out.suffix}" for number in range(len(parts))], out)
+    files = [shards / f"{number:06}{out.suffix}" for number in range(len(parts))]
+    todo = [number for number, file in enumerate(files) if not file.exists()]
+    for number in sorted({*range(len(parts))} - {*todo}):
+        progress(len(parts[number]))
+    request = Request(recommender.run.path.resolve(), parts, k, exclude_seen, candidates)
+    for number, ranked in _ranked(recommender, request, todo, engine, workers):
+        write_table(recommender.frame(parts[number], ranked), files[number])
+        progress(len(parts[number]))
+    _join_files(files, out)
     shutil.rmtree(shards)
-    return there
+    return len(parts) - len(todo)
+
+
+def _ranked(
+    recommender: Recommender, request: Request, todo: list[int], engine: str, workers: int
+) -> Iterator[tuple[int, Ranked]]:
+    """Yield number and recommendations of the shards ``todo``."""
+    if engine == "ray" and todo:
+        if recommender.n_added:
+            raise UserError("engine='ray': added items exist in this process only; use engine='local'")
+        yield from rank_on_ray(request, todo, workers)
+        return
+    for number in todo:
+        yield number, request.ranked(recommender, number)
 
 
 def _begin(out: Path, plan: str) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from recbole_siger import cli
+from recbole_siger.errors import UserError
 from recbole_siger.recommend import writing
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import write_recommendations
@@ -68,6 +69,9 @@ def test_recommend_prints_a_few_users_with_titles(run: Path, tmp_path: Path, cap
         (["--users=u00", "--k=x"], "k='x'"),
         (["--users=u00", "--out=recs.xlsx"], "recs.xlsx: unknown kind of table"),
         (["--users=,"], "no id"),
+        (["--users=u00", "--workers=2"], "--workers=2 requires --engine=ray"),
+        (["--users=u00", "--engine=ray"], "--engine=ray writes a file; name the file with --out"),
+        (["--users=u00", "--engine=ray", "--workers=0", "--out=r.csv"], "workers='0': expected an integer"),
     ],
 )
 def test_bad_words_give_one_line(words: list[str], message: str, run: Path, capsys) -> None:
@@ -107,6 +111,57 @@ def test_an_interrupted_command_continues(run: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(writing, "write_table", write)
     assert write_recommendations(recommender, users, out, k=5) == 0
     assert len(pd.read_csv(out)) == 5 * (N_USERS - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_ray_writes_the_same_rows(
+    run: Path, tmp_path: Path, monkeypatch, ray_here: None, capsys, suffix: str
+) -> None:
+    monkeypatch.setattr(writing, "SHARD_USERS", 7)
+    words = ("recommend", run, "--users=all", "--k=3", "--candidates=i01,i02,i05,i07,i11,i13")
+    here, there = tmp_path / f"here{suffix}", tmp_path / f"ray{suffix}"
+    assert call(*words, f"--out={here}") == 0
+    assert call(*words, f"--out={there}", "--engine=ray", "--workers=2") == 0
+    assert there.read_bytes() == here.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([here.name, there.name])
+    capsys.readouterr()
+    assert call(*words, f"--out={tmp_path / 'many.csv'}", "--engine=ray", "--workers=97") == 2
+    assert "room for" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_ray_continues_what_was_interrupted_here(
+    run: Path, tmp_path: Path, monkeypatch, ray_here: None
+) -> None:
+    monkeypatch.setattr(writing, "SHARD_USERS", 7)
+    recommender, out, write = Recommender.load(run), tmp_path / "recs.csv", writing.write_table
+    written: list[Path] = []
+
+    def stop(frame: pd.DataFrame, file: Path) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(file)
+        write(frame, file)
+
+    monkeypatch.setattr(writing, "write_table", stop)
+    users = np.arange(1, N_USERS)
+    with pytest.raises(KeyboardInterrupt):
+        write_recommendations(recommender, users, out, k=2)
+    monkeypatch.setattr(writing, "write_table", write)
+    assert write_recommendations(recommender, users, out, k=2, engine="ray", workers=2) == 2
+    assert pd.read_csv(out)["item"].tolist() == recommender.recommend("all", 2)["item"].tolist()
+
+
+def test_added_items_are_not_on_ray(run: Path, tmp_path: Path) -> None:
+    recommender = Recommender.load(run)
+    features = {name: np.ones((1, width)) for name, width in WIDTHS.items() if name in ("image", "text")}
+    features = {name: features[name] for name in recommender.new_items.features.items}
+    extended = recommender.add_items(features, ["new"])
+    with pytest.raises(UserError, match="added items exist in this process only; use engine='local'"):
+        write_recommendations(extended, np.array([1]), tmp_path / "r.csv", engine="ray")
 
 
 def test_similar(run: Path, tmp_path: Path, capsys) -> None:
