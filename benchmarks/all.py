@@ -14,8 +14,18 @@ import time
 
 from benchmarks.measure import machine
 
-SCRIPTS = ("step", "epoch", "full_contrast", "evaluation", "loader", "graphs", "prepare", "recommend")
-WITHOUT_DATA = ("graphs", "prepare", "recommend")
+SCRIPTS = (
+    "step",
+    "epoch",
+    "full_contrast",
+    "evaluation",
+    "loader",
+    "graphs",
+    "prepare",
+    "recommend",
+    "serve",
+)
+WITHOUT_DATA = ("graphs", "prepare", "recommend", "serve")
 
 
 def main() -> int:

@@ -29,11 +29,11 @@ from recbole_siger.runs.scoring import SEEN_FILE, Scoring, pack_lists
 K, WIDTH, SEEN = 10, 64, 8
 
 
-def draw_run(folder: Path, n_users: int, n_items: int) -> None:
+def draw_run(folder: Path, n_users: int, n_items: int, width: int = WIDTH) -> None:
     """Write a run folder with random embeddings; sizes without the padding."""
     run, generator = RunFolder(folder), torch.Generator().manual_seed(7)
     tables = {
-        name: torch.randn(n + 1, WIDTH, generator=generator)
+        name: torch.randn(n + 1, width, generator=generator)
         for name, n in (("user", n_users), ("item", n_items))
     }
     run.write_config({"model": "SIGER", "dataset": "drawn", "save_embeddings": True})

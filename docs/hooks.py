@@ -24,7 +24,8 @@ PAGES = (
 )
 ROOMS = (
     *("quick_start", "config", "registry", "errors", "options", "evaluation", "graph", "data", "model"),
-    *("training", "runs", "recommend", "prepare", "extract", "profiles", "report", "tuning", "studies"),
+    *("training", "runs", "recommend", "serve", "prepare", "extract", "profiles", "report"),
+    *("tuning", "studies"),
     "reproduce",
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")

@@ -32,6 +32,7 @@ ROOMS = (
     "training",
     "quick_start",
     "recommend",
+    "serve",
     "prepare",
     "extract",
     "profiles",

