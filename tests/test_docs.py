@@ -70,6 +70,10 @@ ELSEWHERE = {
     "mypy": ".ci/run",
     'pip install -e ".[docs]"': ".ci/run",
     "mkdocs build --strict": ".ci/run",
+    'pip install -e ".[serve]"': ".ci/run installs with the extra `test`, which holds all of this",
+    "recbole-siger serve runs/siger --port=8000": (
+        "tests/integration/test_serve.py, with every request of the page"
+    ),
     "ray start --head --port=6379": "tests/integration/test_tune.py, with two nodes",
     "ray start --address=HEAD:6379": "tests/integration/test_tune.py, with two nodes",
     "recbole-siger tune --model=SIGER --dataset=ml-100k --address=auto --out=/shared/siger": (

@@ -136,6 +136,8 @@ def _add_handlers(api: FastAPI) -> None:
 def _validation_line(error: RequestValidationError) -> str:
     """Return the first problem of a request: where, and what was expected."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"body: is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
     more = len(error.errors()) - 1
     suffix = f" (and {more} more)" if more else ""

@@ -184,7 +184,7 @@ class _Answer:
         """Send one line of JSON, unless an answer has begun."""
         if self._started:
             return
-        body = json.dumps({"error": text}).encode()
+        body = json.dumps({"error": text}, separators=(",", ":")).encode()
         length = (b"content-length", str(len(body)).encode())
         kind = (b"content-type", b"application/json")
         await self({"type": "http.response.start", "status": status, "headers": [kind, length, *headers]})

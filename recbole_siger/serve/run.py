@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import torch
 import uvicorn
 
@@ -39,6 +40,7 @@ def serve(source: str | Path, params: ServeParams, report: Callable[[str], None]
     token = read_token(params)
     check_host(params, token)
     torch.set_num_threads(1)  # each request has a thread of its own
+    prometheus_client.disable_created_metrics()  # a line more for each count
     with contextlib.closing(open_socket(params)) as listener:
         service = Service(source, params)
         loaded = service.loaded

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -258,6 +259,73 @@ def test_a_token_opens_another_address_and_is_not_printed(tmp_path: Path) -> Non
         assert "Traceback" not in text
 
 
+# ---- the page of the documentation
+
+
+def requests_of_the_page(page: str) -> Iterator[tuple[bool, list[str], int, str]]:
+    """Yield whether the server has a token, the words of each `curl`, the status and the answer."""
+    for before, block in re.findall(r"([^\n]*)\n\n```console\n(.*?)^```", page, flags=re.M | re.S):
+        for command, status, answer in re.findall(
+            r"^\$ (curl .*)\n(\d{3}) (.*\n(?:(?!\$ ).*\n)*)", block, flags=re.M
+        ):
+            yield "With a token" in before, shlex.split(command)[1:], int(status), answer.rstrip("\n")
+
+
+def send(port: int, words: list[str], folder: Path) -> tuple[int, str]:
+    """Send the request of a `curl` command."""
+    method, body, headers, url = None, None, {}, ""
+    rest = iter(words)
+    for word in rest:
+        if word == "-X":
+            method = next(rest)
+        elif word == "-d":
+            data = next(rest)
+            body = (folder / data[1:]).read_bytes() if data.startswith("@") else data.encode()
+        elif word == "-H":
+            name, _, value = next(rest).partition(": ")
+            headers[name] = value.replace("Bearer TOKEN", f"Bearer {TOKEN}")
+        else:
+            url = word.removeprefix("localhost:8000")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method or ("POST" if body else "GET"), url, body, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def form_of(value: Any) -> Any:
+    """Return the names and types of a JSON value; `source`, `ignored` and `rank` with their values."""
+    if isinstance(value, dict):
+        fixed = ("source", "ignored", "rank", "error", "status", "added", "n_new_items", "limits")
+        forms = {key: one if key in fixed else form_of(one) for key, one in value.items()}
+        return {**forms, **({"title": None} if "title" in forms else {})}  # a text or null
+    return [form_of(one) for one in value] if isinstance(value, list) else type(value).__name__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_token", [False, True])
+def test_the_transcript_of_the_page(has_token: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    words = ["run", "--model=VBPR", "--dataset=ml-100k", "--epochs=1", "--train_batch_size=8192"]
+    assert cli.main([*words, "--run_dir=runs/siger"]) == 0
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    Path("program.py").write_text(program)
+    subprocess.run([sys.executable, "program.py"], check=True)
+    asked = [one for one in requests_of_the_page(page) if one[0] == has_token]
+    assert len(asked) >= (3 if has_token else 20)
+    environment = {"RECBOLE_SIGER_TOKEN": TOKEN if has_token else ""}
+    with serving(tmp_path / "runs" / "siger", "--port=0", **environment) as server:
+        for _, curl, status, shown in asked:
+            found_status, found = send(server.port, curl, tmp_path)
+            assert found_status == status, (curl, found)
+            if shown.startswith("{"):
+                assert form_of(json.loads(found)) == form_of(json.loads(shown)), curl
+            else:
+                assert set(shown.splitlines()) - {"..."} <= set(found.splitlines()), curl
+
+
 # ---- a browser
 
 
@@ -320,13 +388,14 @@ def test_the_page_in_a_browser(scheme: Any, tmp_path: Path) -> None:
             page.fill("#k", "12")
             page.click("text=Recommend")
             page.wait_for_selector("#recommended li")
-            check_recommendations(page, run)
+            check_recommendations(page, playwright.expect, run)
             page.screenshot(path=str(shots / f"serve-{scheme}.png"), full_page=True)
-            check_a_new_user(page)
-            check_a_failure(page)
+            check_a_new_user(page, playwright.expect)
+            check_a_failure(page, playwright.expect)
             page.screenshot(path=str(shots / f"serve-{scheme}-failure.png"), full_page=True)
             page.set_viewport_size({"width": 360, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            page.set_viewport_size({"width": 1000, "height": 900})
             page.goto(f"http://127.0.0.1:{server.port}/docs")
             assert page.locator("h2").count() >= 8
             page.screenshot(path=str(shots / f"serve-{scheme}-docs.png"))
@@ -336,7 +405,7 @@ def test_the_page_in_a_browser(scheme: Any, tmp_path: Path) -> None:
         assert server.end() == 0
 
 
-def check_recommendations(page: Any, run: Path) -> None:
+def check_recommendations(page: Any, expect: Any, run: Path) -> None:
     want = Recommender.load(run).recommend(["u3"], 12)["item"].tolist()
     names = page.locator("#recommended li .name").all_inner_texts()
     titled = {f"i{n}": f"<b>Thing</b> {n}" for n in range(1, 24, 2)}  # markup is shown, not run
@@ -345,7 +414,7 @@ def check_recommendations(page: Any, run: Path) -> None:
     assert page.locator("#recommended p").inner_text() == "Scores of the model for this user of the run."
     assert "LightGCN on drawn, run run: 29 users, 23 items" in page.locator("#facts").inner_text()
     if "i7" in want:
-        page.wait_for_function("document.querySelector('#recommended img').naturalWidth === 1")
+        expect(page.locator("#recommended img")).to_have_js_property("naturalWidth", 1)
     for selector in (
         "h1",
         "#facts",
@@ -357,24 +426,22 @@ def check_recommendations(page: Any, run: Path) -> None:
         assert has_contrast(page, selector), selector
 
 
-def check_a_new_user(page: Any) -> None:
+def check_a_new_user(page: Any, expect: Any) -> None:
     page.locator("#recommended li button", has_text="Add to history").first.click()
     page.fill("#user", "nobody")
     page.click("text=Recommend")
-    page.wait_for_function("document.querySelector('#recommended h2').textContent === 'For user nobody'")
-    assert "Scores of the items in the history." in page.locator("#recommended p").inner_text()
+    expect(page.locator("#recommended h2")).to_have_text("For user nobody")
+    expect(page.locator("#recommended p")).to_contain_text("Scores of the items in the history.")
     page.fill("#history", "zz")
     page.click("text=Recommend")
-    page.wait_for_function("document.querySelector('#recommended p').textContent.includes('Popular items')")
+    expect(page.locator("#recommended p")).to_contain_text("Popular items")
     assert "Not in the run: zz." in page.locator("#recommended p").inner_text()
     page.locator("#recommended li button", has_text="Similar").first.click()
-    page.wait_for_selector("#similar li")
-    assert page.locator("#similar h2").inner_text() == "Similar to <b>Thing</b> 1"
+    expect(page.locator("#similar h2")).to_have_text("Similar to <b>Thing</b> 1")
 
 
-def check_a_failure(page: Any) -> None:
+def check_a_failure(page: Any, expect: Any) -> None:
     page.fill("#user", "u" * 201)
     page.click("text=Recommend")
-    page.wait_for_selector("[role=alert]:not(:empty)")
-    assert page.locator("[role=alert]").inner_text() == "user: an id has more than 200 characters"
+    expect(page.locator("[role=alert]")).to_have_text("user: an id has more than 200 characters")
     assert has_contrast(page, "[role=alert]")
