@@ -50,7 +50,10 @@ RAY = (pytest.mark.slow, pytest.mark.xdist_group("ray"))
 SLOW_PAGES = {
     **dict.fromkeys(("docs/cluster.md", "docs/tuning.md"), RAY),
     **dict.fromkeys(
-        ("docs/comparing.md", "docs/configuration.md", "docs/evaluation.md", "docs/models.md"),
+        (
+            *("docs/comparing.md", "docs/configuration.md", "docs/evaluation.md", "docs/models.md"),
+            "docs/serve.md",
+        ),
         (pytest.mark.slow,),
     ),
 }

@@ -20,6 +20,7 @@ from recbole_siger.prepare import run
 from recbole_siger.prepare.pipeline import PrepareParams
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS, get_model_class, model_names, recbole_root
+from recbole_siger.serve.params import ServeParams
 
 ROOT = Path(__file__).parents[1] / "properties"
 OVERALL = ROOT / "overall.yaml"
@@ -112,7 +113,7 @@ def test_overall_comments_tell_type_and_meaning() -> None:
             assert match["kinds"] == kinds[name], name
 
 
-@pytest.mark.parametrize("params_class", [ExtractParams, ProfilesParams])
+@pytest.mark.parametrize("params_class", [ExtractParams, ProfilesParams, ServeParams])
 def test_a_command_has_one_default_for_each_option_that_may_be_left_out(params_class: type) -> None:
     command = params_class.__name__.removesuffix("Params").lower()
     path = ROOT / f"{command}.yaml"

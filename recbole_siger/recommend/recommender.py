@@ -6,9 +6,9 @@ ids in them are checked, so that a damaged folder gives one line and runs no cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -256,7 +256,7 @@ class Recommender:
         ids = self.items.find(items, on_unknown)
         if self.scoring.kind == "item_item":
             return similar(self.items, ids, k, partial(matrix_rows, self.scoring))
-        return similar(self.items, ids, k, cosines_of(self._table("item")))
+        return similar(self.items, ids, k, self._item_cosines)
 
     def similar_users(
         self, users: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown = "error"
@@ -271,6 +271,11 @@ class Recommender:
         """
         ids = self.users.find(users, on_unknown)
         return similar(self.users, ids, k, cosines_of(self._table("user")))
+
+    @cached_property
+    def _item_cosines(self) -> Callable[[Ids], Tensor]:
+        """Cosines with all items, computed once for many calls."""
+        return cosines_of(self._table("item"))
 
     def _table(self, name: str) -> Tensor:
         """Return the final embeddings of ``user`` or ``item``, padding first."""

@@ -195,8 +195,11 @@ def read_image(path: Path) -> bytes | None:
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with open(number, "rb") as stream:
+    try:
         facts = os.fstat(number)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_IMAGE_BYTES:
             return None
-        return stream.read(MAX_IMAGE_BYTES)
+        with open(number, "rb", closefd=False) as stream:
+            return stream.read(MAX_IMAGE_BYTES)
+    finally:
+        os.close(number)

@@ -20,6 +20,7 @@ from recbole_siger.prepare.pipeline import PrepareParams
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.registry import MODELS
 from recbole_siger.report.comparison import TableParams
+from recbole_siger.serve.params import ServeParams
 from recbole_siger.studies.compare import Study
 from recbole_siger.tuning.request import SearchParams
 
@@ -76,6 +77,7 @@ DATACLASSES = [
     ("config", RunParams),
     ("extract.run", ExtractParams),
     ("profiles.run", ProfilesParams),
+    ("serve.params", ServeParams),
     ("prepare.pipeline", PrepareParams),
     ("tuning.request", SearchParams),
     ("report.comparison", TableParams),
@@ -126,7 +128,13 @@ def test_ranges_defaults_and_meanings_are_printed(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("command", "cls"), [("extract", ExtractParams), ("profiles", ProfilesParams), ("tune", SearchParams)]
+    ("command", "cls"),
+    [
+        ("extract", ExtractParams),
+        ("profiles", ProfilesParams),
+        ("serve", ServeParams),
+        ("tune", SearchParams),
+    ],
 )
 def test_a_command_takes_what_its_dataclass_declares(command: str, cls: type) -> None:
     own = {"tune": {"model", "dataset", "set", "space", "seeds", "out", "resume", "config_files"}}
