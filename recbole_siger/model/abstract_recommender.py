@@ -58,6 +58,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         params: The model's typed parameters.
         n_users: Number of users, the padding id 0 included.
         n_items: Number of items, the padding id 0 included.
+        n_source_items: Number of items whose embeddings a sum over all items may contain: all, but not items
+            that are added to a trained model.
         modalities: Names of the modalities, in the order of ``raw_features``.
         raw_features: ``{modality: (n_items, F_m)}`` in :meth:`feature_dtype`, zero where an item has no
             feature; graphs use these.
@@ -177,6 +179,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         super(GeneralRecommender, self).__init__()  # GeneralRecommender's own reads Config and Dataset
         self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID = inputs.fields
         self.n_users, self.n_items, self.device = inputs.n_users, inputs.n_items, inputs.device
+        self.n_source_items = inputs.n_items
         self.params: Any = inputs.params
         features = inputs.features if self.uses_features else {}
         read = self.modality_names(self.params, tuple(features)) if features else ()

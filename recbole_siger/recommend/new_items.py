@@ -158,6 +158,7 @@ class NewItems:
             graph_cache=ExtendedGraphs(extended, self.n_known, self.graphs),
         )
         state, _ = self.run.read_tensors(MODEL_FILE)
+        model.n_source_items = self.n_known
         _set_gaps(model, known, rows, values["missing_modality"])
         extend_state(model, select(state, "model."), self.n_known, id_embedding)
         model.eval()

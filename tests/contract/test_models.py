@@ -19,6 +19,7 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
     "MENTOR": {"noise_eps": 0.0},
     "RLMRec": {"keep_rate": 1.0},
     "KAR": {"keep_rate": 1.0},
+    "LGMRec": {"hyper_noise": "none", "hyper_keep": 1.0},
     "MIGGT": {
         "n_samples": 0,
         **dict.fromkeys(("feature_dropout", "hidden_dropout", "user_dropout", "item_dropout"), 0.0),
@@ -29,6 +30,8 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
 CHECKERBOARD: dict[str, dict[str, Any]] = {
     # More hops find the checkerboard without training.
     "MIGGT": {"n_ui_layers": 1, "modality_layers": [0, 0]},
+    # With less weight of the hyperedges, the propagated features find the checkerboard without training.
+    "LGMRec": {"hyper_weight": 2.0},
 }
 
 NEEDS_GPU = [

@@ -32,6 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "LATTICE": {},
     "RLMRec": {"backbone": "sgl", "align_weight": 0.1},
     "SLMRec": {},
+    "LGMRec": {"cl_weight": 0.01},
     "LightGCN": {},
     "BPR": {},
 }
