@@ -121,6 +121,7 @@ _SPECS = [
     _ours("KAR", "RecSys 2024", "2306.10933", "one text", cold=True),
     _ours("SLMRec", "TMM 2022", "", "any modalities", cold=True),
     _ours("LGMRec", "AAAI 2024", "2312.16400", "any modalities", cold=True),
+    _ours("DAMRS", "KDD 2024", "2406.12501", "any modalities", cold=True),
 ]
 MODELS = {spec.name: spec for spec in _SPECS}
 

@@ -1,22 +1,27 @@
 """Graphs of the nearest neighbours by item features.
 
 :func:`semantic_graph` is Eq. 6 of SIGER (arXiv 2508.06154); :func:`knn_graph` is the
-item graph of LATTICE, FREEDOM and MGCN.
+item graph of LATTICE, FREEDOM and MGCN; :func:`consistent_graphs` are those of DA-MRS.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from recbole_siger.graph import ann
 from recbole_siger.graph.cosine import STEP, UnitRows
-from recbole_siger.graph.nearest import nearest, nearest_atoms
+from recbole_siger.graph.nearest import CROSS_BYTES, NEVER, nearest, nearest_atoms
 from recbole_siger.graph.normalize import normalize_adjacency, sparse_matrix
 from recbole_siger.graph.ordering import first_k_per_row
 
 __all__ = [
+    "consistent_graphs",
+    "consistent_rows",
     "knn_graph",
+    "mean_cosine",
     "normalized_neighbors",
     "semantic_graph",
     "semantic_rows",
@@ -229,6 +234,152 @@ def similarity_graph(queries: Tensor, atoms: Tensor, k: int, *, same: bool) -> T
         row, place = (found < len(table)).nonzero(as_tuple=True)
         parts.append(torch.stack((rows.index[some][row], table.index[found[row, place]])))
     return edges_of_one(parts, (len(queries), len(atoms)), queries.device)
+
+
+def mean_cosine(features: Tensor) -> float:
+    r"""Average the cosines of all pairs of items that have a feature, each item with itself included.
+
+    .. math::
+        \frac{1}{V^2} \sum_{i, j} \cos(x_i, x_j) = \Bigl\lVert \frac{1}{V} \sum_i \hat x_i \Bigr\rVert^2
+
+    Source: the threshold of DA-MRS (KDD 2024), without a matrix of all pairs.
+
+    Args:
+        features: Shape ``(I, F)``, any float dtype, finite; an all-zero row is no item.
+
+    Returns:
+        A number in [0, 1]; 0 if no item has a feature.
+
+    Example:
+        >>> mean_cosine(torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 2.0]]))
+        0.5
+    """
+    return _mean_cosine(UnitRows(features))
+
+
+def _mean_cosine(rows: UnitRows) -> float:
+    width = rows.features.shape[1]
+    total = torch.zeros(width, dtype=torch.float64, device=rows.index.device)
+    size = max(1, CROSS_BYTES // (8 * width))
+    part = total.new_empty((min(size, len(rows)), width))
+    for first in range(0, len(rows), size):
+        last = min(first + size, len(rows))
+        total += rows.unit(first, last, part[: last - first]).sum(dim=0)
+    return float((total / max(1, len(rows))).square().sum())
+
+
+def consistent_graphs(features: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    r"""Connect every item to its ``k`` nearest items among those that are similar in every modality.
+
+    .. math::
+        S_{m,ij} = 1 \text{ for } j \in \operatorname{top}_k \{\cos(x_{m,i}, x_{m,j}) :
+            \cos(x_{m',i}, x_{m',j}) \ge \operatorname{mean} \cos(x_{m'}, x_{m'}) \text{ for all } m'\}
+
+    Source: the consistent graphs of DA-MRS (KDD 2024). The means are those of :func:`mean_cosine`. The item
+    itself is first, then higher cosine, then lower item id; an item with fewer such items has fewer edges. An
+    item without a feature has no edge in that modality; its pairs are judged by the other modalities. float64
+    cosines, rounded to 2^-30, decide on every device.
+
+    Args:
+        features: ``{modality: (I, F_m)}``, at least one, any float dtype, finite.
+        k: Edges of each item, including the edge to itself, >= 1.
+
+    Returns:
+        ``{modality: graph}``, coalesced sparse COO tensors of ones, shape ``(I, I)``, float32.
+
+    Raises:
+        ValueError: If a table is not a finite float matrix, the numbers of items differ, or ``k`` is below 1.
+
+    Example:
+        >>> image = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]])
+        >>> text = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> consistent_graphs({"image": image, "text": text}, k=3)["image"].indices().tolist()
+        [[1, 1, 2, 3, 3, 4], [1, 3, 2, 1, 3, 4]]
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    others, graphs = _consistent_others(features, features, k - 1, same=True), {}
+    for m, x in features.items():
+        loops = UnitRows(x).index.expand(2, -1)
+        graphs[m] = edges_of_one([loops, *others[m]], (len(x), len(x)), x.device)
+    return graphs
+
+
+def consistent_rows(queries: Mapping[str, Tensor], atoms: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Give rows outside the tables the edges that :func:`consistent_graphs` would give each of them alone.
+
+    The thresholds are those of the tables.
+
+    Args:
+        queries: Raw features of the rows, ``{modality: (n, F_m)}``.
+        atoms: Raw features of the tables, ``{modality: (I, F_m)}``.
+        k: Edges a row, the edge to itself counted, >= 1.
+
+    Returns:
+        ``{modality: (2, e)}``, row of ``queries`` then column, where column I + r is row r itself.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> consistent_rows({"text": torch.tensor([[5.0, 0.0]])}, {"text": x}, 3)["text"].tolist()
+        [[0, 0], [3, 1]]
+    """
+    others, found = _consistent_others(queries, atoms, k - 1, same=False), {}
+    for m, x in queries.items():
+        row = UnitRows(x).index
+        found[m] = torch.cat([torch.stack((row, len(atoms[m]) + row)), *others[m]], dim=1)
+    return found
+
+
+def _consistent_others(
+    queries: Mapping[str, Tensor], atoms: Mapping[str, Tensor], k: int, *, same: bool
+) -> dict[str, list[Tensor]]:
+    """Return the pairs of each modality in parts, ``(2, n)``, without pairs of a row with itself."""
+    for m, x in atoms.items():
+        check_tables(queries[m], x, same=same)
+    first, *_ = atoms
+    n_queries, n_atoms = len(queries[first]), len(atoms[first])
+    for m, x in atoms.items():
+        if len(x) != n_atoms:
+            raise ValueError(f"{first} {n_atoms} and {m} {len(x)} items; use tables of equal length")
+    rows, tables = ({m: UnitRows(x) for m, x in group.items()} for group in (queries, atoms))
+    least = {m: round(_mean_cosine(table) / STEP) for m, table in tables.items()}
+    parts: dict[str, list[Tensor]] = {m: [] for m in atoms}
+    device = atoms[first].device
+    order = torch.arange(n_atoms - 1, -1, -1, device=device)
+    size = max(1, min(1024, CROSS_BYTES // (8 * n_atoms)))
+    for start in range(0, n_queries if k else 0, size):
+        ids = torch.arange(start, min(start + size, n_queries), device=device)
+        steps = {m: _steps(rows[m], tables[m], ids, n_atoms) for m in atoms}
+        refused = torch.zeros((len(ids), n_atoms), dtype=torch.bool, device=device)
+        if same:
+            refused[torch.arange(len(ids), device=device), ids] = True
+        for m, step in steps.items():
+            refused |= (step < least[m]) & (step != NEVER)
+        for m, step in steps.items():
+            key = (step * n_atoms + order).masked_fill_(refused | (step == NEVER), NEVER)
+            found = key.topk(min(k, n_atoms), dim=1)
+            row, place = (found.values != NEVER).nonzero(as_tuple=True)
+            parts[m].append(torch.stack((ids[row], found.indices[row, place])))
+    return parts
+
+
+def _steps(rows: UnitRows, table: UnitRows, ids: Tensor, n_atoms: int) -> Tensor:
+    """Return the cosines of consecutive rows with all atoms: ``(n, I)``, in units of ``STEP``.
+
+    ``NEVER`` stands where the row or the atom has no feature. ``ids`` are the consecutive rows, ``(n,)``.
+    """
+    steps = torch.full((len(ids), n_atoms), NEVER, device=ids.device)
+    start, stop = torch.searchsorted(rows.index, torch.stack((ids[0], ids[-1] + 1))).tolist()
+    width = table.features.shape[1]
+    left = rows.unit(start, stop, torch.empty((stop - start, width), dtype=torch.float64, device=ids.device))
+    place = (rows.index[start:stop] - ids[0]).unsqueeze(1)
+    chunk = max(1, CROSS_BYTES // (8 * width))
+    for first in range(0, len(table), chunk):
+        last = min(first + chunk, len(table))
+        part = left.new_empty((last - first, width))
+        cosine = left @ table.unit(first, last, part).T
+        steps[place, table.index[first:last]] = (cosine.clamp_(-1, 1) / STEP).round_().long()
+    return steps
 
 
 def check_tables(queries: Tensor, atoms: Tensor, *, same: bool) -> None:

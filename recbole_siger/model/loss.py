@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from recbole_siger.model.layers import unit_rows
+from recbole_siger.model.loss_kernels import (
+    BernoulliDivergence,
+    NeighborDiscrimination,
+    check_temperature,
+    checked_target,
+    contrast,
+    full_precision,
+)
 
 __all__ = [
     "anchor_info_nce",
+    "bernoulli_divergence",
     "bpr_loss",
     "cosine_loss",
     "info_nce",
     "l2_loss",
+    "neighbor_discrimination",
     "norm_loss",
     "relation_loss",
 ]
 
-# Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
-LOWEST_UNSHIFTED = 1 / 64
 # Queries whose logits exist at a time.
 CHUNK_SIZE = 128
 
@@ -95,10 +101,10 @@ def info_nce(
         >>> round(info_nce(x, x, temperature=1.0).item(), 4)
         0.3133
     """
-    target = _checked_target(query, key, temperature, target, chunk_size)
+    target = checked_target(query, key, temperature, target, chunk_size)
     if cosine:
         query, key = unit_rows(query), unit_rows(key)
-    return _contrast(query, key, None, temperature, target, chunk_size, bounded=cosine)
+    return contrast(query, key, None, temperature, target, chunk_size, bounded=cosine)
 
 
 def anchor_info_nce(
@@ -142,10 +148,10 @@ def anchor_info_nce(
     if anchor.shape != view_a.shape:
         shapes = f"{tuple(view_a.shape)} and {tuple(anchor.shape)}"
         raise ValueError(f"view_a and anchor must have the same shape, got {shapes}")
-    target = _checked_target(view_a, view_b, temperature, target, chunk_size)
+    target = checked_target(view_a, view_b, temperature, target, chunk_size)
     a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
     positive = torch.linalg.vecdot(a + b.index_select(0, target), c) / (2 * temperature)
-    return _contrast(a, b, positive, temperature, target, chunk_size)
+    return contrast(a, b, positive, temperature, target, chunk_size)
 
 
 def l2_loss(*embeddings: Tensor) -> Tensor:
@@ -265,7 +271,7 @@ def relation_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, temperatu
     if not fits or negatives.dim() != 3 or negatives.shape[::2] != anchor.shape or negatives.shape[1] == 0:
         shapes = ", ".join(str(tuple(x.shape)) for x in (anchor, positive, negatives))
         raise ValueError(f"expected shapes (P, d), (P, d) and (P, V, d) with P and V >= 1, got {shapes}")
-    _check_temperature(temperature)
+    check_temperature(temperature)
     unit = unit_rows(anchor)
     others = torch.cat((positive.unsqueeze(1), negatives), dim=1)
     cosine = torch.einsum("pd,pvd->pv", unit, unit_rows(others.flatten(0, 1)).view_as(others))
@@ -273,113 +279,98 @@ def relation_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, temperatu
     return (logit.logsumexp(dim=1) - logit[:, 0]).mean()
 
 
-def _check_temperature(temperature: float) -> None:
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be finite and > 0, got {temperature}")
-
-
-def _checked_target(
-    query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int
+def bernoulli_divergence(
+    user: Tensor, item: Tensor, other: Tensor, *, chunk_size: int = CHUNK_SIZE
 ) -> Tensor:
-    """Refuse what would be broadcast, ignored or NaN; return the positives, ``(B,)`` int64."""
-    if query.dim() != 2 or key.dim() != 2 or query.shape[1] != key.shape[1] or len(query) == 0:
-        shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
-        raise ValueError(f"queries and keys must have shapes (B, d) and (N, d) with B >= 1, got {shapes}")
-    _check_temperature(temperature)
+    r"""Pull the probabilities that two tables of items give to each user and item towards each other.
+
+    .. math::
+        p = \sigma(u \cdot i), \quad q = \sigma(u \cdot o), \qquad
+        L = \operatorname{mean}_{u, i} \mathrm{KL}(p \Vert q) + \mathrm{KL}(q \Vert p)
+          = \operatorname{mean}_{u, i} (p - q)(u \cdot i - u \cdot o)
+
+    Source: the alignment of users of DA-MRS (KDD 2024). The last form has no logarithm of 1 - p, which is NaN
+    for large logits. Peak memory is ``6 * chunk_size * n`` numbers, in the backward pass too.
+
+    Args:
+        user: Shape ``(B, d)``, B >= 1.
+        item: First table, shape ``(n, d)``, n >= 1.
+        other: Second table of the same items, shape ``(n, d)``.
+        chunk_size: Users at a time, >= 1; changes the memory, not the value.
+
+    Returns:
+        Mean over users and items, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes do not fit or ``chunk_size`` is below 1.
+
+    Example:
+        >>> user, zeros = torch.tensor([[2.0]]), torch.zeros(1, 1)
+        >>> round(bernoulli_divergence(user, torch.tensor([[0.5]]), zeros).item(), 4)
+        0.2311
+    """
+    fits = user.dim() == item.dim() == 2 and item.shape == other.shape and user.shape[1] == item.shape[1]
+    if not fits or not len(user) or not len(item):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (user, item, other))
+        raise ValueError(f"expected shapes (B, d), (n, d) and (n, d) with B and n >= 1, got {shapes}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if target is None:
-        if len(query) != len(key):
-            raise ValueError(f"without target, B and N must be equal, got {len(query)} and {len(key)}")
-        return torch.arange(len(query), device=query.device)
-    if target.shape != (len(query),) or target.dtype != torch.int64:
-        given = f"{target.dtype} of shape {tuple(target.shape)}"
-        raise ValueError(f"target must be int64 of shape ({len(query)},), got {given}")
-    if target.is_cuda:  # a look would make every step wait for the device, whose kernels stop at a bad index
-        return target
-    outside = target[(target < 0) | (target >= len(key))]
-    if len(outside):
-        raise ValueError(f"target {outside[0].item()} is outside [0, {len(key)})")
-    return target
-
-
-def _contrast(
-    query: Tensor,
-    key: Tensor,
-    positive: Tensor | None,
-    temperature: float,
-    target: Tensor,
-    chunk_size: int,
-    *,
-    bounded: bool = True,
-) -> Tensor:
-    """Average the cross entropy of inner products; ``positive`` replaces the logit of the target.
-
-    ``bounded`` says that all rows have length 1 at most.
-    """
-    half = (torch.float16, torch.bfloat16)
-    tables = [t.float() if t is not None and t.dtype in half else t for t in (query, key, positive)]
-    with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
-        shift = not bounded or temperature < LOWEST_UNSHIFTED
-        loss: Tensor = _CrossEntropy.apply(*tables, temperature, target, chunk_size, shift)
+    with torch.autocast(user.device.type, enabled=False):
+        loss: Tensor = BernoulliDivergence.apply(*map(full_precision, (user, item, other)), chunk_size)
     return loss
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Softmax cross entropy that makes its gradients in the forward pass, a chunk of queries at a time.
+def neighbor_discrimination(
+    views: Sequence[Tensor],
+    items: Tensor,
+    k: int,
+    temperature: float,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> Tensor:
+    r"""Pull each item to its neighbours in all views, and to other neighbours in one view.
 
-    A chunk's logits stay in the processor's cache and become their exponentials in place; nothing of size
-    B x N is kept for the backward pass. What can be done to the d-wide factors is not done to the logits.
+    .. math::
+        \pi_g &= \operatorname{softmax}_j \cos(h_{g,i}, h_{g,j}), \qquad
+            T_g = \operatorname{top}_k \Bigl(\pi_g + \sum_{g'} \pi_{g'}\Bigr), \qquad
+            O_g = \operatorname{top}_k \pi_g \text{ outside } T_g \\
+        L &= \operatorname{mean}_{g, i} -\log \Bigl(\frac{e(T_g)}{e(\text{all})} + 10^{-9}\Bigr)
+            - \log \Bigl(\frac{e(O_g)}{e(\text{all}) - e(T_g)} + 10^{-9}\Bigr), \qquad
+            e(S) = \sum_{j \in S} \exp \frac{\cos(h_{g,i}, h_{g,j})}{\tau}
+
+    Source: the alignment of items of DA-MRS (KDD 2024). The item itself can be in T. The choice of T and O
+    has no gradient. Peak memory is about ``(2 * len(views) + 6) * chunk_size * N`` numbers, in the backward
+    pass too.
+
+    Args:
+        views: Tables of all items, at least one, shape ``(N, d)`` each, any length.
+        items: Rows that are pulled, shape ``(n,)``, n >= 1, int64, in ``[0, N)``, distinct.
+        k: Size of T and of O, in ``[1, N / 2]``.
+        temperature: τ, > 0.
+        chunk_size: Items at a time, >= 1; changes the memory, not the value.
+
+    Returns:
+        Mean over items and views, shape ``()``, >= 0.
+
+    Raises:
+        ValueError: If the shapes do not fit or a number is out of range.
+
+    Example:
+        >>> view = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+        >>> loss = neighbor_discrimination([view], torch.tensor([0]), k=1, temperature=1.0)
+        >>> round(loss.item(), 4)  # log((2 e + 2) / e) + log((e + 2) / e)
+        1.5579
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        positive: Tensor | None,
-        temperature: float,
-        target: Tensor,
-        chunk_size: int,
-        shift: bool,
-    ) -> Tensor:
-        query = query / temperature
-        mass, top = torch.empty_like(query[:, 0]), torch.zeros_like(query[:, 0])
-        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
-        buffer = query.new_empty(min(chunk_size, len(query)), len(key))
-        for start in range(0, len(query), chunk_size):
-            rows = slice(start, start + chunk_size)
-            part = query[rows]
-            logits = torch.mm(part, key.T, out=buffer[: len(part)])
-            if positive is not None:  # the target's logit is no product of query and key
-                logits.scatter_(1, target[rows, None], -torch.inf)
-            if shift:
-                torch.amax(logits, dim=1, out=top[rows])
-                if positive is not None:
-                    torch.maximum(top[rows], positive[rows], out=top[rows])
-                logits -= top[rows, None]
-            torch.sum(logits.exp_(), dim=1, out=mass[rows])
-            if positive is not None:
-                mass[rows] += (positive[rows] - top[rows]).exp()
-            torch.mm(logits, key, out=grad_query[rows])
-            grad_key.addmm_(logits.T, part / mass[rows, None])
-        grad_query.div_(mass.unsqueeze(1))
-        grad_positive = None
-        if positive is None:
-            wanted = key.index_select(0, target)
-            chosen = torch.linalg.vecdot(query, wanted)
-            grad_query -= wanted
-            grad_key.index_add_(0, target, query, alpha=-1)
-        else:
-            chosen = positive
-            grad_positive = (positive - top).exp_().div_(mass).sub_(1)
-        ctx.save_for_backward(grad_query.div_(temperature), grad_key, grad_positive)
-        return (mass.log_() + top - chosen).mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, positive = ctx.saved_tensors
-        scale = grad / len(query)
-        grad_positive = None if positive is None else positive * scale
-        return query * scale, key * scale, grad_positive, None, None, None, None
+    if not views or views[0].dim() != 2 or len({view.shape for view in views}) != 1 or not len(items):
+        shapes = [tuple(view.shape) for view in views]
+        raise ValueError(f"expected views of one shape (N, d) and at least one item, got {shapes}")
+    n_items = len(views[0])
+    if not 1 <= k <= n_items // 2:
+        raise ValueError(f"k must be in [1, {n_items // 2}], half of the {n_items} items, got {k}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_temperature(temperature)
+    with torch.autocast(items.device.type, enabled=False):
+        units = [unit_rows(full_precision(view)) for view in views]
+        loss: Tensor = NeighborDiscrimination.apply(items, k, temperature, chunk_size, *units)
+    return loss

@@ -26,7 +26,7 @@ from torch import Tensor
 from recbole_siger.data.features import fill_missing, has_feature
 from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache
-from recbole_siger.graph.knn import semantic_rows
+from recbole_siger.graph.knn import consistent_rows, semantic_rows
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.options.params import build_params
 from recbole_siger.registry import MODELS, check_stored_name, get_model_class
@@ -98,8 +98,11 @@ class ExtendedGraphs(GraphCache):
         table, n = next(iter(tensors.values())), self._n_known
         if kind == "semantic":
             index, value = semantic_rows(table[n:], table[:n], int(arguments["k"] or 1))
-            column = torch.where(index[1] >= n, n + index[0], index[1])
-            index = torch.stack((n + index[0], column))
+            index = _below(n, index)
+        elif kind == "consistent":
+            new, old = ({name: x[part] for name, x in tensors.items()} for part in (slice(n, None), slice(n)))
+            found = consistent_rows(new, old, int(arguments["k"] or 1))[f"features.{arguments['modality']}"]
+            index, value = _below(n, found), torch.ones(found.shape[1])
         elif "same" in arguments:
             asked = {"queries": table[n:], "atoms": table[:n], **arguments, "same": False}
             rows = build(**asked).coalesce()
@@ -225,6 +228,12 @@ class NewItems:
             name = f"{stored.kind} of {stored.label}" if stored.label else stored.kind
             found[name] = column[mine].numpy(), stored.graph.values()[mine].numpy()
         return found
+
+
+def _below(n_known: int, index: Tensor) -> Tensor:
+    """Number the new rows after the trained items; column ``n_known`` + r is the new row r itself."""
+    column = torch.where(index[1] >= n_known, n_known + index[0], index[1])
+    return torch.stack((n_known + index[0], column))
 
 
 def _checked(

@@ -72,7 +72,8 @@ def _graphs(model: Any) -> list[StoredGraph]:
     for request in model.graph_cache.requests:
         labels = [m for m, x in model.raw_features.items() if any(x is y for y in request.tensors.values())]
         same = len(labels) == 1 and all(x is model.raw_features[labels[0]] for x in request.tensors.values())
-        graphs.append(StoredGraph(request.kind, labels[0] if same else "", model.graph_cache.again(request)))
+        label = labels[0] if same else str(request.arguments.get("modality", ""))
+        graphs.append(StoredGraph(request.kind, label, model.graph_cache.again(request)))
     return graphs
 
 

@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "RLMRec": {"backbone": "sgl", "align_weight": 0.1},
     "SLMRec": {},
     "LGMRec": {"cl_weight": 0.01},
+    "DAMRS": {"n_discriminated": 3, "neighbor_weight": 0.1},
     "LightGCN": {},
     "BPR": {},
 }

@@ -1,0 +1,245 @@
+"""Losses over many pairs that make their gradients in the forward pass, a chunk of rows at a time.
+
+Nothing of the size of all pairs is kept for the backward pass. The public functions are in
+:mod:`recbole_siger.model.loss`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = [
+    "BernoulliDivergence",
+    "CrossEntropy",
+    "NeighborDiscrimination",
+    "check_temperature",
+    "checked_target",
+    "contrast",
+    "full_precision",
+]
+
+# Cosines over this temperature lie within +-64: their exponentials and sums of them are ordinary float32.
+LOWEST_UNSHIFTED = 1 / 64
+# Added to the shares of NeighborDiscrimination before their logarithm, as DA-MRS is run.
+SMALLEST_SHARE = 1e-9
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless a temperature is finite and above 0."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be finite and > 0, got {temperature}")
+
+
+def checked_target(
+    query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int
+) -> Tensor:
+    """Refuse what would be broadcast, ignored or NaN; return the positives, ``(B,)`` int64."""
+    if query.dim() != 2 or key.dim() != 2 or query.shape[1] != key.shape[1] or len(query) == 0:
+        shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
+        raise ValueError(f"queries and keys must have shapes (B, d) and (N, d) with B >= 1, got {shapes}")
+    check_temperature(temperature)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if target is None:
+        if len(query) != len(key):
+            raise ValueError(f"without target, B and N must be equal, got {len(query)} and {len(key)}")
+        return torch.arange(len(query), device=query.device)
+    if target.shape != (len(query),) or target.dtype != torch.int64:
+        given = f"{target.dtype} of shape {tuple(target.shape)}"
+        raise ValueError(f"target must be int64 of shape ({len(query)},), got {given}")
+    if target.is_cuda:  # a look would make every step wait for the device, whose kernels stop at a bad index
+        return target
+    outside = target[(target < 0) | (target >= len(key))]
+    if len(outside):
+        raise ValueError(f"target {outside[0].item()} is outside [0, {len(key)})")
+    return target
+
+
+def contrast(
+    query: Tensor,
+    key: Tensor,
+    positive: Tensor | None,
+    temperature: float,
+    target: Tensor,
+    chunk_size: int,
+    *,
+    bounded: bool = True,
+) -> Tensor:
+    """Average the cross entropy of inner products; ``positive`` replaces the logit of the target.
+
+    ``bounded`` says that all rows have length 1 at most.
+    """
+    tables = [t if t is None else full_precision(t) for t in (query, key, positive)]
+    with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
+        shift = not bounded or temperature < LOWEST_UNSHIFTED
+        loss: Tensor = CrossEntropy.apply(*tables, temperature, target, chunk_size, shift)
+    return loss
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return float32 in place of half precision, any other tensor as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Softmax cross entropy that makes its gradients in the forward pass, a chunk of queries at a time.
+
+    A chunk's logits stay in the processor's cache and become their exponentials in place; nothing of size
+    B x N is kept for the backward pass. What can be done to the d-wide factors is not done to the logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        positive: Tensor | None,
+        temperature: float,
+        target: Tensor,
+        chunk_size: int,
+        shift: bool,
+    ) -> Tensor:
+        """Compute the loss and its gradients."""
+        query = query / temperature
+        mass, top = torch.empty_like(query[:, 0]), torch.zeros_like(query[:, 0])
+        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
+        buffer = query.new_empty(min(chunk_size, len(query)), len(key))
+        for start in range(0, len(query), chunk_size):
+            rows = slice(start, start + chunk_size)
+            part = query[rows]
+            logits = torch.mm(part, key.T, out=buffer[: len(part)])
+            if positive is not None:  # the target's logit is no product of query and key
+                logits.scatter_(1, target[rows, None], -torch.inf)
+            if shift:
+                torch.amax(logits, dim=1, out=top[rows])
+                if positive is not None:
+                    torch.maximum(top[rows], positive[rows], out=top[rows])
+                logits -= top[rows, None]
+            torch.sum(logits.exp_(), dim=1, out=mass[rows])
+            if positive is not None:
+                mass[rows] += (positive[rows] - top[rows]).exp()
+            torch.mm(logits, key, out=grad_query[rows])
+            grad_key.addmm_(logits.T, part / mass[rows, None])
+        grad_query.div_(mass.unsqueeze(1))
+        grad_positive = None
+        if positive is None:
+            wanted = key.index_select(0, target)
+            chosen = torch.linalg.vecdot(query, wanted)
+            grad_query -= wanted
+            grad_key.index_add_(0, target, query, alpha=-1)
+        else:
+            chosen = positive
+            grad_positive = (positive - top).exp_().div_(mass).sub_(1)
+        ctx.save_for_backward(grad_query.div_(temperature), grad_key, grad_positive)
+        return (mass.log_() + top - chosen).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients of the forward pass."""
+        query, key, positive = ctx.saved_tensors
+        scale = grad / len(query)
+        grad_positive = None if positive is None else positive * scale
+        return query * scale, key * scale, grad_positive, None, None, None, None
+
+
+class BernoulliDivergence(torch.autograd.Function):
+    """Mean of (p - q)(a - b) over users and items, with logits a, b and their sigmoids p, q."""
+
+    @staticmethod
+    def forward(ctx: Any, user: Tensor, item: Tensor, other: Tensor, chunk_size: int) -> Tensor:
+        """Compute the loss and its gradients."""
+        total, grad_user = user.new_zeros(()), torch.empty_like(user)
+        grad_item, grad_other = torch.zeros_like(item), torch.zeros_like(other)
+        for start in range(0, len(user), chunk_size):
+            rows = slice(start, start + chunk_size)
+            part = user[rows]
+            first, second = part @ item.T, part @ other.T
+            gap = first - second
+            p, q = first.sigmoid_(), second.sigmoid_()
+            difference = p - q
+            total += torch.sum(difference * gap)
+            by_first = torch.addcmul(difference, p * (1 - p), gap)
+            by_second = torch.addcmul(difference, q * (1 - q), gap).neg_()
+            grad_user[rows] = by_first @ item + by_second @ other
+            grad_item.addmm_(by_first.T, part)
+            grad_other.addmm_(by_second.T, part)
+        n_pairs = len(user) * len(item)
+        ctx.save_for_backward(*(grad.div_(n_pairs) for grad in (grad_user, grad_item, grad_other)))
+        return total / n_pairs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients of the forward pass."""
+        user, item, other = ctx.saved_tensors
+        return user * grad, item * grad, other * grad, None
+
+
+class NeighborDiscrimination(torch.autograd.Function):
+    """Mean of -log(e(T) / e(all)) - log(e(O) / (e(all) - e(T))) over items and views of unit rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, items: Tensor, k: int, temperature: float, chunk_size: int, *views: Tensor
+    ) -> Tensor:
+        """Compute the loss and its gradients."""
+        total, grads = views[0].new_zeros(()), [torch.zeros_like(view) for view in views]
+        for some in items.split(chunk_size):
+            queries = [view.index_select(0, some) for view in views]
+            cosines = [query @ view.T for query, view in zip(queries, views, strict=True)]
+            chances = [cosine.softmax(dim=1) for cosine in cosines]
+            together = torch.stack(chances).sum(dim=0)
+            for view, query, cosine, chance, grad in zip(
+                views, queries, cosines, chances, grads, strict=True
+            ):
+                common = (together + chance).topk(k, dim=1).indices
+                single = chance.scatter_(1, common, -1.0).topk(k, dim=1).indices
+                # The shift changes no share and keeps exponentials at 1 or below.
+                power = cosine.sub_(1).div_(temperature).exp_()
+                loss, by_cosine = _discriminate(power, common, single)
+                total += loss
+                by_cosine /= temperature
+                grad.addmm_(by_cosine.T, query)
+                grad.index_add_(0, some, by_cosine @ view)
+        n_terms = len(items) * len(views)
+        ctx.save_for_backward(*(grad.div_(n_terms) for grad in grads))
+        return total / n_terms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients of the forward pass."""
+        return None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
+
+
+def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the losses of some rows, and its gradient by the logarithms of ``power``.
+
+    Args:
+        power: Exponentials e, shape ``(n, N)``; overwritten.
+        common: Columns of T, shape ``(n, k)``.
+        single: Columns of O, shape ``(n, k)``.
+    """
+    of_common, of_single = power.gather(1, common), power.gather(1, single)
+    in_common, in_single = of_common.sum(dim=1, keepdim=True), of_single.sum(dim=1, keepdim=True)
+    outside = power.scatter_(1, common, 0.0).sum(dim=1, keepdim=True)
+    outside.clamp_min_(torch.finfo(outside.dtype).tiny)  # at a low temperature all of it can be 0
+    everything = outside + in_common
+    first, second = in_common / everything, in_single / outside
+    loss = -((first + SMALLEST_SHARE).log() + (second + SMALLEST_SHARE).log()).sum()
+    # By a power outside T and O; a power in O or in T adds its own part. Each factor is a share of 1.
+    first_slope, second_slope = 1 / (first + SMALLEST_SHARE), 1 / (second + SMALLEST_SHARE)
+    by_common = of_common / everything * (first - 1) * first_slope
+    by_single = of_single / outside * (second - 1) * second_slope
+    by_single += of_single / everything * first * first_slope
+    gradient = power / outside * (second * second_slope)
+    gradient.addcmul_(power / everything, first * first_slope)
+    gradient.scatter_(1, single, by_single)
+    gradient.scatter_(1, common, by_common)
+    return loss, gradient
