@@ -106,7 +106,7 @@ FOREIGN_OPTIONS = {"cov", "index-url", "max-children", "check", "generate", "hea
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 
 # Features of the folders in MMRec's layout that are shown, beside those of `--feature`; any other has both.
-RAW_FEATURES = {"lfm2k": ("text",), "tiktok": ("image", "audio")}
+RAW_FEATURES = {"book": (), "yelp": (), "lfm2k": ("text",), "tiktok": ("image", "audio")}
 N_USERS, N_ITEMS = 29, 23
 
 

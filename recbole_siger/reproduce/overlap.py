@@ -123,7 +123,7 @@ def overlap_section(
     notes.append(
         "Shares of the items that have a co-occurring item, by how many of their top co-occurring items are "
         "neighbours in a graph. Statement of the paper: most items find none or one in the semantic graph. "
-        "The EISG contains all of them by construction."
+        "The EISG contains all of them by construction; an item with fewer co-occurring items finds fewer."
     )
     return Section(title_of(table, dataset, note), header, tuple(rows), (*notes, *table.remarks))
 
