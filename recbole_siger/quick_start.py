@@ -101,6 +101,8 @@ def _train(
     try:
         with run_settings(config), logging_to(None if several else run.file("run.log")):
             _log.info("run folder: %s", run.path)
+            if resume and run.read_config().get("log_wandb"):
+                _log.warning("%s: log_wandb has no effect on a resumed run", run.file("config.yaml"))
             if several:
                 return train_in_processes(config, run, resume=resume)
             experiment = build_experiment(config, run)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_siger.common.files import atomic_path
+from recbole_siger.common.terminal import plain
 from recbole_siger.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "draw_histograms",
     "draw_points",
     "draw_sweep",
+    "literal",
     "save_figure",
     "svg_bytes",
 ]
@@ -120,6 +122,15 @@ def svg_bytes(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
+def literal(text: object) -> str:
+    r"""Return text that matplotlib draws as it is: on one line, and without formulas between dollar signs.
+
+    >>> literal("a $x_1$\tb")
+    'a \\$x_1\\$\\tb'
+    """
+    return plain(text).replace("$", r"\$")
+
+
 def metric_label(name: str) -> str:
     """Name a metric as papers do.
 
@@ -154,13 +165,13 @@ def draw_curves(
         seen = [(epoch, value) for epoch, value in zip(epochs, valid, strict=True) if value is not None]
         marker = "o" if len(seen) < 25 else None
         top.plot([e for e, _ in seen], [v for _, v in seen], color=COLORS[0], marker=marker, markersize=3)
-        top.set_ylabel(f"validation {metric_label(metric)}")
+        top.set_ylabel(literal(f"validation {metric_label(metric)}"))
         best = dict(seen).get(best_epoch) if best_epoch is not None else None
         if best is not None:
             top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3, clip_on=False)
             top.set_title(f"\u2605 best epoch {best_epoch}: {best:.4f}", loc="right", color=COLORS[1])
         for number, (name, values) in enumerate(losses.items()):
-            style = {"color": COLORS[(number + 1) % len(COLORS)], "label": name.replace("_", " ")}
+            style = {"color": COLORS[(number + 1) % len(COLORS)], "label": literal(name.replace("_", " "))}
             line = ("-", "--", ":", "-.")[number % 4]
             bottom.plot(epochs, values, linestyle=line, marker="o" if len(epochs) == 1 else None, **style)
         positive = all(value > 0 for values in losses.values() for value in values)
@@ -172,7 +183,7 @@ def draw_curves(
         if len(losses) > 1:
             figure.legend(loc="outside lower center", ncols=2)
         if title:
-            figure.suptitle(title, fontsize=8)
+            figure.suptitle(literal(title), fontsize=8)
         return figure
 
 
@@ -228,12 +239,12 @@ def draw_sweep(
                 marker=MARKERS[number % len(MARKERS)],
                 capsize=2,
             )
-            axis.set_ylabel(metric_label(metric))
+            axis.set_ylabel(literal(metric_label(metric)))
             axis.margins(y=0.25)
-        axis.set_xticks(places, [str(value) for value in values])
-        axis.set_xlabel(key + ("\nbars: standard deviation over seeds" if several else ""))
+        axis.set_xticks(places, [literal(value) for value in values])
+        axis.set_xlabel(literal(key) + ("\nbars: standard deviation over seeds" if several else ""))
         if title:
-            figure.suptitle(title, fontsize=8)
+            figure.suptitle(literal(title), fontsize=8)
         return figure
 
 
@@ -264,7 +275,7 @@ def draw_bars(
                 [place + offset for place in range(len(groups))],
                 [np.nan if height is None else height for height in heights],
                 width,
-                label=label,
+                label=literal(label),
                 color=COLORS[number % len(COLORS)],
                 hatch=HATCHES[number % len(HATCHES)],
                 edgecolor="white",
@@ -272,9 +283,10 @@ def draw_bars(
                 yerr=spread if any(spread) else None,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "black"},
             )
-        axis.set_xticks(range(len(groups)), list(groups))
-        axis.set_ylabel(ylabel)
-        figure.legend(loc="outside upper center", ncols=_legend_columns(len(series)), title=title or None)
+        axis.set_xticks(range(len(groups)), [literal(group) for group in groups])
+        axis.set_ylabel(literal(ylabel))
+        columns = _legend_columns(len(series))
+        figure.legend(loc="outside upper center", ncols=columns, title=literal(title) or None)
         return figure
 
 
@@ -308,7 +320,7 @@ def draw_histograms(
                     edgecolor="white",
                     linewidth=0.4,
                 )
-            axis.set_title(name, loc="right", pad=2)
+            axis.set_title(literal(name), loc="right", pad=2)
             axis.set_ylabel("items (%)")
         axis.set_xticks(range(n_bins))
         axis.set_xlabel(xlabel)
@@ -343,7 +355,7 @@ def draw_points(
             axis.spines[side].set_visible(False)
         axis.set_aspect("equal", adjustable="datalim")
         if title:
-            figure.suptitle(title, fontsize=8)
+            figure.suptitle(literal(title), fontsize=8)
         return figure
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_siger.report.figures import COLORS, column_figure, column_style, save_figure
+from recbole_siger.report.figures import COLORS, column_figure, column_style, literal, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,15 +106,15 @@ def draw_parallel(
             shown = range(len(names)) if len(names) <= 8 else np.linspace(0, len(names) - 1, 5).astype(int)
             for place in shown:
                 text = panel.text(
-                    x, place / max(len(names) - 1, 1), f" {names[place]}", fontsize=6, va="center"
+                    x, place / max(len(names) - 1, 1), f" {literal(names[place])}", fontsize=6, va="center"
                 )
                 text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7})
-        panel.set_xticks(range(len(levels)), list(levels), rotation=30, ha="right")
+        panel.set_xticks(range(len(levels)), [literal(name) for name in levels], rotation=30, ha="right")
         panel.set_xlim(-0.2, len(levels) - 0.5)
         panel.set_yticks([])
         panel.spines[["left", "bottom"]].set_visible(False)
         panel.tick_params(axis="x", length=0)
-        figure.colorbar(colors, ax=panel, label=label)
+        figure.colorbar(colors, ax=panel, label=literal(label))
         return figure
 
 
@@ -130,9 +130,10 @@ def draw_importance(found: Mapping[str, tuple[float, float]], label: str) -> Fig
         figure, axes = column_figure(height=0.7 + 0.2 * len(order))
         panel = axes[0, 0]
         means, stds = zip(*(found[key] for key in order), strict=True)
-        panel.barh(order, means, xerr=stds, color=COLORS[0], height=0.65, error_kw={"lw": 0.8, "capsize": 2})
+        names = [literal(key) for key in order]
+        panel.barh(names, means, xerr=stds, color=COLORS[0], height=0.65, error_kw={"lw": 0.8, "capsize": 2})
         panel.axvline(0, color="black", lw=0.6)
-        panel.set_xlabel(f"importance for {label}\n(R² lost when the option is shuffled)")
+        panel.set_xlabel(f"importance for {literal(label)}\n(R² lost when the option is shuffled)")
         return figure
 
 

@@ -88,11 +88,11 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     )
     parts = []
     for comparison in comparisons:
-        parts.append(f"## {plain(comparison.title)}")
+        parts.append(f"## {_markdown_text(comparison.title)}")
         parts.append(_lines(header_cells(comparison), body_rows(comparison, style)))
         if tests := paired_rows(comparison, style):
             parts.append(_lines(paired_header(comparison), tests))
-        parts += notes_of(comparison)
+        parts += map(_markdown_text, notes_of(comparison))
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,7 +107,13 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return plain(text).replace("|", "\\|")
+    r"""Escape what Markdown would read as a column, an HTML tag, code or the target of a link.
+
+    >>> print(_markdown_text("a|b <b> `c` [d](e) recall@20[cold]"))
+    a\|b \<b> \`c\` [d]\(e) recall@20[cold]
+    """
+    escaped = re.sub(r"(\\*)([|<`])", lambda found: f"{found[1] * 2}\\{found[2]}", plain(text))
+    return escaped.replace("](", "]\\(")
 
 
 def table_csv(comparisons: Sequence[Comparison]) -> str:

@@ -86,8 +86,12 @@ def config_of_run(
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}
     named = stored if model is None else model
-    # Anybody can be the author of the folder: its names of other output folders have no effect.
-    own = {"run_dir": None, "cache_dir": "none" if values.get("cache_dir") == "none" else None}
+    # Anybody can be the author of the folder: its names of other outputs have no effect.
+    own = {
+        "run_dir": None,
+        "cache_dir": "none" if values.get("cache_dir") == "none" else None,
+        "log_wandb": False,
+    }
     return Config(named, config_file_list=[file], config_dict={**own, **moved, **changes})
 
 
