@@ -300,6 +300,28 @@ def random_scores() -> None:
     _patch(f"{_GENERAL}.random", _draw)
 
 
+def _cap_samples(module: types.ModuleType) -> None:
+    draw = module.sample_cor_samples
+    if hasattr(draw, "__wrapped__"):
+        return
+
+    @functools.wraps(draw)
+    def capped(n_users: int, n_items: int, cor_batch_size: int) -> Any:
+        return draw(n_users, n_items, min(cor_batch_size, n_users, n_items))
+
+    module.sample_cor_samples = capped
+
+
+def dgcf_samples() -> None:
+    """Let DGCF train on data with few batches.
+
+    Needed because: DGCF draws ``max(n_users, n_items) / n_batches`` users and as many items without
+    repetition, and fails where there are fewer; with more rows nothing changes.
+    Remove when: ``DGCF`` draws at most ``n_users`` users and ``n_items`` items.
+    """
+    _patch(f"{_GENERAL}.dgcf", _cap_samples)
+
+
 def silent_tensorboard() -> None:
     """Prevent RecBole's trainers from writing files when they are constructed.
 
@@ -332,6 +354,7 @@ WORKAROUNDS: tuple[Callable[[], None], ...] = (
     ncl_clusters,
     pop_counts,
     random_scores,
+    dgcf_samples,
     silent_tensorboard,
 )
 

@@ -211,6 +211,7 @@ class Config(RecBoleConfig):
         super()._load_internal_config_dict(model, model_class, dataset)
         if not getattr(model_class, "samples_negatives", True):
             self._push(f"{model}.samples_negatives", {"train_neg_sample_args": None})
+        self.general_eval_args = dict(self.internal_config_dict.get("eval_args") or {})
         # The folder of the data states facts (files, split); the named YAML states choices, so it comes last.
         values = {**self.internal_config_dict, **self.external_config_dict}
         facts = Path(str(values.get("data_path"))) / dataset / f"{dataset}.yaml"

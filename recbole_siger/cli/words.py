@@ -12,6 +12,8 @@ __all__ = ["single_values", "split_words"]
 Pairs = list[tuple[str, str]]
 
 _SHORT = {"-m": "--model", "-d": "--dataset"}
+_DASHED = {"time_aware": "time-aware"}
+"""Keys of RecBole's models that are spelled with a dash."""
 
 
 def split_words(
@@ -23,8 +25,8 @@ def split_words(
 ) -> tuple[list[str], Pairs]:
     """Split words into those without a key, and ``(key, value)`` of ``--key=value`` or ``--key value``.
 
-    A key may be typed with ``-`` for ``_``. A flag needs no value. A key of ``lists`` takes the words up to
-    the next key, as a shell makes them of ``--out t.{md,tex}``.
+    A key may be typed with ``-`` for ``_``, and ``_`` for ``-``. A flag needs no value. A key of ``lists``
+    takes the words up to the next key, as a shell makes them of ``--out t.{md,tex}``.
 
     Args:
         words: What was typed after the command.
@@ -46,6 +48,7 @@ def split_words(
             continue
         key, equals, value = _SHORT.get(word, word).partition("=")
         name = key.removeprefix("--").replace("-", "_")
+        name = _DASHED.get(name, name)
         if not key.startswith("--") or not name:
             raise UserError(f"command line: cannot read {word!r}; write --key=value")
         if not equals:

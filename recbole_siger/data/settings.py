@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recbole.data.dataloader import UserDataLoader
+from recbole.data.utils import get_dataloader
 from recbole.utils import InputType, ModelType
 
 from recbole_siger.config import Config
@@ -70,7 +72,12 @@ def _check_threshold(config: Config) -> None:
 
 
 def _check_negatives(config: Config) -> None:
-    """Refuse training without negatives for a model that compares each positive item with a negative item."""
+    """Refuse training without negatives for a model that compares each positive item with a negative item.
+
+    RecBole declares its autoencoders as such models too, but they train on whole users without negatives.
+    """
+    if get_dataloader(config, "train") is UserDataLoader:
+        return
     needed = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and _distribution(
         config.internal_config_dict.get("train_neg_sample_args")
     )
@@ -95,9 +102,10 @@ def _check_given_split(config: Config) -> None:
     fix = "filter before the split, as `recbole-siger prepare` does with --k_core, and leave it out"
     for key in active_filters(config):
         raise _problem(config, key, f"{why}; {fix}")
-    below = config.internal_config_dict.get("eval_args") or {}
-    given = config.external_config_dict.get("eval_args") or {}
+    # The value in effect, of the user or of the dataset's own YAML, against RecBole's for any dataset.
+    layers = (config.external_config_dict, config.internal_config_dict)
+    given = next((layer["eval_args"] for layer in layers if layer.get("eval_args")), {})
     for key in ("split", "order", "group_by"):
-        if key in given and given[key] != below.get(key):
+        if key in given and given[key] != config.general_eval_args.get(key):
             source = config.origin.get("eval_args", "configuration")
             raise UserError(f"{source}: eval_args: {key}={given[key]!r} {why}; leave it out")

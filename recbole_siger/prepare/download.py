@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.net import check_address, open_url
 from recbole_siger.errors import UserError
 
@@ -122,8 +123,22 @@ def fetch(
 
     Raises:
         UserError: If the server cannot be reached, rejects the request, sends more than ``max_bytes``, or
-            sends a file with a wrong checksum.
+            sends a file with a wrong checksum, or if another process downloads the file.
     """
+    busy = f"{path}: another process downloads this file; wait until the process ends"
+    with locked(path.with_name(f".{path.name}{LOCK}"), busy):
+        _fetch_locked(url, path, max_bytes, checksum, report, wait)
+
+
+def _fetch_locked(
+    url: str,
+    path: Path,
+    max_bytes: int,
+    checksum: str | None,
+    report: Callable[[str], None],
+    wait: Callable[[float], None],
+) -> None:
+    """Do what :func:`fetch` does, with the lock of ``path``."""
     part = path.with_name(f"{path.name}.part")
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recbole_siger.common.digests import canonical_digest
 from recbole_siger.common.files import atomic_path, sha256, write_text
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.ranking import Ranked
 from recbole_siger.recommend.ray_engine import Request, rank_on_ray
@@ -92,7 +93,8 @@ def write_recommendations(
     """Write the recommendations of many users, shard after shard, in bounded memory.
 
     Finished shards lie beside ``out`` in a hidden folder until the file is whole. The same command with the
-    same run and the same users continues after an interrupt; any other command begins again.
+    same run and the same users continues after an interrupt; any other command begins again. One process at
+    a time writes ``out``.
 
     Args:
         recommender: The run.
@@ -109,10 +111,30 @@ def write_recommendations(
         Number of shards that were there already.
 
     Raises:
-        UserError: If the suffix of ``out`` is unknown, items were added and the engine is ``ray``, or Ray
-            fails; finished shards are kept.
+        UserError: If the suffix of ``out`` is unknown, another process writes ``out``, items were added and
+            the engine is ``ray``, or Ray fails; finished shards are kept.
     """
     out = check_table_file(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{out}: another process writes this file; wait until the process ends, or choose another --out"
+    with locked(out.with_name(f".{out.name}{LOCK}"), busy):
+        return _write_locked(
+            recommender, users, out, k, exclude_seen, candidates, engine, workers, progress
+        )
+
+
+def _write_locked(
+    recommender: Recommender,
+    users: Ids,
+    out: Path,
+    k: int,
+    exclude_seen: SeenChoice,
+    candidates: Ids | None,
+    engine: str,
+    workers: int,
+    progress: Callable[[int], None],
+) -> int:
+    """Do what :func:`write_recommendations` does, with the lock of ``out``."""
     parts = [users[start : start + SHARD_USERS] for start in range(0, len(users), SHARD_USERS)]
     options = {"k": k, "exclude_seen": exclude_seen, "shard": SHARD_USERS, "n_items": len(recommender.items)}
     digests = [sha256(recommender.run.file(name)) for name in (EMBEDDINGS_FILE, SEEN_FILE)]

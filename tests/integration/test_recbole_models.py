@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from recbole_siger import cli
 from recbole_siger.quick_start import evaluate_run, run_experiment
+from tests.integration.conftest import Settings
 from tests.toy import QUIET
 
 QUICK = ["BPR", "LightGCN", "ItemKNN", "EASE", "MultiVAE", "Pop", "Random"]
@@ -32,3 +35,79 @@ def test_one_epoch_on_ml_100k(model: str, workdir: Path) -> None:
     assert Path("run/model.safetensors").is_file()
     assert evaluate_run("run") == result["test"]
     assert [path.name for path in workdir.iterdir()] == ["run"]
+
+
+# Models and options of TestGeneralRecommender in RecBole's tests/model/test_model_auto.py, without what is
+# newer than RecBole 1.2.0: AsymKNN, and ItemKNN between users.
+NO_NEGATIVES = {"train_neg_sample_args": None}
+DYNAMIC = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": True, "candidate_num": 2}
+PLAIN = [
+    "Pop",
+    "Random",
+    "BPR",
+    "NeuMF",
+    "ConvNCF",
+    "DMF",
+    "FISM",
+    "NAIS",
+    "SpectralCF",
+    "GCMC",
+    "NGCF",
+    "LightGCN",
+    "DGCF",
+    "LINE",
+    "EASE",
+    "NNCF",
+    "SLIMElastic",
+    "SGL",
+    "ADMMSLIM",
+    "NCEPLRec",
+    "DiffRec",
+    "LDiffRec",
+]
+OF_RECBOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in PLAIN},
+    **{
+        name: (name, NO_NEGATIVES) for name in ("MultiDAE", "MultiVAE", "ENMF", "MacridVAE", "CDAE", "RecVAE")
+    },
+    "ItemKNN": ("ItemKNN", {}),
+    "BPR, dynamic negatives": ("BPR", {"train_neg_sample_args": DYNAMIC}),
+    "DMF, ratings": ("DMF", {"inter_matrix_type": "rating"}),
+    "FISM, split": ("FISM", {"split_to": 10, "alpha": 0.5}),
+    "NAIS, concat": ("NAIS", {"algorithm": "concat", "split_to": 10, "alpha": 0.5, "beta": 0.1}),
+    "GCMC, stack": ("GCMC", {"accum": "stack", "sparse_feature": False}),
+    "SimpleX, mean": ("SimpleX", {"aggregator": "mean"}),
+    "SimpleX, users": ("SimpleX", {"aggregator": "user_attention"}),
+    "SimpleX, items": ("SimpleX", {"aggregator": "self_attention"}),
+    "NCL": ("NCL", {"num_clusters": 100}),
+    "DiffRec, times": ("DiffRec", {"time-aware": True}),
+    "LDiffRec, times": ("LDiffRec", {"time-aware": True}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OF_RECBOLE)
+def test_the_general_models_that_recbole_tests(
+    case: str, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One epoch by the command; RecBole's own test asks for no more."""
+    model, options = OF_RECBOLE[case]
+    rng = np.random.default_rng(7)
+    rows = [(f"u{u}", f"i{i}") for u in range(37) for i in rng.permutation(29)[:11]]
+    lines = [f"{u}\t{i}\t{rng.integers(1, 6)}\t{n}" for n, (u, i) in enumerate(rows)]
+    folder = tmp_path / "data" / "rated"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / "rated.inter").write_text("\n".join([head, *lines, ""]))
+    values = {**settings(), "epochs": 1, "run_dir": "run", **options}
+    for key in ("embedding_size", "train_batch_size"):
+        del values[key]
+    words = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
+    ]
+    columns = "--load_col={inter: [user_id, item_id, rating, timestamp]}"
+    code = cli.main(["run", f"--model={model}", "--dataset=rated", columns, *words])
+    assert code == 0, capsys.readouterr().err
+    result = json.loads(Path("run/results.json").read_text())
+    assert result["n_epochs"] == 1
+    assert 0 < result["test"]["recall@5"] < 1

@@ -115,6 +115,13 @@ def _probe_random_scores() -> Any:
     return [list(scores.shape), len({tuple(row) for row in scores.tolist()}), scores.mean(dim=0).tolist()]
 
 
+def _probe_dgcf_samples() -> Any:
+    from recbole.model.general_recommender import dgcf
+
+    drawn = [dgcf.sample_cor_samples(n, 7, 11) for n in (23, 5)] + [dgcf.sample_cor_samples(13, 17, 11)]
+    return [[len(set(part)) for part in pair] for pair in drawn]
+
+
 def _probe_silent_tensorboard() -> Any:
     import torch
     from recbole.trainer import Trainer
@@ -268,6 +275,12 @@ def test_random_draws_an_order_for_each_user(outcomes: Any) -> None:
     assert without[:2] == [[1000, 5], 1]
     assert applied[:2] == [[1000, 5], 1000]
     np.testing.assert_allclose(applied[2], 0.5, atol=0.05)  # the standard error is 0.009
+
+
+def test_dgcf_draws_no_more_than_there_is(outcomes: Any) -> None:
+    without, applied = outcomes["dgcf_samples"]
+    assert without.startswith("ValueError: Sample larger than population")
+    assert applied == [[7, 7], [5, 5], [11, 11]]
 
 
 def test_silent_tensorboard(outcomes: Any) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from recbole_siger.cli.words import single_values, split_words
 from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import read_yaml
+from recbole_siger.registry import recbole_root
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,15 @@ from recbole_siger.errors import UserError
 def test_words_become_keys_and_values(words: list[str], positional: list[str], found: list[Any]) -> None:
     flags = "flag".__eq__
     assert split_words(words, flags=flags, positional=True) == (positional, found)
+
+
+def test_keys_of_recbole_with_a_dash_are_known() -> None:
+    folder = recbole_root() / "properties" / "model"
+    keys = {key for file in folder.glob("*.yaml") for key in read_yaml(file) if "-" in key}
+    assert keys
+    for key in keys:
+        for typed in (key, key.replace("-", "_")):
+            assert split_words([f"--{typed}=True"]) == ([], [(key, "True")])
 
 
 @pytest.mark.parametrize(

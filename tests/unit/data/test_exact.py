@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_siger import cli
@@ -424,6 +425,24 @@ def test_another_split_of_data_that_are_split(tmp_path: Path, given: Mapping[str
         f"config_dict: eval_args: {key}={value!r} has no effect: the dataset is split already"
     )
     assert load(tmp_path, **SPLIT, eval_args={"mode": "full", "order": "RO"}).inter_num == len(draw_rows())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"split": {"RS": [6, 2, 2]}}, {"order": "TO"}, {"group_by": None}, {"split": {"LS": "test_only"}}],
+)
+def test_another_split_in_the_yaml_of_data_that_are_split(tmp_path: Path, given: dict[str, Any]) -> None:
+    """RecBole ignores the keys there as well. The user's own `eval_args` replace those of the file."""
+    folder = write(tmp_path, **thirds(draw_rows()))
+    file = folder / "toy" / "toy.yaml"
+    file.write_text(yaml.safe_dump({**SPLIT, "eval_args": given}))
+    (key, value), *_ = given.items()
+    message = refusal(folder)
+    reason = f"eval_args: {key}={value!r} has no effect: the dataset is split already"
+    assert message.startswith(f"toy.yaml: {reason}")
+    assert load(folder, eval_args={"mode": "full"}).inter_num == len(draw_rows())
+    file.write_text(yaml.safe_dump({**SPLIT, "eval_args": {"mode": "uni5"}}))
+    assert load(folder).config["eval_args"]["mode"] == {"valid": "uni5", "test": "uni5"}
 
 
 @pytest.mark.parametrize("parts", [["train", "test"], ["train", "train", "test"], ["train"]])

@@ -149,6 +149,26 @@ def test_a_later_call_continues_what_an_earlier_one_left(server: Server, tmp_pat
     assert server.seen[-1] == f"bytes={100_000 * ATTEMPTS}-"
 
 
+def test_two_downloads_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
+    """Both would append to one part. The second process is told to wait, and the file is whole."""
+    server.statuses = [503]
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def wait(seconds: float) -> None:
+        waits.set()
+        assert goes_on.wait(60)
+
+    first = threading.Thread(target=get, args=(server, tmp_path / "x"), kwargs={"wait": wait})
+    first.start()
+    assert waits.wait(60)
+    with pytest.raises(UserError, match=r"x: another process downloads this file; wait"):
+        get(server, tmp_path / "x")
+    goes_on.set()
+    first.join()
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert only(tmp_path, "x")
+
+
 def test_a_part_of_another_version_is_not_continued(server: Server, tmp_path: Path) -> None:
     server.cuts = [300_000] + [0] * (ATTEMPTS - 1)
     with pytest.raises(UserError):
