@@ -300,7 +300,7 @@ def random_scores() -> None:
     _patch(f"{_GENERAL}.random", _draw)
 
 
-def _cap_samples(module: types.ModuleType) -> None:
+def _cap_samples(module: Any) -> None:
     draw = module.sample_cor_samples
     if hasattr(draw, "__wrapped__"):
         return

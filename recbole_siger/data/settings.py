@@ -104,7 +104,7 @@ def _check_given_split(config: Config) -> None:
         raise _problem(config, key, f"{why}; {fix}")
     # The value in effect, of the user or of the dataset's own YAML, against RecBole's for any dataset.
     layers = (config.external_config_dict, config.internal_config_dict)
-    given = next((layer["eval_args"] for layer in layers if layer.get("eval_args")), {})
+    given: dict[str, Any] = next((layer["eval_args"] for layer in layers if layer.get("eval_args")), {})
     for key in ("split", "order", "group_by"):
         if key in given and given[key] != config.general_eval_args.get(key):
             source = config.origin.get("eval_args", "configuration")
