@@ -9,11 +9,12 @@ import re
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from recbole_siger.common.process import ending_orderly
 from recbole_siger.errors import UserError
+from recbole_siger.parallel.guard import guarding
 
 __all__ = [
     "actor_rows",
@@ -102,11 +103,24 @@ def connected(
     except ImportError as error:
         raise UserError(f"{command} requires Ray ({error}): pip install 'ray[tune]>=2.40'") from None
     own = not ray.is_initialized()
-    if own:
-        _start(address, option)
+    with guarding() if own and address in _LOCAL else nullcontext():
+        if own:
+            _start(address, option)
+        try:
+            with ending_orderly(), _loss_in_one_line():  # in the place of the handler that Ray has set
+                yield ray.util.client.ray.is_connected(), _nodes_line()
+        finally:
+            if own:
+                ray.shutdown()
+
+
+@contextmanager
+def _loss_in_one_line() -> Iterator[None]:
+    """Turn Ray's errors in the block into one line."""
+    import ray
+
     try:
-        with ending_orderly():  # in the place of the handler that Ray has set
-            yield ray.util.client.ray.is_connected(), _nodes_line()
+        yield
     except ray.exceptions.RayError as error:  # the cluster is lost, or a task on its head failed
         raise UserError(f"Ray: {failure_line(str(error))}") from None
     except ConnectionError as error:
@@ -114,9 +128,6 @@ def connected(
             raise
         why = _line(error).rstrip(".")
         raise UserError(f"Ray: the cluster is lost ({why}); finished work is stored, resume it") from None
-    finally:
-        if own:
-            ray.shutdown()
 
 
 def _start(address: str | None, option: str) -> None:
@@ -129,7 +140,7 @@ def _start(address: str | None, option: str) -> None:
         try:
             with _on_loopback():
                 ray.init("local", include_dashboard=False, **quiet)
-        except errors as error:
+        except Exception as error:  # a start that times out is a plain Exception
             raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
         return
     if address != "auto":

@@ -115,6 +115,20 @@ def test_an_address_of_the_environment_is_named_by_its_variable() -> None:
         pass
 
 
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, OSError])
+def test_a_start_that_fails_is_one_line(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Ray raises a plain Exception after half a minute."""
+    ray = pytest.importorskip("ray")
+
+    def fail(*_: Any, **options: Any) -> None:
+        raise kind("The current node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    complaint = "^Ray does not start on this machine: The current node timed out during startup.$"
+    with pytest.raises(UserError, match=complaint), connected(None, "tune"):
+        pass
+
+
 LISTENERS = """
 import ray
 from recbole_siger.parallel.ray import connected
