@@ -118,9 +118,7 @@ def write_recommendations(
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process writes this file; wait until the process ends, or choose another --out"
     with locked(out.with_name(f".{out.name}{LOCK}"), busy):
-        return _write_locked(
-            recommender, users, out, k, exclude_seen, candidates, engine, workers, progress
-        )
+        return _write_locked(recommender, users, out, k, exclude_seen, candidates, engine, workers, progress)
 
 
 def _write_locked(
