@@ -118,6 +118,7 @@ _SPECS = [
     _ours("MENTOR", "AAAI 2025", "2402.19407", "any modalities", cold=True),
     _ours("MIGGT", "AAAI 2025", "2412.13994", "any modalities", cold=True),
     _ours("RLMRec", "WWW 2024", "2310.15950", "one text"),
+    _ours("DiffMM", "MM 2024", "2406.11781", "any modalities", cold=True),
     _ours("KAR", "RecSys 2024", "2306.10933", "one text", cold=True),
     _ours("SLMRec", "TMM 2022", "", "any modalities", cold=True),
     _ours("LGMRec", "AAAI 2024", "2312.16400", "any modalities", cold=True),

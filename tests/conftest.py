@@ -42,6 +42,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "LATTICE": {"n_semantic_neighbors": 5},
     "FREEDOM": {"n_semantic_neighbors": 5},
     "MGCN": {"n_semantic_neighbors": 5},
+    "DiffMM": {"hidden_size": 11},
     "MENTOR": {"n_semantic_neighbors": 5, "hidden_size": 11},
     "MIGGT": {"hidden_size": 11, "n_samples": 3},
     "SCALE": {

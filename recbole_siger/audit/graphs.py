@@ -85,7 +85,7 @@ def graph_findings(experiment: Experiment) -> Iterator[Finding]:
     item_graphs = [matrix for matrix in found.values() if matrix.shape == (n_items, n_items)]
     for name, matrix in found.items():
         n_found += 1
-        if name in getattr(model, "content_graphs", ()):
+        if {name, name.partition(".")[0]} & set(getattr(model, "content_graphs", ())):
             text = f"{what}.{name}: {matrix.nnz} edges by content; the model declares that they are not rows"
             yield Finding("INFO", "graphs", text)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -40,8 +40,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         2. :meth:`build` makes tables, layers and graphs. There is no ``__init__``: the base class has two
            constructors, ``Model(config, dataset)``, which RecBole calls, and :meth:`from_tensors`.
         3. :meth:`forward` returns the embeddings that rank; :meth:`loss_terms` the weighted losses by name.
-        4. Where the default is wrong: the class attributes below, :meth:`memory_terms` and two hooks,
-           :meth:`on_epoch_start` and :meth:`learning_rate_factor`.
+        4. Where the default is wrong: the class attributes below, :meth:`memory_terms` and three hooks,
+           :meth:`on_epoch_start`, :meth:`auxiliary_losses` and :meth:`learning_rate_factor`.
     The base class does prediction, the cache of final embeddings, the padding row and all modalities.
 
     Attributes:
@@ -52,8 +52,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             the loss contrasts rows with each other. Otherwise each process gets its own rows.
         share: This process's part of each batch: all rows, unless several processes train.
         samples_negatives: Whether a batch has a negative item for each positive item.
-        content_graphs: Attributes that hold graphs of users and items by content, whose edges are no training
-            rows; the audit names them.
+        content_graphs: Attributes that hold a graph of users and items by content, or a module of such
+            graphs; their edges are no training rows, and the audit names them.
         frozen_parameters: Names of the parameters that get no gradient.
         params: The model's typed parameters.
         n_users: Number of users, the padding id 0 included.
@@ -255,6 +255,15 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     def on_epoch_start(self, epoch: int) -> None:  # a hook: most models need none
         """Do the work of the start of an epoch, such as dropping edges."""
+
+    def auxiliary_losses(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Yield losses by name that are trained before the batches of an epoch; most models yield none.
+
+        The optimizer of the run takes a step after each of them. Parameters without a gradient, which are
+        those of the rest of the model, do not change in such a step. Code after the last loss runs before the
+        first batch.
+        """
+        return iter(())
 
     def learning_rate_factor(self, epoch: int) -> float:  # a hook: most models keep their learning rate
         """Return the factor on the learning rate in an epoch."""

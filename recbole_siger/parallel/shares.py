@@ -60,8 +60,16 @@ def current_share() -> Share:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; a missing gradient counts as zero."""
+    """Replace each gradient by its mean over the processes; a missing gradient counts as zero.
+
+    A parameter without a gradient in all processes, which the step does not train, stays without one.
+    """
     shared = [parameter for parameter in parameters if parameter.requires_grad]
+    if not shared:
+        return
+    n_gradients = torch.tensor([int(p.grad is not None) for p in shared], device=shared[0].device)
+    dist.all_reduce(n_gradients)
+    shared = [parameter for parameter, n in zip(shared, n_gradients.tolist(), strict=True) if n]
     if not shared:
         return
     for parameter in shared:

@@ -23,6 +23,7 @@ from recbole_siger.training.settings import run_settings
 __all__ = [
     "BATCH",
     "Case",
+    "begin_epoch",
     "first_batch",
     "graphs_of",
     "make_experiment",
@@ -114,9 +115,23 @@ def first_batch(experiment: Experiment) -> Any:
 
 
 def start_epoch(experiment: Experiment) -> None:
-    """Do what the trainer does before the first batch of an epoch."""
-    experiment.model.train()
-    experiment.model.on_epoch_start(0)
+    """Do what the trainer does before the first batch of an epoch, auxiliary steps included."""
+    optimizer = experiment.trainer.optimizer
+    begin_epoch(experiment.model, optimizer)
+
+
+def begin_epoch(model: Any, optimizer: torch.optim.Optimizer | None) -> None:
+    """Begin the first epoch of a model with its auxiliary steps; without an optimizer gradients add up."""
+    model.train()
+    model.on_epoch_start(0)
+    for terms in model.auxiliary_losses(0):
+        if optimizer is not None:
+            optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        if optimizer is not None:
+            optimizer.step()
+    if optimizer is not None:
+        optimizer.zero_grad()
 
 
 def train_steps(experiment: Experiment, n_steps: int) -> list[dict[str, float]]:

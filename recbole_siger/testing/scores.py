@@ -16,6 +16,7 @@ from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.registry import option_files
 from recbole_siger.testing.experiments import (
     Case,
+    begin_epoch,
     first_batch,
     require,
     score_table,
@@ -104,7 +105,7 @@ def parameters_learn_or_are_frozen(case: Case) -> None:
     """Each parameter gets a finite gradient, except those in ``frozen_parameters``."""
     experiment = case.experiment()
     model = experiment.model
-    start_epoch(experiment)
+    begin_epoch(model, None)  # auxiliary losses train parameters too
     torch.stack(model.calculate_loss(first_batch(experiment))).sum().backward()
     parameters = dict(model.named_parameters())
     still, declared = (
@@ -240,8 +241,7 @@ def from_tensors_is_the_same_model(case: Case) -> None:
     losses: list[list[dict[str, float]]] = []
     for one in (experiment.model, twin):
         optimizer = torch.optim.Adam(one.parameters(), lr=0.01)
-        one.train()
-        one.on_epoch_start(0)
+        begin_epoch(one, optimizer)
         losses.append([])
         for batch in batches:
             terms = one.loss_terms(batch if one is twin else Interaction(batch))
@@ -299,6 +299,7 @@ def cpu_and_gpu_agree(case: Case) -> None:
     batch = first_batch(cpu)
     for experiment in (cpu, gpu):
         start_epoch(experiment)
+    gpu.model.load_state_dict(cpu.model.state_dict())  # auxiliary steps draw numbers of the device
     terms = {device: e.model.calculate_loss(batch.to(device)) for device, e in (("cpu", cpu), ("cuda", gpu))}
     for on_cpu, on_gpu in zip(terms["cpu"], terms["cuda"], strict=True):
         _close(on_gpu.cpu(), on_cpu, "a loss term on the GPU differs", 1e-4)

@@ -184,20 +184,20 @@ class Progress:
 
     @contextmanager
     def epoch(self, epoch: int, n_batches: int) -> Iterator[Any]:
-        """Yield a function to call after each batch with the terms of its loss."""
+        """Yield a function to call after each step with its loss terms, and auxiliary=True if it is such."""
         if not self._console.is_terminal:
-            yield lambda terms: None
+            yield lambda terms, auxiliary=False: None
             return
-        done = 0
+        done = {True: 0, False: 0}
 
-        def update(terms: Mapping[str, float]) -> None:
-            nonlocal done
-            done += 1
+        def update(terms: Mapping[str, float], auxiliary: bool = False) -> None:
+            done[auxiliary] += 1
             if time.monotonic() - self._shown < 0.1:
                 return
             self._shown = time.monotonic()
             losses = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
-            live.update(Text(f"epoch {epoch:4d}  batch {done} of {n_batches}  {losses}", style="dim"))
+            step = f"auxiliary step {done[True]}" if auxiliary else f"batch {done[False]} of {n_batches}"
+            live.update(Text(f"epoch {epoch:4d}  {step}  {losses}", style="dim"))
 
         with Live(Text(f"epoch {epoch:4d}"), console=self._console, transient=True) as live:
             yield update

@@ -13,6 +13,7 @@ from recbole.trainer import Trainer
 from recbole.trainer.trainer import PretrainTrainer
 from recbole.utils import get_trainer
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -129,6 +130,7 @@ class RunTrainer(Trainer):
         start, loss_func = time.perf_counter(), loss_func or self.model.calculate_loss
         watch = LossWatch(epoch_idx, self._names, self.device)
         with self.progress.epoch(epoch_idx, len(train_data)) as update:
+            self._take_auxiliary_steps(update)
 
             def watched(interaction: Interaction) -> Any:
                 losses = watch.add(losses_of_share(self.model, loss_func, interaction))
@@ -144,8 +146,9 @@ class RunTrainer(Trainer):
             total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
         names = self._names(len(terms))
-        self._record.loss = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
-        self.selection.plateau.add(epoch_idx, self._bpr(self._record.loss))
+        losses = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
+        self.selection.plateau.add(epoch_idx, self._bpr(losses))
+        self._record.loss |= losses
         self._record.seconds_train = time.perf_counter() - start
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
@@ -158,6 +161,36 @@ class RunTrainer(Trainer):
             for group in self.optimizer.param_groups:  # a function of the epoch, so that resuming is exact
                 group["lr"] = self.learning_rate * self.model.learning_rate_factor(epoch)
         self._epoch, self._record = epoch, EpochRecord(epoch)
+
+    def _take_auxiliary_steps(self, update: Callable[..., None]) -> None:
+        """Take a step of the optimizer for each auxiliary loss of the model; record the means of terms."""
+        assert self._record is not None
+        if not hasattr(self.model, "auxiliary_losses"):
+            return
+        self.model.train()
+        names: tuple[str, ...] = ()
+        watch, n_steps = LossWatch(self._epoch, lambda _: names, self.device), 0
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        steps = self.model.auxiliary_losses(self._epoch)
+        while True:
+            with torch.autocast(self.device.type, enabled=self.enable_amp):
+                terms = next(steps, None)
+            if terms is None:
+                break
+            names, n_steps = tuple(terms), n_steps + 1
+            watch.add(tuple(terms.values()))
+            update(watch.last, auxiliary=True)
+            self.optimizer.zero_grad()
+            scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+            if self.clip_grad_norm:
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+        if not n_steps:
+            return
+        watch.fetch()
+        sums = mean_over_processes(watch.sums, self.device) if self.share.size > 1 else watch.sums
+        self._record.loss |= {name: total / n_steps for name, total in zip(names, sums, strict=True)}
 
     def _names(self, n_terms: int) -> tuple[str, ...]:
         names = getattr(self.model, "loss_names", ())

@@ -17,6 +17,7 @@ WITHOUT_NOISE: dict[str, dict[str, Any]] = {
     "BM3": {"dropout": 0.0},
     "FREEDOM": {"edge_dropout": 0.0},
     "MENTOR": {"noise_eps": 0.0},
+    "DiffMM": {"keep_rate": 1.0},
     "RLMRec": {"keep_rate": 1.0},
     "KAR": {"keep_rate": 1.0},
     "LGMRec": {"hyper_noise": "none", "hyper_keep": 1.0},

@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "MGCN": {"contrast_dedup": True},
     "FREEDOM": {"feature_weight": 1e-3},
     "LATTICE": {},
+    "DiffMM": {"hidden_size": 11, "denoise_batch": 15, "n_generated": 2},
     "RLMRec": {"backbone": "sgl", "align_weight": 0.1},
     "SLMRec": {},
     "LGMRec": {"cl_weight": 0.01},

@@ -19,39 +19,12 @@ from torch import Tensor
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.new_items import extend_state
 from recbole_siger.recommend.recommender import Recommender
+from recbole_siger.registry import MODELS
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, WIDTHS, make_experiment, make_toy, score_table
 
-OURS = [
-    "SIGER",
-    "VBPR",
-    "LATTICE",
-    "BM3",
-    "FREEDOM",
-    "MGCN",
-    "SCALE",
-    "MENTOR",
-    "MIGGT",
-    "RLMRec",
-    "KAR",
-    "SLMRec",
-    "LGMRec",
-    "DAMRS",
-]
-BY_CONTENT = [
-    "SIGER",
-    "VBPR",
-    "LATTICE",
-    "FREEDOM",
-    "MGCN",
-    "SCALE",
-    "MENTOR",
-    "MIGGT",
-    "KAR",
-    "SLMRec",
-    "LGMRec",
-    "DAMRS",
-]
+OURS = [name for name, spec in MODELS.items() if spec.reads != "no features"]
+BY_CONTENT = [name for name, spec in MODELS.items() if spec.ranks_cold_items]
 WITH_VECTORS = [*OURS, "BPR", "LightGCN", "NGCF", "SGL", "DGCF", "SpectralCF"]
 ITEM_ITEM = ["ItemKNN", "EASE", "SLIMElastic"]
 

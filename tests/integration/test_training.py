@@ -457,6 +457,7 @@ def assert_same_run(first: str, second: str) -> None:
         ("BM3", {}, 3, False),
         ("FREEDOM", {}, 3, True),  # draws edges each epoch
         ("MGCN", {"lr_decay_epochs": 2}, 3, False),
+        ("DiffMM", {"hidden_size": 11, "denoise_batch": 7}, 3, True),  # generates edges each epoch
         ("BPR", {}, 3, False),
         ("BPR", {"learner": "sgd", "eval_step": 2}, 3, True),
         ("NCL", NCL, 3, False),

@@ -126,6 +126,24 @@ def test_on_a_terminal_the_running_epoch_is_shown(monkeypatch: pytest.MonkeyPatc
     assert shown == ["epoch    4  batch 1 of 7  bpr 0.5", "epoch    4  batch 3 of 7  bpr 0.125"]
 
 
+def test_auxiliary_steps_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = (100.0 + second for second in range(99))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    shown: list[str] = []
+    with Progress(Console(file=io.StringIO(), force_terminal=True, width=80)).epoch(4, 7) as update:
+        monkeypatch.setattr("rich.live.Live.update", lambda self, text: shown.append(text.plain))
+        update({"denoising": 0.5}, auxiliary=True)
+        update({"denoising": 0.25}, auxiliary=True)
+        update({"bpr": 0.125})
+    assert shown == [
+        "epoch    4  auxiliary step 1  denoising 0.5",
+        "epoch    4  auxiliary step 2  denoising 0.25",
+        "epoch    4  batch 1 of 7  bpr 0.125",
+    ]
+    with Progress(Console(file=io.StringIO())).epoch(4, 7) as update:
+        update({"denoising": 0.5}, auxiliary=True)
+
+
 def test_the_log_goes_to_screen_and_file_and_is_restored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
