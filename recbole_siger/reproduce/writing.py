@@ -61,6 +61,12 @@ def _head(found: Reproduction) -> Iterator[str]:
     if found.note:
         yield f"Data: {found.note}."
     yield _progress(found)
+    if judged := [cell for line in found.lines if (cell := line.cells[table.metric]).verdict]:
+        n_within = sum(cell.verdict == "within" for cell in judged)
+        yield (
+            f"{metric_label(table.metric)} of {n_within} of {len(judged)} rows with both numbers is within "
+            f"{table.tolerance:g} % of the paper."
+        )
     yield from (f"{line.label}: {line.state}: {line.reason}." for line in found.lines if line.reason)
     if found.changed:
         options = ", ".join(f"{key}={value}" for key, value in found.changed.items())

@@ -183,6 +183,7 @@ def test_a_partial_table_says_what_is_missing() -> None:
     assert page.startswith(f"# {title}\n")
     assert "Data: drawn at random." in page
     assert "Partial: 3 of 6 runs are finished. Missing runs: B (1 of 2), D (2 of 2)." in page
+    assert "Recall@5 of 0 of 2 rows with both numbers is within 3 % of the paper." in page
     assert "C: skipped: it reads features." in page
     assert "D: failed: seed 3: out of memory." in page
     assert "Options of the command line, for every run: epochs=3." in page
@@ -211,6 +212,7 @@ def test_a_complete_table_says_so_and_original_features_need_no_note() -> None:
     assert page.startswith("# Table 7: A and the others, on toy\n")
     assert "drawn at random" not in page + content
     assert "Complete: 4 of 4 runs are finished." in page
+    assert "Recall@5 of 2 of 4 rows with both numbers is within 3 % of the paper." in page
     assert "Order of the rows: not as in the paper: B is better than A here." in page
     assert "| A is best | Recall@5 | does not hold |" in page
     assert '"exchanged": [\n        [\n          "A",\n          "B"\n        ]\n      ]' in content

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import load_yaml
 from recbole_siger.registry import model_names
 from recbole_siger.reproduce.paper import read_paper, table_names
 from recbole_siger.reproduce.plan import Request, plan_rows
@@ -141,6 +145,34 @@ def test_a_fault_is_one_line_with_file_key_value_and_fix(
     assert message.startswith(f"{file}: ")
     assert said in message
     assert "\n" not in message
+
+
+ODD = (None, True, -1, 5, 1e300, "x", "", [], {}, [[]], {"x": {}}, [None])
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container of a tree with each of its keys or positions."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(pairs):
+        yield value, key
+        yield from places(inner)
+
+
+def test_an_odd_value_at_any_place_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    whole = load_yaml(TABLE)
+    refused = []
+    for container, key in places(whole):
+        kept = container[key]
+        for odd in ODD:
+            container[key] = odd
+            file = write(tmp_path, json.dumps(whole))  # JSON is YAML
+            try:
+                read_paper(file)
+            except UserError as error:
+                refused.append(str(error))
+        container[key] = kept
+    assert len(refused) > 500
+    assert not [line for line in refused if not line.startswith(f"{file}: ") or "\n" in line]
 
 
 @pytest.mark.parametrize(
