@@ -33,7 +33,7 @@ def hypergraph(
         Users :math:`H_u C_L` and items :math:`B_L`, shapes ``(U, d)`` and ``(I, d)``, float32.
 
     Raises:
-        ValueError: If ``n_layers`` is below 1 or the shapes do not fit.
+        ValueError: If a number is out of range or the shapes do not fit.
 
     Example:
         >>> x = torch.tensor([[1.0], [3.0]])
@@ -43,11 +43,13 @@ def hypergraph(
     """
     if n_layers < 1:
         raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-    n_edges = item_edges.shape[1]
-    if item_edges.dim() != 2 or x.shape[:1] != item_edges.shape[:1] or user_edges.shape[1:] != (n_edges,):
+    fits = item_edges.dim() == 2 and x.shape[:1] == item_edges.shape[:1]
+    if not fits or user_edges.shape[1:] != item_edges.shape[1:]:
         shapes = ", ".join(str(tuple(t.shape)) for t in (item_edges, user_edges, x))
         raise ValueError(f"expected shapes (I, K), (U, K) and (I, d), got {shapes}")
-    n = len(x) if n_sources is None else n_sources
+    n, n_edges = len(x) if n_sources is None else n_sources, item_edges.shape[1]
+    if not 1 <= n <= len(x):
+        raise ValueError(f"n_sources must be in [1, {len(x)}], got {n}")
     with torch.autocast(x.device.type, enabled=False):  # sums over all items exceed half precision
         items, users, x = item_edges.float(), user_edges.float(), x.float()
         for _ in range(n_layers):

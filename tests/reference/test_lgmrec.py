@@ -88,11 +88,26 @@ def test_hypergraph_by_hand() -> None:
     assert (user.tolist(), item.tolist()) == ([[3.0]], [[6.0], [6.0]])
 
 
+def test_items_behind_the_sources_take_and_do_not_give() -> None:
+    rng = torch.Generator().manual_seed(3)
+    items, users, x = (torch.rand(n, 3, generator=rng) for n in (13, 5, 13))
+    found = hypergraph(items, users, x, n_layers=3, n_sources=7)
+    alone = hypergraph(items[:7], users, x[:7], n_layers=3)
+    assert torch.equal(found.user, alone.user)
+    torch.testing.assert_close(found.item[:7], alone.item)
+    assert found.item[7:].abs().min() > 0
+
+
 @pytest.mark.parametrize("shapes", [((7, 3), (11, 2), (7, 5)), ((7, 3), (11, 3), (5, 7))])
 def test_wrong_shapes_of_hyperedges_are_refused(shapes: tuple[tuple[int, int], ...]) -> None:
     items, users, x = map(torch.ones, shapes)
     with pytest.raises(ValueError, match=r"expected shapes \(I, K\), \(U, K\) and \(I, d\), got \(7, 3\)"):
         hypergraph(items, users, x, 1)
+
+
+def test_sources_are_items() -> None:
+    with pytest.raises(ValueError, match=r"n_sources must be in \[1, 7\], got 0"):
+        hypergraph(torch.ones(7, 3), torch.ones(11, 3), torch.ones(7, 5), 1, n_sources=0)
 
 
 def test_a_hyper_layer_is_needed() -> None:
