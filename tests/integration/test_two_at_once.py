@@ -69,6 +69,19 @@ def finished(settings: Settings) -> Path:
     return Path("run")
 
 
+def test_two_comparisons_share_their_runs(settings: Settings) -> None:
+    words = ["compare", "--models=BPR,SIGER", "--dataset=toy", "--seeds=2"]
+    values = options(settings(epochs=3))
+    first, second = together([*words, "--out=a.json", *values], [*words, "--out=b.json", *values])
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert Path("a.json").read_text() == Path("b.json").read_text()
+    folders = sorted(path.parent for path in Path("runs/toy").glob("*/results.json"))
+    assert len(folders) == 4  # each run was made once
+    assert all(len((folder / "metrics.jsonl").read_text().splitlines()) == 3 for folder in folders)
+    assert {path for path in Path("runs/toy").iterdir() if path.is_dir()} == {*folders}
+    assert not list(Path("runs").rglob("*.lock"))
+
+
 @pytest.mark.parametrize("command", ["evaluate", "audit", "recommend", "similar", "report", "export"])
 def test_readers_of_one_run_do_not_disturb_each_other(command: str, finished: Path) -> None:
     words = {
