@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_siger.errors import UserError
+from recbole_siger.graph.cache import GraphCache
 
 __all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate", "has_checked_formula"]
 
@@ -134,6 +135,10 @@ def _arrays(value: Any) -> Iterator[tuple[int, int]]:
         yield from _arrays([array for array in vars(value).values() if isinstance(array, np.ndarray)])
     elif isinstance(value, Mapping):
         yield from _arrays(list(value.values()))
+    elif isinstance(
+        value, GraphCache
+    ):  # keeps what graphs are built from, such as the mean profiles of users
+        yield from _arrays([request.tensors for request in value.requests])
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _arrays(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,42 @@ def test_the_graph_of_each_variant(tmp_path: Path, ablation: str) -> None:
     experiment = scaled(tmp_path, ablation=ablation)
     found = graphs_of(experiment.model)["semantic_graph"]
     np.testing.assert_allclose(found, semantic_graph_by_hand(experiment), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "subspace", "similar"),
+    [
+        ({}, "uu ui ii", "uu ui ii ii"),  # similar items: by text and by image
+        ({"ablation": "sag"}, "", "uu ui ii ii"),
+        ({"ablation": "fsg"}, "uu ui ii", ""),
+        ({"ablation": "inter"}, "uu ui ii", "uu ii ii"),  # the relation alignment needs all subspace graphs
+        ({"ablation": "intra"}, "uu ui ii", "ui"),
+        ({"ablation": "intra", "relation_weight": 0.0}, "ui", "ui"),
+        ({"ablation": "inter", "relation_weight": 0.0}, "uu ii", "uu ii ii"),
+        ({"ablation": "relation"}, "uu ui ii", "uu ui ii ii"),
+    ],
+)
+def test_a_variant_builds_only_the_graphs_that_it_uses(
+    tmp_path: Path, options: dict[str, Any], subspace: str, similar: str
+) -> None:
+    model = scaled(tmp_path, **options).model
+    built: dict[str, list[str]] = {"subspace": [], "similarity": []}
+    for request in model.graph_cache.requests:
+        sides = (len(request.tensors[name]) for name in ("queries", "atoms"))
+        built[request.kind].append("".join({N_USERS: "u", N_ITEMS: "i"}[size] for size in sides))
+    assert {kind: " ".join(names) for kind, names in built.items()} == {
+        "subspace": subspace,
+        "similarity": similar,
+    }
+
+
+@pytest.mark.parametrize("options", [{"relation_weight": 0.0}, {"ablation": "relation"}])
+def test_without_relation_alignment_no_pair_is_kept_or_drawn(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = scaled(tmp_path / "without", **options).model
+    assert model.relations == {}
+    weighted = scaled(tmp_path / "with", relation_weight=0.05).model
+    assert model.memory_terms(61).step < weighted.memory_terms(61).step
+    assert torch.equal(model.semantic_graph.col, weighted.semantic_graph.col)
 
 
 @pytest.mark.parametrize("ablation", ["none", "semantic", "relation", "sag"])
@@ -187,12 +224,15 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], mess
         scaled(tmp_path, **options)
 
 
-def with_user_profiles(tmp_path: Path, width: int = 13, **options: Any) -> Experiment:
+def with_user_profiles(
+    tmp_path: Path, width: int = 13, without: Sequence[str] = (), **options: Any
+) -> Experiment:
     """Build SCALE on users who have a profile; the rows of the file are in another order than the users."""
     folder = tmp_path / "dataset" / "toy"
     if not folder.exists():
         make_toy(("text", "image")).write(folder)
         users = [f"u{number:02}" for number in range(N_USERS - 1)][::-1]
+        users = [user for user in users if user not in without]
         np.save(folder / "toy.bio.npy", np.random.default_rng(5).normal(size=(len(users), width)))
         (folder / "toy.bio.ids").write_text("".join(f"{user}\n" for user in users), encoding="utf-8")
     return make_experiment(tmp_path, "SCALE", user_features=["bio"], **{**SMALL, **options})
@@ -215,6 +255,44 @@ def test_user_profiles_decide_the_graph_and_are_kept_by_digest(tmp_path: Path) -
     assert mean.model.raw_user_features == {}
     assert with_user_profiles(tmp_path, ablation="llm").model.raw_user_features == {}
     assert not torch.equal(mean.model.semantic_graph.col, model.semantic_graph.col)
+
+
+def test_the_graphs_are_counted_by_estimate(tmp_path: Path) -> None:
+    experiment = with_user_profiles(tmp_path, user_profile="mean")
+    terms = {term.name.rpartition(" ")[2]: term.n_bytes for term in estimate(experiment).terms}
+    graph = experiment.model.semantic_graph
+    n_edges = len(graph.col)
+    assert n_edges > 300
+    assert terms["semantic_graph"] >= 8 * n_edges  # at least a column, 4 bytes, and a weight, 4 bytes
+    pairs = experiment.model.relations.values()
+    listed = [x for one in pairs for x in (one.row, one.column, one.excluded, one.n_free)]
+    assert terms["relations"] == sum(x.untyped_storage().nbytes() for x in listed)
+    assert terms["graph_cache"] == 4 * N_USERS * 13  # the mean profiles, which no file has
+
+
+def test_a_user_without_a_profile_has_no_content_edge(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    experiment = with_user_profiles(tmp_path, without=("u03", "u07"))
+    assert f"bio: {N_USERS - 3} of {N_USERS - 1} users" in caplog.text
+    dense = graphs_of(experiment.model)["semantic_graph"]
+    lacking = [experiment.dataset.user_tokens.index(token) for token in ("u03", "u07")]
+    assert not dense[lacking].any()
+    assert not dense[:, lacking].any()
+    others = [user for user in range(1, N_USERS) if user not in lacking]
+    assert dense[others].any(axis=1).all()
+    batch, *_ = batch_of(experiment)
+    experiment.model.train()
+    assert all(term.isfinite() for term in experiment.model.loss_terms(batch).values())
+    experiment.model.eval()
+    assert experiment.model.final_embeddings().user[lacking].isfinite().all()
+
+
+def test_without_user_features_the_mean_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    scaled(tmp_path)
+    assert "user profile: mean of the text of the user's training items" in caplog.text
 
 
 def test_user_features_are_counted_by_estimate(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 Blocks = dict[str, Tensor]
 """Sparse 0/1 graphs by what they join: ``uu``, ``ui``, ``ii``."""
 
+BLOCKS = ("uu", "ui", "ii")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SCALEParams(ModelParams):
@@ -121,24 +123,31 @@ class SCALE(MultimodalRecommender):
         for key in ("user_sparsity", "item_sparsity", "user_item_sparsity"):
             if (k := getattr(p, key)) > p.n_candidates:
                 raise UserError(f"SCALE: {key}={k} is more than n_candidates={p.n_candidates}; lower {key}")
-        similar = self.similarity_graphs(user, text)
-        subspace = similar if p.ablation == "sag" else self.subspace_graphs(user, self.raw_features[text])
-        self.semantic_graph = SparseMatrix(normalize_adjacency(self.join(subspace, similar)))
-        self.relations = {name: Relations(graph, same=name != "ui") for name, graph in subspace.items()}
+        left_out = {"inter": ("ui",), "intra": ("uu", "ii")}.get(p.ablation, ())
+        joined = tuple(name for name in BLOCKS if name not in left_out)
+        relates = p.relation_weight > 0 and p.ablation != "relation"
+        subspace, similar = Blocks(), Blocks()  # a variant builds only the graphs that it uses
+        if p.ablation != "sag":
+            subspace = self.subspace_graphs(user, self.raw_features[text], BLOCKS if relates else joined)
+        if p.ablation != "fsg":
+            similar = self.similarity_graphs(user, text, joined)
+        self.semantic_graph = SparseMatrix(normalize_adjacency(self.join(subspace, similar, joined)))
+        pairs = (subspace or similar) if relates else {}
+        self.relations = {name: Relations(graph, same=name != "ui") for name, graph in pairs.items()}
 
     def memory_terms(self, batch_size: int) -> MemoryTerms:
         """Count the tables of nodes, the batch's rows, and the related pairs with their negatives."""
         p, nodes = self.params, self.n_users + self.n_items
-        n_pairs = max(p.relation_batch or len(relations) for relations in self.relations.values())
-        n_pairs *= (p.relation_weight > 0 and p.ablation != "relation") * (4 + 3 * p.n_relation_negatives)
+        n_pairs = max((p.relation_batch or len(pairs) for pairs in self.relations.values()), default=0)
+        n_pairs *= 4 + 3 * p.n_relation_negatives
         step = (5 * nodes + 6 * batch_size + 1.3 * n_pairs) * FLOAT * p.embedding_size
         step += contrast_chunk(min(batch_size, max(self.n_users, self.n_items)))
         return MemoryTerms(round(step), 5 * nodes * FLOAT * p.embedding_size)
 
     # ---- graphs
 
-    def subspace_graphs(self, user: Tensor, item: Tensor) -> Blocks:
-        """Build the subspace graphs of Eq. 3, from the features of users ``(U, F)`` and items ``(I, F)``."""
+    def subspace_graphs(self, user: Tensor, item: Tensor, names: Sequence[str]) -> Blocks:
+        """Build subspace graphs, Eq. 3, from the features of users ``(U, F)`` and items ``(I, F)``."""
         p = self.params
         plans = {
             "uu": (user, user, p.user_sparsity),
@@ -146,15 +155,16 @@ class SCALE(MultimodalRecommender):
             "ii": (item, item, p.item_sparsity),
         }
         graphs = {}
-        for name, (a, b, k) in plans.items():
+        for name in names:
+            a, b, k = plans[name]
             tables, arguments = {"queries": a, "atoms": b}, {"n_candidates": p.n_candidates, "sparsity": k}
             graphs[name] = self.graph_cache.cached(
                 "subspace", subspace_graph, tables, arguments | {"same": a is b}
             )
         return graphs
 
-    def similarity_graphs(self, user: Tensor, text: str) -> Blocks:
-        """Build the feature similarity graphs of Eqs. 4-5; that of items combines all modalities."""
+    def similarity_graphs(self, user: Tensor, text: str, names: Sequence[str]) -> Blocks:
+        """Build feature similarity graphs, Eqs. 4-5; the graph of items combines all modalities."""
         k, item = self.params.n_semantic_neighbors, self.raw_features[text]
 
         def nearest(a: Tensor, b: Tensor) -> Tensor:
@@ -163,24 +173,22 @@ class SCALE(MultimodalRecommender):
                 "similarity", similarity_graph, {"queries": a, "atoms": b}, arguments
             )
 
-        items = [nearest(x, x) for x in self.raw_features.values()]
-        return {
-            "uu": nearest(user, user),
-            "ui": nearest(user, item),
-            "ii": combine_graphs(items, self.params.combine),
-        }
+        def build(name: str) -> Tensor:
+            if name == "ii":
+                return combine_graphs(
+                    [nearest(x, x) for x in self.raw_features.values()], self.params.combine
+                )
+            return nearest(user, user if name == "uu" else item)
 
-    def join(self, subspace: Blocks, similar: Blocks) -> Tensor:
+        return {name: build(name) for name in names}
+
+    def join(self, subspace: Blocks, similar: Blocks, names: Sequence[str]) -> Tensor:
         """Combine both kinds of graphs and put the blocks together, Eq. 6: sparse 0/1 ``(N, N)``."""
-        p = self.params
-        parts = {"sag": [similar], "fsg": [subspace]}.get(p.ablation, [subspace, similar])
-        left_out = {"inter": ("ui",), "intra": ("uu", "ii")}.get(p.ablation, ())
-        blocks = {}
-        for name in ("uu", "ui", "ii"):
-            if name not in left_out:
-                blocks[name] = combine_graphs([part[name] for part in parts], p.combine)
-                _log.info("semantic graph, %s: %s", name, edge_facts(blocks[name]))
-        users, between, items = map(blocks.get, ("uu", "ui", "ii"))
+        parts = [part for part in (subspace, similar) if part]
+        blocks = {name: combine_graphs([part[name] for part in parts], self.params.combine) for name in names}
+        for name, graph in blocks.items():
+            _log.info("semantic graph, %s: %s", name, edge_facts(graph))
+        users, between, items = map(blocks.get, BLOCKS)
         return join_blocks(users, between, items, (self.n_users, self.n_items))
 
     def on_epoch_start(self, epoch: int) -> None:
@@ -227,7 +235,7 @@ class SCALE(MultimodalRecommender):
                 for rows, a, b in zip((users, items), behavior, semantics, strict=True)
             ]
             terms["semantic_alignment"] = p.semantic_weight * torch.stack(aligned).sum()
-        if p.ablation != "relation":
+        if self.relations:
             terms["relation_alignment"] = p.relation_weight * self.relation_loss(final)
         return terms
 
