@@ -157,10 +157,9 @@ class SCALE(MultimodalRecommender):
         graphs = {}
         for name in names:
             a, b, k = plans[name]
-            tables, arguments = {"queries": a, "atoms": b}, {"n_candidates": p.n_candidates, "sparsity": k}
-            graphs[name] = self.graph_cache.cached(
-                "subspace", subspace_graph, tables, arguments | {"same": a is b}
-            )
+            tables = {"queries": a, "atoms": b}
+            arguments = {"n_candidates": p.n_candidates, "sparsity": k, "same": a is b}
+            graphs[name] = self.graph_cache.cached("subspace", subspace_graph, tables, arguments)
         return graphs
 
     def similarity_graphs(self, user: Tensor, text: str, names: Sequence[str]) -> Blocks:
@@ -175,9 +174,8 @@ class SCALE(MultimodalRecommender):
 
         def build(name: str) -> Tensor:
             if name == "ii":
-                return combine_graphs(
-                    [nearest(x, x) for x in self.raw_features.values()], self.params.combine
-                )
+                graphs = [nearest(x, x) for x in self.raw_features.values()]
+                return combine_graphs(graphs, self.params.combine)
             return nearest(user, user if name == "uu" else item)
 
         return {name: build(name) for name in names}
