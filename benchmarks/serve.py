@@ -3,7 +3,8 @@
 The run folder is drawn at the size of Baby: 19,445 users, 7,050 items, random vectors of 128 numbers. The
 server is a process of its own, and so is the load: asyncio clients with open connections, each with one
 request at a time. Every request is `GET /recommend?user=U&k=10` for a random user. The number of requests is
-bounded.
+bounded. The processor time of the caller in Python, or of the server, depends less on other work of the
+machine than the wall time.
 
     python -m benchmarks.serve --quick
     python -m benchmarks.serve --out=results/performance.jsonl
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,9 +44,18 @@ MAX_SECONDS = 60.0
 """Most seconds of one measurement of the load."""
 
 
+class Measured(NamedTuple):
+    """Seconds of each request, of all together, failed requests, and processor seconds."""
+
+    seconds: list[float]
+    wall: float
+    failed: int
+    processor: float
+
+
 @contextlib.contextmanager
-def running_server(folder: str, threads: int) -> Iterator[int]:
-    """Start the server in a process, yield its port, and end it; fail if its end is not orderly."""
+def running_server(folder: str, threads: int) -> Iterator[tuple[int, int]]:
+    """Start the server, yield its port and process id, and end it; fail if its end is not orderly."""
     words = [sys.executable, "-m", "recbole_siger.cli", "serve", folder, "--port=0", f"--threads={threads}"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -55,7 +66,7 @@ def running_server(folder: str, threads: int) -> Iterator[int]:
                 assert lines[-1], "the server has ended"
             found = re.search(r":(\d+)/", lines[-1])
             assert found
-            yield int(found[1])
+            yield int(found[1]), process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
@@ -99,6 +110,15 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path:
     return int(head.split(b" ", 2)[1])
 
 
+def processor_seconds(process: int) -> float:
+    """Return the processor time that a process has used; NaN where the system has no ``/proc``."""
+    file = Path(f"/proc/{process}/stat")
+    if not file.exists():
+        return float("nan")
+    fields = file.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def calls(function: Callable[[str], object], n_calls: int) -> list[float]:
     """Return the seconds of each of ``n_calls`` calls with random users."""
     seconds = []
@@ -120,22 +140,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     options = parser.parse_args()
     n_requests = options.requests // (20 if options.quick else 1)
-    before, measured = os.getloadavg()[0], {}
+    before, measured = os.getloadavg()[0], dict[str, Measured]()
     with tempfile.TemporaryDirectory() as folder:
         draw_run(Path(folder), N_USERS, N_ITEMS, WIDTH)
         measured |= _in_python(folder, n_requests)
         with (
-            running_server(folder, options.threads) as port,
+            running_server(folder, options.threads) as (port, process),
             ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
         ):
             pool.submit(load, port, 4, 200).result()  # warm up
             for n in CLIENTS:
                 name = f"HTTP, {n} client{'s' if n > 1 else ''}"
-                measured[name] = pool.submit(load, port, n, n_requests).result()
+                start = processor_seconds(process)
+                result = pool.submit(load, port, n, n_requests).result()
+                measured[name] = Measured(*result, processor_seconds(process) - start)
     _print(measured, before, options)
 
 
-def _in_python(folder: str, n_calls: int) -> dict[str, tuple[list[float], float, int]]:
+def _in_python(folder: str, n_calls: int) -> dict[str, Measured]:
     """Time the same call without HTTP, with one thread as in the server."""
     torch.set_num_threads(1)
     recommender, service = Recommender.load(folder), Service(folder, command_params(ServeParams, "serve", {}))
@@ -146,23 +168,36 @@ def _in_python(folder: str, n_calls: int) -> dict[str, tuple[list[float], float,
     found = {}
     for name, function in candidates.items():
         calls(function, 50)
+        start = time.process_time()
         seconds = calls(function, n_calls)
-        found[name] = (seconds, sum(seconds), 0)
+        found[name] = Measured(seconds, sum(seconds), 0, time.process_time() - start)
     return found
 
 
-def _print(
-    measured: dict[str, tuple[list[float], float, int]], before: float, options: argparse.Namespace
-) -> None:
+def _print(measured: dict[str, Measured], before: float, options: argparse.Namespace) -> None:
     rows, records = [], []
-    for name, (seconds, wall, failed) in measured.items():
+    for name, (seconds, wall, failed, processor) in measured.items():
         p50, p99 = (1000 * float(np.quantile(seconds, q)) for q in (0.5, 0.99))
-        rows.append([name, len(seconds) / wall, p50, p99, len(seconds), failed])
+        processor_ms = 1000 * processor / len(seconds)
+        rows.append([name, len(seconds) / wall, p50, p99, processor_ms, len(seconds), failed])
         facts = {"requests": len(seconds), "failed": failed, "server_threads": options.threads}
-        speed = {"per_second": len(seconds) / wall, "p50_ms": p50, "p99_ms": p99}
+        speed = {
+            "per_second": len(seconds) / wall,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "processor_ms": processor_ms,
+        }
         load_average = {"load_before": before, "load_after": os.getloadavg()[0]}
         records.append({"benchmark": "serve", "name": name, **facts, **speed, **load_average})
-    header = ["caller", "requests a second", "p50 ms", "p99 ms", "requests", "failed"]
+    header = [
+        "caller",
+        "requests a second",
+        "p50 ms",
+        "p99 ms",
+        "processor ms a request",
+        "requests",
+        "failed",
+    ]
     print_table(f"{N_USERS:,} users, {N_ITEMS:,} items, d {WIDTH}, k {K}", header, rows)
     print(f"load of the machine: {before:.1f} before, {os.getloadavg()[0]:.1f} after")
     write_records(options.out, records)

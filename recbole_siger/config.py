@@ -85,6 +85,7 @@ class RunParams:
     worker: int = bounded("[0, inf)")
     threads: int | None = bounded("[1, inf)")
     check_memory: Literal["refuse", "warn", "ignore"]
+    logger: Literal["none", "tensorboard", "wandb", "mlflow"]
     metric_decimal_place: int = bounded("[1, 16]")
 
 

@@ -101,7 +101,18 @@ CLI_OPTIONS = {"help", "version", "debug"} | {
     name for command in app.COMMANDS for name in app.make_command(command).opts
 }
 # Options of other programs in the commands of ELSEWHERE.
-FOREIGN_OPTIONS = {"cov", "index-url", "max-children", "check", "generate", "head", "port", "strict"}
+FOREIGN_OPTIONS = {
+    "cov",
+    "index-url",
+    "max-children",
+    "check",
+    "generate",
+    "head",
+    "port",
+    "strict",
+    "logdir",
+    "backend-store-uri",
+}
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}
 

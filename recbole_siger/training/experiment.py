@@ -29,6 +29,7 @@ from recbole_siger.training.kinds import build_model, check_kind, check_labels, 
 from recbole_siger.training.memory import check_fits
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
+from recbole_siger.training.tracking import check_logger, tracking
 from recbole_siger.training.trainer import build_trainer
 from recbole_siger.training.use_files import write_use_files
 
@@ -136,10 +137,13 @@ class Experiment:
 
     def train(self) -> dict[str, Any]:
         """Fit, test the best epoch, and write the run folder; return its results and ``run_dir``."""
-        with run_settings(self.config):
+        begin = self.trainer.start_epoch
+        with run_settings(self.config), tracking(self.config, self.run, begin) as self.trainer.tracker:
             valid, test = self.fit(), self.test()
             peak = peak_memory_mib(self.config["device"])  # before the analysis, which is not the model's
             results = self._results(valid, test, peak)
+            last = {f"test/{name}": value for name, value in test.items()}
+            self.trainer.tracker.log(last, self.trainer.n_epochs - 1)
             self._write_use_files()
         self.run.write_results(results)
         _log.info("best epoch %s of %d", self.trainer.best_epoch, self.trainer.n_epochs)
@@ -249,6 +253,7 @@ def build_experiment(
 
 def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | None) -> Experiment:
     check_tracking(config)
+    check_logger(config)
     init_seed(config.run.seed, config["reproducibility"])
     dataset, (train_data, valid_data, test_data) = _load(config, dataset)
     check_labels(config, dataset)

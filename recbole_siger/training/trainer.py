@@ -32,6 +32,7 @@ from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Sta
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit, doubts
 from recbole_siger.training.settings import run_settings
+from recbole_siger.training.tracking import Tracker, scalars
 
 __all__ = ["RunTrainer", "build_trainer"]
 
@@ -67,7 +68,7 @@ class RunTrainer(Trainer):
         config["checkpoint_dir"] = str(run.path) if run else "."  # RecBole makes this folder
         self.share = current_share()
         super().__init__(config, model)
-        self.run, self.progress = run, progress
+        self.run, self.progress, self.tracker = run, progress, Tracker()
         self.eval_collector, self.evaluator = RankingCollector(config), RankingEvaluator(config)
         self.selection = Selection(config)
         self.checkpoints = Checkpoints(config["model"], model, config.run.checkpoint_interval)
@@ -231,6 +232,7 @@ class RunTrainer(Trainer):
         self.seconds.append(record.seconds_train + record.seconds_valid)
         if self.run:
             self.run.append_metrics(vars(record))
+            self.tracker.log(scalars(vars(record)), record.epoch)
             if self.checkpoints.due:
                 self.save_run_checkpoint()
         self.progress.finished(record, self._standing(record))

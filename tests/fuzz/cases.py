@@ -33,6 +33,7 @@ LARGE = {
     "cache_dir",
     "data_path",
     "log_wandb",
+    "logger",
 }
 
 

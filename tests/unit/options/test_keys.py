@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "save_embeddings": False,
     "save_features": False,
     "checkpoint_interval": 7.0,
+    "logger": "tensorboard",
     "log_wandb": True,
     "wandb_project": "other",
     "checkpoint_dir": "other",

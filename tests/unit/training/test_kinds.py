@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import socket
 from pathlib import Path
@@ -93,7 +94,13 @@ def test_options_that_do_not_fit_a_model_name_the_model_and_the_options(
     assert option.partition("=")[0] in message
 
 
-def test_wandb_is_asked_for_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_wandb_is_asked_for_in_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a)
+    )
     message = _error([*RUN, "--model=BPR", "--log_wandb=True"], capfd)
     assert message == "error: command line: log_wandb=True needs the package wandb: pip install wandb"
 
