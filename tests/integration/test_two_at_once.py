@@ -191,15 +191,18 @@ def test_a_killed_search_leaves_no_process(number: signal.Signals, settings: Set
     pytest.importorskip("ray")
     values = settings(epochs=100_000, stopping_step=100_000, eval_step=1)
     process = start(tune("out", **values))
-    assert process.stdin is not None
-    process.stdin.write("begin\n")
-    process.stdin.flush()
-    session = Path("out/ray/session-1")
-    trains = wait_until(lambda: process.poll() is not None or any(session.glob("*/result.json")), 120)
-    assert trains
-    assert process.poll() is None, process.communicate()
-    started = family(process.pid)
-    assert any("raylet" in command for _, command in started.values())
-    os.kill(process.pid, number)
-    process.wait(timeout=60)
-    assert wait_until(lambda: not living(started), 10), living(started)
+    try:
+        assert process.stdin is not None
+        process.stdin.write("begin\n")
+        process.stdin.flush()
+        results = Path("out/ray/session-1")
+        assert wait_until(lambda: process.poll() is not None or any(results.glob("*/result.json")), 600)
+        assert process.poll() is None, process.communicate()
+        started = family(process.pid)
+        assert any("raylet" in command for _, command in started.values())
+        os.kill(process.pid, number)
+        process.wait(timeout=60)
+        assert wait_until(lambda: not living(started), 10), living(started)
+    finally:
+        process.kill()
+        process.communicate()
