@@ -18,8 +18,8 @@ Ids = NDArray[np.int64]
 Ranked = tuple[Ids, Ids, NDArray[np.float32]]
 """Rows, items and scores of recommendations, each ``(n,)``, by row and then best first."""
 
-BLOCK_BYTES = 2 * 2**20
-"""Scores that are held at a time: what fits the processor's cache."""
+BLOCK_BYTES = 16 * 2**20
+"""Scores that are held at a time: few calls, and below the 32 MiB from which each block is mapped anew."""
 
 
 def rank_blocks(

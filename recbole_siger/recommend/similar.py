@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_siger.recommend.ids import IdTable
 from recbole_siger.recommend.ranking import check_k, join, rank_blocks, ranks_of
-from recbole_siger.runs.scoring import Scoring
+from recbole_siger.runs.scoring import Scoring, padded_columns
 
 __all__ = ["cosines_of", "matrix_rows", "similar"]
 
@@ -47,8 +47,8 @@ def similar(table: IdTable, ids: Ids, k: int, score: Callable[[Ids], Tensor]) ->
 def cosines_of(table: Tensor) -> Callable[[Ids], Tensor]:
     """Return what computes the cosines of rows of a table ``(n, d)`` with all: ``(B,)`` to ``(B, n)``."""
     vectors = torch.nn.functional.normalize(table, dim=1)
-    columns = vectors.T.contiguous()
-    return lambda ids: vectors[torch.from_numpy(ids)] @ columns
+    columns = padded_columns(vectors)
+    return lambda ids: (vectors[torch.from_numpy(ids)] @ columns)[:, : len(table)]
 
 
 def matrix_rows(scoring: Scoring, items: Ids) -> Tensor:

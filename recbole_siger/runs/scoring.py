@@ -47,6 +47,7 @@ __all__ = [
     "open_scoring",
     "open_seen",
     "pack_lists",
+    "padded_columns",
     "read_ids",
 ]
 
@@ -59,6 +60,7 @@ ITEMS_FILE = "items.tsv"
 Kind = Literal["embeddings", "item_item", "item_score"]
 
 MAX_ID_BYTES = 4 * 2**30
+_ALIGNED = 64
 BLOCK_BYTES = 32 * 2**20
 """Scores that are held at a time."""
 
@@ -105,7 +107,7 @@ class Scoring:
 
     def scores_of_vectors(self, vectors: Tensor) -> Tensor:
         """Score all items for user vectors ``(B, d)``, kind ``embeddings``: ``(B, n_items)``."""
-        return vectors @ self._item_columns
+        return (vectors @ self._item_columns)[:, : self.n_items]
 
     def scores_of_lists(self, rows: NDArray[np.int64], items: NDArray[np.int64], n_rows: int) -> Tensor:
         """Score all items for lists of items, kind ``item_item``: ``(n_rows, n_items)``.
@@ -144,8 +146,19 @@ class Scoring:
 
     @cached_property
     def _item_columns(self) -> Tensor:
-        # A product with the transpose is a third faster if the transpose lies in a row in memory.
-        return self.tensors["item"].T.contiguous()
+        return padded_columns(self.tensors["item"])
+
+
+def padded_columns(table: Tensor) -> Tensor:
+    """Return the transpose of a table ``(n, d)`` for fast products: ``(d, m)``, contiguous, m >= n.
+
+    m is the next multiple of 64 and the added columns are zero. Rows of such a length are aligned in memory;
+    with 20,001 columns of 64 numbers, MKL multiplies twice as fast (one thread, AVX-512).
+    """
+    n, width = table.shape
+    columns = torch.zeros(width, -(-n // _ALIGNED) * _ALIGNED, dtype=table.dtype)
+    columns[:, :n] = table.T
+    return columns
 
 
 def open_scoring(run: RunFolder) -> Scoring:

@@ -12,9 +12,10 @@ import torch
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.ranking import ItemLists
 from recbole_siger.recommend.ids import IdTable
+from recbole_siger.recommend.similar import cosines_of
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs, write_graphs
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.runs.scoring import Scoring, open_scoring
+from recbole_siger.runs.scoring import Scoring, open_scoring, padded_columns
 
 HISTORY = ItemLists.from_pairs(np.array([1, 1, 2]), np.array([3, 4, 1]), 3, 5)
 
@@ -86,3 +87,18 @@ def test_ids_are_text_and_the_padding_is_never_found() -> None:
     assert table.find(["[PAD]", "b", "c"], "skip").tolist() == [2]
     with pytest.raises(ValueError, match="on_unknown"):
         table.find(["b"], "ignore")  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("n_items", [2, 61, 64, 67, 129])
+def test_padded_columns_give_the_scores_of_the_table(n_items: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    user, item = (torch.randn(n, 5, generator=generator) for n in (3, n_items))
+    columns = padded_columns(item)
+    assert columns.shape == (5, -(-n_items // 64) * 64)
+    assert columns.is_contiguous()
+    assert not columns[:, n_items:].any()
+    scoring = Scoring("embeddings", "X", {"user": user, "item": item}, 3, n_items)
+    scores = scoring.scores(torch.tensor([2, 0]), HISTORY)
+    assert torch.allclose(scores, user[[2, 0]] @ item.T, rtol=1e-5, atol=1e-6)
+    vectors = torch.nn.functional.normalize(item, dim=1)
+    assert torch.allclose(cosines_of(item)(np.array([1])), vectors[[1]] @ vectors.T, rtol=1e-5, atol=1e-6)
