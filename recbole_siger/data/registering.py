@@ -14,7 +14,7 @@ from recbole_siger.common.files import write_text
 from recbole_siger.common.locks import LOCK, waiting_for
 from recbole_siger.errors import UserError
 from recbole_siger.options.resources import find_resource
-from recbole_siger.options.yaml_values import YamlError, load_yaml, read_yaml
+from recbole_siger.options.yaml_values import Loader, YamlError, load_yaml, read_yaml
 
 __all__ = ["KEYS", "Noun", "check_registration", "register_feature", "with_listed"]
 
@@ -142,7 +142,7 @@ def with_listed(text: str, key: str, name: str, meaning: str = "") -> str:
 
 def _value_node(text: str, key: str) -> Any:
     """Return the node of a key's value; None if the text has no such key."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = yaml.compose(text, Loader=Loader)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     return next((value for name, value in pairs if name.value == key), None)
 

@@ -32,7 +32,11 @@ from recbole_siger.options.yaml_values import load_yaml
         ("a: 1\nfeatures:\n  - image", "a: 1\nfeatures:\n  - image\n  - text\n"),
         ("features:\n  image: x.npy  # a\nb: 2\n", "features:\n  image: x.npy  # a\n  text: null\nb: 2\n"),
         ("a: 1\r\nfeatures: \r\n- image\r\n", "a: 1\r\nfeatures: \r\n- image\r\n- text\r\n"),
-        ("ä: 'ü'\nfeatures: [é]\n", "ä: 'ü'\nfeatures: [é, text]\n"),
+        ("ä: '😀ü'\nfeatures: [é]\n", "ä: '😀ü'\nfeatures: [é, text]\n"),
+        ("a:\t1\t# b\nfeatures:\t[c]\n", "a:\t1\t# b\nfeatures:\t[c, text]\n"),
+        ("features: [a,\n\tc]\t# d\n", "features: [a,\n\tc, text]\t# d\n"),
+        ("given: &g [image]\n", "given: &g [image]\nfeatures: [text]\n"),
+        ("features: [a]\nseed: 7\n# end", "features: [a, text]\nseed: 7\n# end"),
     ],
 )
 def test_the_rest_of_the_file_stays(before: str, after: str) -> None:
@@ -59,6 +63,7 @@ def test_a_name_that_yaml_reads_as_another_type_is_quoted(name: str) -> None:
         ("{features: [image], seed: 7}\n", None),
         ("{seed: 7}\n", "this form of YAML cannot be edited"),
         ("given: &g [image]\nfeatures: *g\n", "this form of YAML cannot be edited"),
+        ("given: &g {features: [image]}\n<<: *g\n", "this form of YAML cannot be edited"),
         ("features: [image]\n...\n", None),
         ("seed: 7\n...\n", "this form of YAML cannot be edited"),
     ],
