@@ -94,8 +94,9 @@ class _WandB(Tracker):
     def __init__(self, config: Config, run: RunFolder, first_epoch: int) -> None:
         import wandb
 
+        mode: Any = os.environ.get("WANDB_MODE", "offline")  # W&B checks the word
         settings = wandb.Settings(
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             silent=True,
             console="off",
             symlink=False,  # a run folder has no symbolic links
