@@ -27,7 +27,7 @@ FIRST_BETA = 1e-4
 class DenoisingParams(ModelParams):
     """Types and ranges of the diffusion's parameters."""
 
-    n_diffusion_steps: int = bounded("[1, inf)")  # T
+    n_diffusion_steps: int = bounded("[1, 10000]")  # T
     noise_min: float = bounded("(0, 1)")
     noise_max: float = bounded("(0, 1)")
     hidden_size: int = bounded("[1, inf)")  # H

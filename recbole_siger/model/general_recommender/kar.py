@@ -39,8 +39,8 @@ __all__ = ["KAR", "KARParams"]
 class KARParams(BackboneParams):
     """Types and ranges; defaults and meanings are in ``properties/model/KAR.yaml``."""
 
-    n_shared_experts: int = bounded("[0, inf)")  # n_s
-    n_own_experts: int = bounded("[1, inf)")  # n_p
+    n_shared_experts: int = bounded("[0, 64]")  # n_s
+    n_own_experts: int = bounded("[1, 64]")  # n_p
     expert_size: int = bounded("[1, inf)")
     fusion: Literal["concat", "project"]
     item_profile: str | None
