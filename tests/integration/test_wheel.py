@@ -80,6 +80,7 @@ def test_every_shipped_file_is_in_the_wheel(installed: Path) -> None:
             if path.suffix in SHIPPED
         }
     assert (site / "recbole_siger" / "py.typed").is_file()
+    assert (site / "recbole_siger" / "serve" / "page.html").is_file()
     assert not (site / "tests").exists()
 
 
