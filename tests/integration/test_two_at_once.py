@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -82,6 +83,15 @@ def test_two_comparisons_share_their_runs(settings: Settings) -> None:
     assert not list(Path("runs").rglob("*.lock"))
 
 
+def test_two_other_campaigns_do_not_disturb_each_other(settings: Settings) -> None:
+    values = options(settings(epochs=2, n_semantic_neighbors=3))
+    ablate = ["ablate", "--model=SIGER", "--dataset=toy", "--out=ablate.csv", *values]
+    sweep = ["sweep", "--model=SIGER", "--dataset=toy", "--key=co_weight", "--values=0.1,0.3", *values]
+    first, second = together(ablate, [*sweep, "--out=sweep.csv"])
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "failed" not in Path("ablate.csv").read_text() + Path("sweep.csv").read_text()
+
+
 @pytest.mark.parametrize("command", ["evaluate", "audit", "recommend", "similar", "report", "export"])
 def test_readers_of_one_run_do_not_disturb_each_other(command: str, finished: Path) -> None:
     words = {
@@ -142,6 +152,43 @@ def test_one_of_two_processes_prepares_a_dataset(workdir: Path) -> None:
 def tune(out: str, **values: Any) -> list[str]:
     words = ["tune", "--model=BPR", "--dataset=toy", "--set=learning_rate=0.1,0.01,0.001", "--scheduler=none"]
     return [*words, "--max_concurrent=1", f"--out={out}", *options(values)]
+
+
+def rows_of(folder: str) -> list[tuple[str, str, str]]:
+    with Path(folder, "trials.csv").open(newline="") as stream:
+        return [(row["learning_rate"], row["state"], row["valid_recall@5"]) for row in csv.DictReader(stream)]
+
+
+def skip_if_busy(*ended: Ended) -> None:
+    """Two Rays start in half a minute each, or not at all; this says nothing about the searches."""
+    if any(one_line(error, "Ray does not start on this machine: ") for _, _, error in ended):
+        pytest.skip("this machine is too busy to start two Rays")
+
+
+def test_two_searches_do_not_disturb_each_other(settings: Settings) -> None:
+    pytest.importorskip("ray")
+    values = settings(epochs=3)
+    first, second = together(tune("one", **values), tune("two", **values))
+    skip_if_busy(first, second)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert rows_of("one") == rows_of("two")
+    assert {state for _, state, _ in rows_of("one")} == {"finished"}
+    assert (
+        Path("one/best.yaml").read_text().splitlines()[2:]
+        == Path("two/best.yaml").read_text().splitlines()[2:]
+    )
+
+
+def test_one_of_two_processes_searches_in_a_folder(settings: Settings) -> None:
+    pytest.importorskip("ray")
+    values = settings(epochs=3)
+    ended = together(tune("out", **values), tune("out", **values))
+    skip_if_busy(*ended)
+    assert sorted(code for code, _, _ in ended) == [0, 2], ended
+    (error,) = (error for code, _, error in ended if code == 2)
+    assert one_line(error, "another process runs this search") or one_line(error, "has a search")
+    assert [state for _, state, _ in rows_of("out")] == ["finished"] * 3
+    assert [path.name for path in Path("out/ray").glob("session-*")] == ["session-1"]
 
 
 # ---- what a kill leaves
