@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,7 +77,7 @@ class Recommender:
         self.users, self.items, self.seen = users, items, dict(seen)
         self.n_trained = scoring.n_items if n_trained is None else n_trained
         self.new_items = NewItems(run, self.n_trained)
-        self._both = merged(self.seen["train"], self.seen["valid"], len(users), len(items))
+        self._both = cache(partial(merged, self.seen["train"], self.seen["valid"], len(users), len(items)))
 
     @property
     def n_added(self) -> int:
@@ -173,7 +173,7 @@ class Recommender:
             raise ValueError(f"exclude_seen must be True, False or 'train', got {exclude_seen!r}")
         if exclude_seen == "train":
             return self.seen["train"]
-        return self._both if exclude_seen else None
+        return self._both() if exclude_seen else None
 
     def _candidate_ids(self, candidates: Iterable[object] | None, on_unknown: OnUnknown) -> Ids | None:
         return None if candidates is None else np.unique(self.items.find(candidates, on_unknown))

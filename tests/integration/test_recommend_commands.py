@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from recbole_siger import cli
 from recbole_siger.errors import UserError
+from recbole_siger.recommend import recommender as recommender_module
 from recbole_siger.recommend import writing
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import write_recommendations
@@ -153,6 +154,17 @@ def test_ray_continues_what_was_interrupted_here(
     monkeypatch.setattr(writing, "write_table", write)
     assert write_recommendations(recommender, users, out, k=2, engine="ray", workers=2) == 2
     assert pd.read_csv(out)["item"].tolist() == recommender.recommend("all", 2)["item"].tolist()
+
+
+def test_seen_items_are_joined_once_and_not_at_loading(run: Path, monkeypatch) -> None:
+    calls: list[int] = []
+    merge = recommender_module.merged
+    monkeypatch.setattr(recommender_module, "merged", lambda *lists: calls.append(1) or merge(*lists))
+    recommender = Recommender.load(run)
+    assert calls == []
+    for exclude_seen in (False, "train", True, True):
+        recommender.recommend(["u03"], 2, exclude_seen=exclude_seen)
+    assert calls == [1]
 
 
 def test_added_items_are_not_on_ray(run: Path, tmp_path: Path) -> None:
