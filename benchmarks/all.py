@@ -21,11 +21,12 @@ SCRIPTS = (
     "evaluation",
     "loader",
     "graphs",
+    "subspaces",
     "prepare",
     "recommend",
     "serve",
 )
-WITHOUT_DATA = ("graphs", "prepare", "recommend", "serve")
+WITHOUT_DATA = ("graphs", "subspaces", "prepare", "recommend", "serve")
 
 
 def main() -> int:

@@ -19,8 +19,9 @@ __all__ = ["subspace_graph"]
 
 # A residual up to this squared length counts as zero, and so does the contribution of an atom.
 NOTHING = 1e-12
-# From this number of multiplications on, compiling the loop (about three seconds) saves time.
-COMPILE_FROM = 20_000_000_000
+# From this number of multiplications on, compiling the loop (about two seconds) saves time. The loop of
+# tensors needs eight processor seconds for three times this number (benchmarks/subspaces.py).
+COMPILE_FROM = 1_000_000_000
 GATHER_BYTES = 64 * 2**20
 
 Pursuit = Callable[[Tensor, Tensor], Tensor]

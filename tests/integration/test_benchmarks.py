@@ -28,6 +28,7 @@ def test_all_benchmarks_run_and_leave_records(tmp_path):
         "loader",
         "LightGCN",
         "graphs",
+        "subspaces",
         "prepare",
         "recommend",
         "serve",
