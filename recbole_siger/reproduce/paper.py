@@ -18,7 +18,7 @@ from recbole_siger.options.resources import find_resource, regular_file
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.reproduce.entries import Entries
 
-__all__ = ["Claim", "OnDataset", "PaperRow", "PaperTable", "Setting", "read_paper", "table_names"]
+__all__ = ["Claim", "MapSpec", "OnDataset", "PaperRow", "PaperTable", "Setting", "read_paper", "table_names"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,21 @@ class OnDataset:
 
 
 @dataclass(frozen=True)
+class MapSpec:
+    """A picture of item embeddings by category, drawn from finished runs.
+
+    Attributes:
+        rows: Labels of rows, one panel each.
+        columns: ``{dataset: column of the item table with the categories}``.
+        separator: What separates several categories of an item; the first counts. Empty: the whole text.
+    """
+
+    rows: tuple[str, ...]
+    columns: Mapping[str, str]
+    separator: str
+
+
+@dataclass(frozen=True)
 class PaperTable:
     """A table or figure of a paper.
 
@@ -111,6 +126,7 @@ class PaperTable:
         rows: The first row is tested against the others.
         claims: Statements of the paper.
         remarks: Notes that are printed with the table.
+        item_map: The picture of item embeddings; None for a table without such a picture.
     """
 
     name: str
@@ -129,6 +145,7 @@ class PaperTable:
     rows: tuple[PaperRow, ...]
     claims: tuple[Claim, ...]
     remarks: tuple[str, ...]
+    item_map: MapSpec | None = None
 
 
 def table_names() -> list[str]:
@@ -159,7 +176,7 @@ def read_paper(name: str) -> PaperTable:
 
 _KEYS = (
     *("title", "paper", "place", "kind", "metrics", "metric", "tolerance", "seeds", "protocol", "options"),
-    *("datasets", "rows", "sweeps", "claims", "remarks"),
+    *("datasets", "rows", "sweeps", "claims", "remarks", "map"),
 )
 _KINDS = ("runs", "overlap")
 
@@ -202,6 +219,21 @@ def _read(path: Path, label: str, *, shipped: bool) -> PaperTable:
         rows=tuple(rows),
         claims=tuple(_read_claim(entry, rows, metrics, metric, datasets) for entry in _claims_of(top)),
         remarks=tuple(top.texts("remarks")),
+        item_map=_read_map(top, labels, datasets),
+    )
+
+
+def _read_map(top: Entries, labels: Sequence[str], datasets: Mapping[str, OnDataset]) -> MapSpec | None:
+    if top.values.get("map") is None:
+        return None
+    entry = Entries(top.file, "map.", top.values["map"], ("rows", "columns", "separator"))
+    columns, separator = entry.named("columns", datasets), entry.values.get("separator", "")
+    if not isinstance(separator, str):  # a blank is a separator
+        entry.fail("separator", 'write text, such as " "')
+    return MapSpec(
+        rows=tuple(entry.one_of("rows", name, labels) for name in entry.texts("rows", needed=True)),
+        columns={name: entry.as_text(f"columns.{name}", value) for name, value in columns.items()},
+        separator=separator,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,15 +67,53 @@ def _draw_panels(found: Reproduction, panels: list[str]) -> Figure:
     figure, axes = column_figure(len(panels), 1, height=1.0 + 1.3 * len(panels))
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         lines = [line for line in found.lines if line.panel == panel]
+        if grid := _grid_of(lines):
+            _heat_map(axis, panel, lines, grid, metric)
+            continue
         places = list(range(len(lines)))
         _curve(axis, places, lines, metric)
         axis.set_xticks(places, [str(line.value) for line in lines])
         axis.set_xlabel(panel or "row")
         axis.set_ylabel(metric_label(metric))
         axis.margins(y=0.25)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    named = (axis.get_legend_handles_labels() for axis in axes[:, 0])
+    handles, names = next((pair for pair in named if pair[0]), ([], []))
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure
+
+
+Grid = tuple[list[str], list[str]]
+
+
+def _grid_of(lines: Sequence[Line]) -> Grid | None:
+    """Return the values of two options if a panel has every pair of them, at least two of each."""
+    pairs = [tuple(str(line.value).split(", ")) for line in lines]
+    if any(len(pair) != 2 for pair in pairs):
+        return None
+    first, second = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+    whole = min(len(first), len(second)) > 1 and len(set(pairs)) == len(first) * len(second) == len(pairs)
+    return (first, second) if whole else None
+
+
+def _heat_map(axis: Axes, panel: str, lines: Sequence[Line], grid: Grid, metric: str) -> None:
+    """Draw our values over two options, the first option downwards; a cell without a run is empty."""
+    first, second = grid
+    values = np.full((len(first), len(second)), np.nan)
+    for line in lines:
+        one, other = str(line.value).split(", ")
+        ours = line.cells[metric].ours
+        values[first.index(one), second.index(other)] = np.nan if ours is None else ours
+    shown = axis.imshow(values, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            text = axis.text(column, row, f"{value:.4f}".lstrip("0"), ha="center", va="center", fontsize=6)
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})
+    axis.set_xticks(range(len(second)), second)
+    axis.set_yticks(range(len(first)), first)
+    axis.set_xlabel(f"{panel}: second option; {metric_label(metric)}, ours")
+    axis.set_ylabel("first option")
+    axis.figure.colorbar(shown, ax=axis, shrink=0.9)
 
 
 def _curve(axis: Axes, places: list[int], lines: list[Line], metric: str) -> None:

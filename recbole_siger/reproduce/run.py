@@ -17,6 +17,7 @@ from recbole_siger.options.params import did_you_mean
 from recbole_siger.report.comparison import Comparison, Entry, TableParams, compare_entries
 from recbole_siger.report.figures import check_matplotlib, save_figure
 from recbole_siger.reproduce.join import Reproduction, RowRuns, join
+from recbole_siger.reproduce.maps import draw_maps, maps_of
 from recbole_siger.reproduce.overlap import reproduce_overlap
 from recbole_siger.reproduce.paper import PaperTable, read_paper
 from recbole_siger.reproduce.pictures import draw_reproduction
@@ -152,12 +153,28 @@ class _Progress:
             print_line(f"no picture: {error}", sys.stderr)
         else:
             picture = draw_reproduction(found)
-            for suffix in ("png", "svg"):
-                written.append(self._folder / f"{self._table.name}.{suffix}")
-                save_figure(picture, written[-1])
+            written += self._save(picture, self._table.name)
+            if self._table.item_map is not None:
+                written += self._draw_map(found)
         sections = sections_of(found)
         print_sections(sections, as_markdown(sections, found))
         print_line(f"written: {', '.join(map(str, written))}", sys.stderr)
+
+    def _save(self, picture: Any, name: str) -> list[Path]:
+        paths = [self._folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
+        for path in paths:
+            save_figure(picture, path)
+        return paths
+
+    def _draw_map(self, found: Reproduction) -> list[Path]:
+        """Write the picture of item embeddings, or report why there is none."""
+        try:
+            maps = maps_of(found)
+        except UserError as error:
+            print_line(f"no map: {error}", sys.stderr)
+            return []
+        title = f"{self._table.place}, {self._dataset}: items by category, t-SNE"
+        return self._save(draw_maps(maps, title), f"{self._table.name}-map")
 
     def _write(self, found: Reproduction) -> list[Path]:
         sections = sections_of(found)

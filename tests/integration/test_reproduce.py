@@ -235,6 +235,39 @@ def test_a_figure_is_a_sweep_with_a_curve(
     assert pytest.approx(ours) in [[float(value) for value in curve] for curve in curves]
 
 
+def test_a_map_shows_the_items_of_two_rows_by_category(
+    words: list[str],
+    in_process: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kinds = ["toy car", "book", "", "toy train"]
+    lines = ["item_id\ttitle\tkind", *(f"i{n}\tname {n}\t{kinds[n % 4]}" for n in range(31))]
+    (tmp_path / "data" / "toy" / "items.tsv").write_text("\n".join([*lines, ""]))
+    spec = "map: {rows: [BPR, LGN], columns: {toy: kind}, separator: ' '}\n"
+    Path("mine.yaml").write_text(TABLE.replace("seeds: 2", "seeds: 1") + spec)
+    drawn = []
+    save = module.save_figure
+    monkeypatch.setattr(
+        module, "save_figure", lambda figure, path: drawn.append(figure) or save(figure, path)
+    )
+    assert cli.main(words) == 0
+    assert {path.name for path in OUT.iterdir()} >= {"mine-map.png", "mine-map.svg"}
+    figure = drawn[-1]
+    assert [axis.get_title() for axis in figure.axes] == ["BPR", "LGN"]
+    for axis in figure.axes:
+        points = {one.get_label(): len(one.get_offsets()) for one in axis.collections}
+        assert points == {"toy": 8 + 7, "book": 8}  # items without a category are left out
+
+    assert cli.main([*words, "--models=BPR"]) == 0
+    assert "no map: mine: no finished run of LGN" in capsys.readouterr().err
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("toy: kind", "toy: colour"))
+    assert cli.main(words) == 0
+    assert "items.tsv has no column 'colour' (columns: title, kind)" in capsys.readouterr().err
+    assert len(in_process) == 2
+
+
 def test_a_figure_of_graphs_needs_no_run(
     words: list[str], in_process: Commands, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,11 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("better: A}", "better: C}", "claims[1].better='C': expected one of A, LightGCN"),
         ("than: [K = 2]", "than: [K = 3]", "claims[2].than='K = 3': did you mean `K = 2`?"),
         ("datasets: [toy]", "datasets: [tay]", "claims[2].datasets='tay': did you mean `toy`?"),
+        ("claims:", "map: {rows: [Z]}\nclaims:", "map.rows='Z': expected one of A, LightGCN"),
+        ("claims:", "map: {columns: {toy: kind}}\nclaims:", "map.rows=None: "),
+        ("claims:", "map: {rows: A, columns: {tay: x}}\nclaims:", "map.columns.tay: unknown key; did you"),
+        ("claims:", "map: {rows: A, columns: {toy: 3}}\nclaims:", "map.columns.toy=3: write text"),
+        ("claims:", "map: {rows: A, separator: 3}\nclaims:", "map.separator=3: write text, such as"),
     ],
 )
 def test_a_fault_is_one_line_with_file_key_value_and_fix(
