@@ -15,6 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def measure_pursuits(file: Path | None, n_items: int, n_rows: int) -> list[dict[
     for name, least in (("compiled", 0), ("tensors", 10**18)):
         omp.COMPILE_FROM = least
         pursue, first = timed(lambda: first_pursuit(table, unit, parts))
-        chosen[name], times = timed(lambda pursue=pursue: pursue(unit.clone(), parts))
+        chosen[name], times = timed(partial(pursue, unit.clone(), parts))
         results.append({"pursuit": name, **times, "first_call": first["cpu_seconds"]})
     theirs, times = timed(lambda: by_scikit_learn(table, unit, parts))
     results.append({"pursuit": "scikit-learn", **times})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def found(values: list[str], ours: list[float | None]) -> Reproduction:
 
 
 def test_every_pair_of_two_options_is_a_grid() -> None:
-    axis = draw_reproduction(found(PAIRS, [0.1, 0.2, 0.3, 0.4, None, 0.6])).axes[0]
+    axis: Any = draw_reproduction(found(PAIRS, [0.1, 0.2, 0.3, 0.4, None, 0.6])).axes[0]
     (image,) = axis.images
     shown = np.ma.filled(image.get_array().astype(float), np.nan)
     np.testing.assert_array_equal(shown, [[0.1, 0.2, 0.3], [0.4, np.nan, 0.6]])
@@ -35,7 +36,7 @@ def test_every_pair_of_two_options_is_a_grid() -> None:
 
 
 def test_some_pairs_are_a_curve() -> None:
-    axis = draw_reproduction(found(PAIRS[:-1], [0.1, 0.2, 0.3, 0.4, 0.5])).axes[0]
+    axis: Any = draw_reproduction(found(PAIRS[:-1], [0.1, 0.2, 0.3, 0.4, 0.5])).axes[0]
     assert not axis.images
     ours = [list(map(float, line.get_ydata())) for line in axis.get_lines()]
     assert [0.1, 0.2, 0.3, 0.4, 0.5] in ours
