@@ -18,6 +18,7 @@ import numpy as np
 from recbole_siger.common.files import atomic_path
 from recbole_siger.common.terminal import plain
 from recbole_siger.errors import UserError
+from recbole_siger.report.comparison import bigger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,19 +30,20 @@ __all__ = [
     "column_figure",
     "column_style",
     "draw_bars",
-    "draw_curves",
     "draw_histograms",
     "draw_points",
     "draw_sweep",
     "literal",
     "save_figure",
     "svg_bytes",
+    "whole_numbers",
 ]
 
 FIGURES = ("png", "svg", "pdf")
 
 WIDTH = 3.3  # inches, one column
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BEST = "#B84C00"  # a darker vermillion, readable as text: of the best epoch, value or trial
 MARKERS = "osD^vP*X"
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "--", "oo")
 
@@ -89,12 +91,12 @@ def column_style() -> Iterator[None]:
 
 
 def column_figure(
-    n_rows: int = 1, n_columns: int = 1, height: float = 2.2, **options: Any
+    n_rows: int = 1, n_columns: int = 1, height: float = 2.2, *, width: float = WIDTH, **options: Any
 ) -> tuple[Figure, Any]:
     """Make a figure without pyplot, so that no window system and no global state is touched."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(width, height))
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
@@ -141,52 +143,6 @@ def metric_label(name: str) -> str:
     return (base.upper() if base in ("ndcg", "mrr", "map", "auc") else base.capitalize()) + at + k
 
 
-def draw_curves(
-    epochs: Sequence[int],
-    losses: Mapping[str, Sequence[float]],
-    metric: str,
-    valid: Sequence[float | None],
-    best_epoch: int | None,
-    title: str = "",
-) -> Figure:
-    """Draw the validation metric above the loss terms, epoch by epoch, with the best epoch marked.
-
-    Args:
-        epochs: Numbers of the epochs, length ``n``.
-        losses: Mean of each loss term per epoch, ``n`` values each.
-        metric: Name of the validation metric.
-        valid: Values of the metric, None for an epoch without validation.
-        best_epoch: The epoch that was tested.
-        title: Name of the run.
-    """
-    with column_style():
-        figure, axes = column_figure(2, 1, height=3.6, sharex=True)
-        top, bottom = axes[:, 0]
-        seen = [(epoch, value) for epoch, value in zip(epochs, valid, strict=True) if value is not None]
-        marker = "o" if len(seen) < 25 else None
-        top.plot([e for e, _ in seen], [v for _, v in seen], color=COLORS[0], marker=marker, markersize=3)
-        top.set_ylabel(literal(f"validation {metric_label(metric)}"))
-        best = dict(seen).get(best_epoch) if best_epoch is not None else None
-        if best is not None:
-            top.plot([best_epoch], [best], "*", color=COLORS[1], markersize=8, zorder=3, clip_on=False)
-            top.set_title(f"\u2605 best epoch {best_epoch}: {best:.4f}", loc="right", color=COLORS[1])
-        for number, (name, values) in enumerate(losses.items()):
-            style = {"color": COLORS[(number + 1) % len(COLORS)], "label": literal(name.replace("_", " "))}
-            line = ("-", "--", ":", "-.")[number % 4]
-            bottom.plot(epochs, values, linestyle=line, marker="o" if len(epochs) == 1 else None, **style)
-        positive = all(value > 0 for values in losses.values() for value in values)
-        if positive and len(losses) > 1:
-            bottom.set_yscale("log")
-        bottom.set_ylabel("training loss" + (" (log)" if positive and len(losses) > 1 else ""))
-        bottom.set_xlabel("epoch")
-        _whole_numbers(bottom)
-        if len(losses) > 1:
-            figure.legend(loc="outside lower center", ncols=2)
-        if title:
-            figure.suptitle(literal(title), fontsize=8)
-        return figure
-
-
 def _legend_columns(n: int) -> int:
     """Return the columns of a legend of ``n`` entries, in the fewest rows of at most three entries."""
     return -(-n // -(-n // 3)) if n else 1
@@ -214,6 +170,8 @@ def draw_sweep(
 ) -> Figure:
     """Draw metrics against the values of one option, with the standard deviation over seeds as error bars.
 
+    A star marks the best mean of each metric.
+
     Args:
         key: The option.
         values: Values of the option. They are drawn at equal distances if they are not numbers, or if their
@@ -238,6 +196,12 @@ def draw_sweep(
                 color=COLORS[number % len(COLORS)],
                 marker=MARKERS[number % len(MARKERS)],
                 capsize=2,
+            )
+            pick = np.argmax if bigger_is_better(metric) else np.argmin
+            best = int(pick(means))
+            axis.plot([places[best]], [means[best]], "*", color=BEST, markersize=9, zorder=3)
+            axis.set_title(
+                literal(f"\u2605 {values[best]}: {means[best]:.4f}"), loc="right", color=BEST, pad=2
             )
             axis.set_ylabel(literal(metric_label(metric)))
             axis.margins(y=0.25)
@@ -268,6 +232,7 @@ def draw_bars(
         figure, axes = column_figure(height=2.3)
         axis = axes[0, 0]
         width = 0.8 / max(len(series), 1)
+        placed: list[tuple[float, Sequence[float | None], str]] = []
         for number, (label, heights) in enumerate(series.items()):
             offset = (number - (len(series) - 1) / 2) * width
             spread = [deviation or 0.0 for deviation in (deviations or {}).get(label, [])]
@@ -283,11 +248,38 @@ def draw_bars(
                 yerr=spread if any(spread) else None,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "black"},
             )
+            placed.append((offset, heights, COLORS[number % len(COLORS)]))
+        _label_low_bars(axis, placed)
         axis.set_xticks(range(len(groups)), [literal(group) for group in groups])
         axis.set_ylabel(literal(ylabel))
         columns = _legend_columns(len(series))
         figure.legend(loc="outside upper center", ncols=columns, title=literal(title) or None)
         return figure
+
+
+def _label_low_bars(axis: Axes, placed: Sequence[tuple[float, Sequence[float | None], str]]) -> None:
+    """Write the value above each bar that is too low to be seen, so that 0 and no bar differ.
+
+    Args:
+        axis: Where the bars are.
+        placed: For each series the offset of its bars from 0, 1, ..., the heights, and the colour.
+    """
+    drawn = [abs(height) for _, heights, _ in placed for height in heights if height is not None]
+    low = 0.005 * max(drawn, default=0.0)
+    for offset, heights, color in placed:
+        for place, height in enumerate(heights):
+            if height is not None and abs(height) <= low:
+                axis.annotate(
+                    f"{height:.2g}" if height else "0",
+                    (place + offset, max(height, 0.0)),
+                    xytext=(0, 1.5),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    fontsize=6,
+                    color="black" if color == "#F0E442" else color,
+                    rotation=0 if height == 0 else 90,
+                )
 
 
 def draw_histograms(
@@ -307,6 +299,7 @@ def draw_histograms(
         )
         width = 0.8 / len(labels)
         for axis, (name, series) in zip(axes[:, 0], panels.items(), strict=True):
+            placed: list[tuple[float, Sequence[float | None], str]] = []
             for number, (label, counts) in enumerate(zip(labels, series, strict=True)):
                 share = 100 * np.bincount(np.asarray(counts), minlength=n_bins) / max(len(counts), 1)
                 offset = (number - (len(labels) - 1) / 2) * width
@@ -320,6 +313,8 @@ def draw_histograms(
                     edgecolor="white",
                     linewidth=0.4,
                 )
+                placed.append((offset, share.tolist(), COLORS[number]))
+            _label_low_bars(axis, placed)
             axis.set_title(literal(name), loc="right", pad=2)
             axis.set_ylabel("items (%)")
         axis.set_xticks(range(n_bins))
@@ -359,7 +354,8 @@ def draw_points(
         return figure
 
 
-def _whole_numbers(axis: Axes) -> None:
+def whole_numbers(axis: Axes) -> None:
+    """Let the horizontal axis have ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import inspect
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,18 @@ import torch
 from recbole_siger.common.files import write_text
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
-from recbole_siger.report.figures import (
-    FIGURES,
-    check_matplotlib,
-    draw_curves,
-    draw_points,
-    metric_label,
-    save_figure,
-    svg_bytes,
+from recbole_siger.report.comparison import Entry
+from recbole_siger.report.curves import draw_curves
+from recbole_siger.report.examples import example_section
+from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_points, save_figure
+from recbole_siger.report.grouping import group_runs
+from recbole_siger.report.html import details, element, page, picture
+from recbole_siger.report.sections import (
+    cost_section,
+    metric_section,
+    overlay_section,
+    run_facts,
+    slice_section,
 )
 from recbole_siger.report.tables import expand_names
 from recbole_siger.runs.folder import RunFolder
@@ -31,8 +34,6 @@ from recbole_siger.training.experiment import load_experiment
 from recbole_siger.training.settings import run_settings
 
 __all__ = ["curves_of", "item_vectors", "report_curves", "report_page", "report_vectors", "vectors_of"]
-
-_log = logging.getLogger(__name__)
 
 MAX_POINTS = 3000  # t-SNE of more points needs minutes, and the points would cover each other
 
@@ -130,31 +131,14 @@ def item_vectors(
 
 # ---- the page
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }}
-table {{ border-collapse: collapse; margin: 1em 0; }}
-th, td {{ padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; width: 33em; }}
-.wide {{ overflow-x: auto; }}
-summary {{ cursor: pointer; }}
-pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
-
 
 def report_page(
     runs: Sequence[str], out: str = "report.html", *, vectors: bool = False, data_path: str | None = None
 ) -> None:
     """Write one HTML page of finished runs. All pictures are in the file, so the page needs no network.
+
+    Each dataset and each protocol has its own tables, because only such numbers are comparable. Runs whose
+    configurations differ only in the seed are one row.
 
     Args:
         runs: Run folders.
@@ -169,78 +153,62 @@ def report_page(
         raise UserError(f"--out: {out!r}: the name must end in .html")
     check_matplotlib()
     folders = [RunFolder.open(path) for path in dict.fromkeys(runs)]
-    results = [run.read_results() for run in folders]
-    parts = [_summary(results)]
-    for run, result in zip(folders, results, strict=True):
-        name = f"{result['model']} on {result['dataset']}, seed {result['seed']}"
-        parts.append(f"<h2>{html.escape(name)}</h2>")
-        parts.append(f"<p><code>{html.escape(str(run.path))}</code></p>")
-        parts.append(_picture(curves_of(run), f"Learning curves of {name}"))
-        if vectors:
-            parts.append(_picture(vectors_of(run.path, data_path), f"Item vectors of {name}"))
-        parts.append(_details(run, result))
-    write_text(Path(out), _PAGE.format(title="Runs of recbole_siger", body="\n".join(parts)))
-    print_line(f"{out}: {len(folders)} run{'s' if len(folders) > 1 else ''}")
+    results = {run.path: run.read_results() for run in folders}
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    counted = f"{len(folders)} run{'s' if len(folders) > 1 else ''}"
+    parts = [element("p", f"{counted}. Written {now} by recbole_siger {version('recbole-siger')}.", "quiet")]
+    for heading, entries in _tables(folders, results):
+        parts.append(element("h2", heading))
+        parts.append(_compared(heading, entries, results))
+        for entry in entries:
+            shown = "".join(_run(run, results[run.path], vectors, data_path) for run in entry.runs)
+            n_runs = len(entry.runs)
+            parts.append(details(f"{entry.label}: {n_runs} run{'s' if n_runs > 1 else ''} in detail", shown))
+    write_text(Path(out), page("Runs of recbole_siger", parts))
+    print_line(f"{out}: {counted}")
 
 
-def _summary(results: Sequence[dict[str, Any]]) -> str:
-    """Make one table of test metrics per dataset and protocol, because only such numbers are comparable."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        name = f"protocol {result['protocol']} {result.get('protocol_id', '')}".strip()
-        groups.setdefault((result["dataset"], name), []).append(result)
-    parts = ["<p>Test of the best validation epoch.</p>"]
-    if len(groups) > 1:
-        parts.append("<p>Each dataset and each protocol has its own table.</p>")
-    for (dataset, protocol), group in groups.items():
-        parts.append(f"<h3>{html.escape(f'{dataset}, {protocol}')}</h3>{_summary_table(group)}")
-    return "\n".join(parts)
+def _tables(
+    folders: Sequence[RunFolder], results: Mapping[Path, Mapping[str, Any]]
+) -> Iterator[tuple[str, list[Entry]]]:
+    """Yield a heading and the entries of each dataset and protocol.
+
+    Where the seed draws the split, each seed has a protocol id of its own: entries with the same ids share a
+    table.
+    """
+    by_dataset: dict[str, list[RunFolder]] = {}
+    for run in folders:
+        by_dataset.setdefault(results[run.path]["dataset"], []).append(run)
+    for dataset, runs in by_dataset.items():
+        tables: dict[tuple[str, ...], list[Entry]] = {}
+        for entry in group_runs(runs):
+            own = [results[run.path] for run in entry.runs]
+            names = {f"{one['protocol']} {one.get('protocol_id', '')}".strip() for one in own}
+            tables.setdefault(tuple(sorted(names)), []).append(entry)
+        for names, entries in tables.items():
+            yield f"{dataset}, protocol {', '.join(names)}", entries
 
 
-def _summary_table(results: Sequence[dict[str, Any]]) -> str:
-    shared = [name for name in results[0]["test"] if all(name in result["test"] for result in results)]
-    rows = [
+def _compared(heading: str, entries: Sequence[Entry], results: Mapping[Path, Mapping[str, Any]]) -> str:
+    """Return the tables and pictures that all entries share."""
+    of_label = {entry.label: [results[run.path] for run in entry.runs] for entry in entries}
+    first = entries[0].runs[0]
+    metric = str(first.read_config().get("valid_metric", "")).lower()
+    return "\n".join(
         [
-            result["model"],
-            str(result["seed"]),
-            str(result["best_epoch"]),
-            *(f"{result['test'][name]:.4f}" for name in shared),
+            metric_section(of_label),
+            overlay_section(entries, results[first.path]["dataset"]),
+            slice_section(of_label, metric),
+            cost_section(entries, of_label),
+            example_section(entries),
         ]
-        for result in results
-    ]
-    return _table(["Model", "Seed", "Best epoch", *map(metric_label, shared)], rows)
-
-
-def _details(run: RunFolder, result: dict[str, Any]) -> str:
-    names = list(result["test"])
-    head = ["", *map(metric_label, names)]
-    rows = [
-        [phase, *(f"{result[phase][name]:.4f}" if name in result[phase] else "" for name in names)]
-        for phase in ("valid", "test")
-    ]
-    facts = [
-        ["Epochs", str(result["n_epochs"])],
-        ["Seconds an epoch", f"{result['seconds_per_epoch']:.2f}"],
-        ["Peak memory (MiB)", f"{result['peak_memory_mib']:.0f}"],
-        ["Trained parameters", f"{result['n_parameters']:,}"],
-        *([name, text] for name, text in result["versions"].items()),
-    ]
-    config = html.escape(run.file("config.yaml").read_text(encoding="utf-8"))
-    return (
-        f"{_table(head, rows)}"
-        f"<details><summary>Cost and versions</summary>{_table(['', ''], facts)}</details>"
-        f"<details><summary>Configuration</summary><pre>{config}</pre></details>"
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>{line(head, "th")}{body}</table></div>'
-
-
-def _picture(figure: Any, text: str) -> str:
-    data = base64.b64encode(svg_bytes(figure)).decode("ascii")
-    return f'<p><img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{data}"></p>'
+def _run(run: RunFolder, result: Mapping[str, Any], vectors: bool, data_path: str | None) -> str:
+    name = f"{result['model']} on {result['dataset']}, seed {result['seed']}"
+    parts = [element("h3", name), f"<p>{element('code', str(run.path))}</p>"]
+    parts.append(picture(curves_of(run), f"Learning curves of {name}"))
+    if vectors:
+        parts.append(picture(vectors_of(run.path, data_path), f"Item vectors of {name}"))
+    return "\n".join([*parts, run_facts(run, result)])

@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_siger.report.figures import COLORS, column_figure, column_style, literal, save_figure
+from recbole_siger.report.figures import (
+    BEST,
+    COLORS,
+    WIDTH,
+    column_figure,
+    column_style,
+    literal,
+    save_figure,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["draw_importance", "draw_parallel", "draw_search", "importance"]
+
+MAX_LABEL = 14  # letters of a value in the picture
 
 
 def draw_search(
@@ -78,10 +89,12 @@ def draw_parallel(
     *,
     bigger: bool = True,
 ) -> Figure:
-    """Draw parallel coordinates: one line per trial, coloured by the score, and one axis per option.
+    """Draw parallel coordinates: a line per trial, coloured by the score, and a band of labels per option.
+
+    The best trial is a thick line on top, and its score is above the picture.
 
     Args:
-        levels: The values of each option from bottom to top. An axis with many values shows five of them.
+        levels: The values of each option from bottom to top. A band with many values shows five of them.
         places: Rank of each trial's value in ``levels``, shape ``(n, len(levels))``.
         score: Shape ``(n,)``.
         label: Name of the score.
@@ -91,31 +104,66 @@ def draw_parallel(
     from matplotlib.colors import Normalize
 
     with column_style():
-        figure, axes = column_figure(height=2.4)
+        bands = _bands(levels)
+        span = bands[-1][1]
+        figure, axes = column_figure(height=2.6, width=max(WIDTH, span + 1.0))
         panel = axes[0, 0]
         low, high = float(score.min()), float(score.max())
         colors = ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")
         tops = np.array([max(len(names) - 1, 1) for names in levels.values()])
-        heights = places / tops
         # A small offset, so that equal values do not hide each other. It is the same for every drawing.
-        heights = heights + np.random.default_rng(0).uniform(-0.015, 0.015, heights.shape)
-        for trial in np.argsort(score if bigger else -score):
-            panel.plot(heights[trial], color=colors.to_rgba(score[trial]), lw=0.8, alpha=0.9)
-        for x, names in enumerate(levels.values()):
-            panel.axvline(x, color="black", lw=0.6, zorder=0)
-            shown = range(len(names)) if len(names) <= 8 else np.linspace(0, len(names) - 1, 5).astype(int)
-            for place in shown:
-                text = panel.text(
-                    x, place / max(len(names) - 1, 1), f" {literal(names[place])}", fontsize=6, va="center"
-                )
-                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7})
-        panel.set_xticks(range(len(levels)), [literal(name) for name in levels], rotation=30, ha="right")
-        panel.set_xlim(-0.2, len(levels) - 0.5)
+        heights = places / tops + np.random.default_rng(0).uniform(-0.015, 0.015, places.shape)
+        order = np.argsort(score if bigger else -score)
+        for trial in order:
+            best = trial == order[-1]
+            color = BEST if best else colors.to_rgba(score[trial])
+            style = {"color": color, "lw": 2.2 if best else 0.7, "alpha": 1.0 if best else 0.75}
+            _draw_trial(panel, bands, heights[trial], style)
+        for (left, right), names in zip(bands, levels.values(), strict=True):
+            _label_band(panel, (left + right) / 2, names)
+        centres = [(left + right) / 2 for left, right in bands]
+        panel.set_xticks(centres, [literal(name) for name in levels], rotation=30, ha="right")
+        panel.set_xlim(-0.05, span + 0.05)
+        panel.set_ylim(-0.08, 1.08)
         panel.set_yticks([])
         panel.spines[["left", "bottom"]].set_visible(False)
         panel.tick_params(axis="x", length=0)
+        panel.set_title(f"\u2605 thick line, best trial: {score[order[-1]]:.4f}", loc="left", color=BEST)
         figure.colorbar(colors, ax=panel, label=literal(label))
         return figure
+
+
+def _bands(levels: Mapping[str, Sequence[str]]) -> list[tuple[float, float]]:
+    """Return left and right end of the band of each option, in inches: as wide as its labels.
+
+    Lines are drawn between bands and labels inside, so no label covers a line.
+    """
+    bands, left = [], 0.0
+    for names in levels.values():
+        width = 0.08 + 0.055 * max(min(len(name), MAX_LABEL) for name in names)  # of 6 points
+        bands.append((left, left + width))
+        left += width + 0.5
+    return bands
+
+
+def _draw_trial(
+    panel: Axes, bands: Sequence[tuple[float, float]], heights: NDArray[Any], style: Mapping[str, Any]
+) -> None:
+    for place, height in enumerate(heights):
+        if place + 1 < len(bands):
+            panel.plot([bands[place][1], bands[place + 1][0]], heights[place : place + 2], **style)
+        if len(bands) == 1:  # nothing to connect: a stroke beside the label
+            panel.plot([bands[0][1], bands[0][1] + 0.2], [height, height], **style)
+
+
+def _label_band(panel: Axes, centre: float, names: Sequence[str]) -> None:
+    """Write the values of an option from bottom to top; five of many."""
+    shown = range(len(names)) if len(names) <= 8 else np.linspace(0, len(names) - 1, 5).astype(int)
+    for place in shown:
+        name = names[place]
+        text = name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}\u2026"
+        height = place / max(len(names) - 1, 1)
+        panel.text(centre, height, literal(text), fontsize=6, ha="center", va="center")
 
 
 def draw_importance(found: Mapping[str, tuple[float, float]], label: str) -> Figure:

@@ -11,7 +11,6 @@ from typing import Any
 from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
-from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.options.seeds import seed_list
 from recbole_siger.options.yaml_values import read_yaml
@@ -23,6 +22,7 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
+from recbole_siger.report.grouping import label_of
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed
@@ -201,18 +201,7 @@ def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
             raise UserError(f"{run.path}: has configuration and seed of {twin}; leave one of them out")
         groups.setdefault(key, []).append(run)
         configs[key] = values
-    return [Entry(_label(key, configs), tuple(group)) for key, group in groups.items()]
-
-
-def _label(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name a configuration by its model, and by the values that differ between runs of that model."""
-    values = configs[key]
-    others = [other for other in configs.values() if other["model"] == values["model"]]
-    keys = sorted({name for other in others for name in other} - {"seed", "dataset", *NO_EFFECT})
-    differing = [name for name in keys if any(other.get(name) != values.get(name) for other in others)]
-    own = ", ".join(f"{name}={values.get(name)}" for name in differing)
-    name = short_names(list({str(other["model"]): None for other in configs.values()}))[str(values["model"])]
-    return f"{name} ({own})" if own else name
+    return [Entry(label_of(key, configs), tuple(group)) for key, group in groups.items()]
 
 
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:

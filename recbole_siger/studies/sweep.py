@@ -67,5 +67,6 @@ def _draw(table: Comparison, key: str, values: Sequence[Any], paths: Sequence[An
         column: ([row.mean[column] for _, row in kept], [row.std[column] for _, row in kept])
         for column in shown
     }
+    place = table.title.partition(": ")[0]  # model and dataset
     for path in paths:
-        save_figure(draw_sweep(key, [value for value, _ in kept], curves), path)
+        save_figure(draw_sweep(key, [value for value, _ in kept], curves, place), path)

@@ -15,6 +15,7 @@ import torch
 
 from recbole_siger import cli
 from recbole_siger.report import figures
+from recbole_siger.report.curves import draw_curves
 from recbole_siger.report.overlap import count_overlap
 from recbole_siger.report.page import item_vectors
 from recbole_siger.studies.ablate import variants
@@ -233,20 +234,20 @@ def test_report_page_and_pictures(
         assert cli.main(["run", f"--model={model}", *words, *(["--epochs=2"] if seed == 7 else [])]) == 0
     assert cli.main(["report", "SIGER", "EASE", "--out=page.html"]) == 0
     page = Path("page.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 2
+    assert page.count("data:image/svg+xml;base64,") == 3  # both models, and each run
     assert not re.search(r"(src|href)=\"(?!data:)|https?://|url\(", page)
     assert "SIGER on toy, seed 7" in page
     assert "n_semantic_neighbors: 5" in page
-    for tag in ("table", "details", "pre", "p", "div", "h2"):
+    for tag in ("table", "details", "pre", "p", "div", "h2", "th", "figure"):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>")
     kept = json.loads(Path("SIGER/results.json").read_text())
-    assert f"<td>{kept['test']['recall@5']:.4f}</td>" in page
-    assert page.count("<th>Best epoch</th>") == 1
+    assert re.search(rf"<td>(<strong>)?{kept['test']['recall@5']:.4f}<", page)
+    assert page.count('<th scope="col">Best epoch</th>') == 1
     Path("SIGER/results.json").write_text(json.dumps({**kept, "protocol_id": "f" * 16}))
     assert cli.main(["report", "SIGER", "EASE", "--out=page.html"]) == 0
     page = Path("page.html").read_text()  # no table holds two protocols
-    assert page.count("<th>Best epoch</th>") == 2
-    assert f"<h3>toy, protocol mmrec {'f' * 16}</h3>" in page
+    assert page.count('<th scope="col">Best epoch</th>') == 2
+    assert f"<h2>toy, protocol mmrec {'f' * 16}</h2>" in page
 
     assert cli.main(["report", "curves", "SIGER", "--out", "c.png", "c.pdf"]) == 0
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
@@ -318,7 +319,7 @@ def test_a_sweep_over_names_stands_side_by_side() -> None:
 
 
 def test_a_run_of_one_epoch_shows_its_loss() -> None:
-    figure = figures.draw_curves([0], {"loss": [0.5]}, "recall@20", [0.25], 0)
+    figure = draw_curves([0], {"loss": [0.5]}, "recall@20", [0.25], 0)
     figure.draw_without_rendering()
     bottom = figure.axes[1]
     assert [line.get_marker() for line in bottom.lines] == ["o"]
