@@ -183,8 +183,8 @@ def _tables(
         tables: dict[tuple[str, ...], list[Entry]] = {}
         for entry in group_runs(runs):
             own = [results[run.path] for run in entry.runs]
-            names = {f"{one['protocol']} {one.get('protocol_id', '')}".strip() for one in own}
-            tables.setdefault(tuple(sorted(names)), []).append(entry)
+            ids = {f"{one['protocol']} {one.get('protocol_id', '')}".strip() for one in own}
+            tables.setdefault(tuple(sorted(ids)), []).append(entry)
         for names, entries in tables.items():
             yield f"{dataset}, protocol {', '.join(names)}", entries
 

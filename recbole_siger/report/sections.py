@@ -67,7 +67,7 @@ def metric_section(results: Results) -> str:
     names = [name for name in tests[0] if all(name in test for test in tests)]
     columns = [[[one["test"][name] for one in of_entry] for of_entry in results.values()] for name in names]
     cells = best_cells(columns, [bigger_is_better(name) for name in names])
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             label,
             ", ".join(str(one["seed"]) for one in of_entry),
@@ -126,7 +126,7 @@ def slice_section(results: Results, metric: str) -> str:
         ]
         cells = best_cells(columns, [bigger_is_better(shown)] * len(groups))
         head = ["Model", *(f"{group}{_size(found, group)}" for group in groups)]
-        rows = [[label, *cells[place]] for place, label in enumerate(found)]
+        rows: list[list[str | Cell]] = [[label, *cells[place]] for place, label in enumerate(found)]
         parts.append(table(f"Test {metric_label(shown)} by {words}", head, rows))
     return "\n".join(parts)
 

@@ -45,7 +45,7 @@ def test_the_best_trial_is_a_thick_line_on_top(bigger: bool, best: int) -> None:
 
 def test_bars_of_zero_are_labelled_and_absent_bars_are_not() -> None:
     figure = draw_bars(["cold", "warm"], {"A": [0.0, 0.2], "B": [None, 0.0004]}, "Recall@20")
-    (axis,) = figure.axes
+    axis: Any = figure.axes[0]
     labels = {text.get_text(): text.xy[0] for text in axis.texts}
     assert labels == {"0": pytest.approx(-0.2), "0.0004": pytest.approx(1.2)}
     panels = draw_histograms({"text": [[0, 0, 2], [1, 1, 1]]}, ["semantic", "enhanced"], 3, "found")
@@ -60,7 +60,7 @@ def test_a_sweep_marks_the_best_value_and_names_the_dataset() -> None:
     figure = draw_sweep("k", [2, 3, 5], curves, "SIGER on lfm2k")
     assert figure.get_suptitle() == "SIGER on lfm2k"
     assert [axis.get_title(loc="right") for axis in figure.axes] == ["★ 3: 0.3000", "★ 5: 0.7000"]
-    assert [axis.lines[-1].get_xdata().tolist() for axis in figure.axes] == [[3], [5]]
+    assert [np.asarray(axis.lines[-1].get_xdata()).tolist() for axis in figure.axes] == [[3], [5]]
 
 
 def test_each_loss_term_has_a_scale_of_its_own() -> None:

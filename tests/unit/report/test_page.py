@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -187,7 +188,8 @@ def test_configurations_of_one_model_are_rows_of_their_own(runs: list[Path], tmp
 
 
 def test_slices_of_a_damaged_file_are_left_out(runs: list[Path], tmp_path: Path) -> None:
-    for slices in ([1], {"item_popularity": [2]}, {"item_popularity": {"head": "<i>x</i>"}}, {"a": {}}):
+    damaged: list[Any] = [[1], {"item_popularity": [2]}, {"item_popularity": {"head": "<i>x</i>"}}, {"a": {}}]
+    for slices in damaged:
         file = runs[2] / "results.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "slices": slices}))
         reader, text = read(runs[2:], tmp_path)
