@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["guarding"]
@@ -54,7 +54,8 @@ def _watch(parent: int) -> None:
     running = _processes()
     for process, began in left.items():
         if process in running and running[process][1] == began:
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the process has just ended
+                os.kill(process, signal.SIGKILL)
 
 
 def _below_raylet(parent: int) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -501,3 +502,21 @@ def test_a_damaged_users_file_is_told(tmp_path: Path, text: str | None, said: st
         (tmp_path / "users.csv").write_text(text)
     with pytest.raises(UserError, match=rf"users\.csv: .*{said}"):
         RunFolder(tmp_path).read_users()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the memory from /proc")
+def test_a_written_state_is_not_copied(tmp_path: Path) -> None:
+    """safetensors' `save` returns the bytes of the file, which were written after two more copies."""
+    run, size = RunFolder.create(tmp_path / "run"), 67 << 20
+    state = {"model.weight": torch.zeros(size // 4), "model.bias": torch.ones(3)}
+    run.write_tensors("model.safetensors", {"model.bias": state["model.bias"]})  # what the first call loads
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory_of_process("VmRSS")
+    run.write_tensors("model.safetensors", state)
+    assert memory_of_process("VmHWM") - before < size / 4
+    assert run.file("model.safetensors").stat().st_size > size
+
+
+def memory_of_process(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
