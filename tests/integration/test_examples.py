@@ -56,6 +56,12 @@ def test_stored_outputs_are_of_one_run(name: str) -> None:
     assert (ROOT / "examples" / name).stat().st_size < MAX_BYTES
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_stores_a_picture(name: str) -> None:
+    outputs = [output for cell in code_cells(name) for output in cell["outputs"]]
+    assert any({"image/png", "image/svg+xml"} & {*output.get("data", {})} for output in outputs)
+
+
 def test_recommendations_are_shown_with_pictures() -> None:
     outputs = [output for cell in code_cells("recommend.ipynb") for output in cell["outputs"]]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
