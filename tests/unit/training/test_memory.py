@@ -27,7 +27,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
         run()
     events = found.profiler.kineto_results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return int(np.cumsum([change for _, change in sorted(changes, key=lambda pair: pair[0])]).max())
+    return int(np.cumsum([change for _, change in sorted(changes, key=lambda pair: pair[0])]).max(initial=0))
 
 
 def step(experiment: Experiment) -> None:
