@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 
 from recbole_siger import compat
+from recbole_siger.common.files import real_path
 from recbole_siger.common.process import restored_environment
 from recbole_siger.defaults import check_keys, known_keys
 from recbole_siger.errors import UserError
@@ -343,7 +344,7 @@ class Config(RecBoleConfig):
         values = self.effective()
         for key in keys_of("path"):
             if values.get(key) and values[key] != "none":
-                values[key] = str(Path(values[key]).resolve())
+                values[key] = str(real_path(values[key]))
         return values
 
     def effective(self) -> dict[str, Any]:

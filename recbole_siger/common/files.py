@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "delete_leftovers", "naming", "sha256", "write_array", "write_text"]
+__all__ = ["atomic_path", "delete_leftovers", "naming", "real_path", "sha256", "write_array", "write_text"]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.\w+)?")  # as `_sibling` writes
 
@@ -106,6 +106,14 @@ def delete_leftovers(folder: Path, stem: str | None = None, *, min_age: float = 
                 _remove(path)
         except OSError:  # of another user, or deleted by another process
             continue
+
+
+def real_path(path: str | Path) -> Path:
+    """Return the absolute path without symbolic links; a link in a loop stays.
+
+    ``Path.resolve`` raises RuntimeError for such a link before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.common.files import sha256
+from recbole_siger.common.files import real_path, sha256
 
 __all__ = ["PUBLISHED", "Counts", "compare_published", "describe_inputs", "manifest_text", "published_line"]
 
@@ -63,8 +63,8 @@ def describe_inputs(source: Path, paths: Sequence[Path]) -> dict[str, dict[str, 
     """
     inputs: dict[str, dict[str, Any]] = {}
     for path in paths:
-        inside = path.resolve().is_relative_to(source.resolve())
-        key = path.resolve().relative_to(source.resolve()).as_posix() if inside else path.name
+        real, folder = real_path(path), real_path(source)
+        key = real.relative_to(folder).as_posix() if real.is_relative_to(folder) else path.name
         entry = {"sha256": sha256(path), "bytes": path.stat().st_size}
         while inputs.get(key, entry) != entry:  # two files with the same name from different folders
             key += "'"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.files import real_path
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.ranking import join
 from recbole_siger.serve.params import ServeParams
@@ -285,6 +286,6 @@ def _public(report: Answer | None, source: Path) -> Answer | None:
     if report is None or report["error"] is None:
         return report
     error = report["error"]
-    for path in (source.resolve(), source.absolute()):
+    for path in (real_path(source), source.absolute()):
         error = error.replace(str(path), path.name)
     return {**report, "error": error}

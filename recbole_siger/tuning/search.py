@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recbole_siger.common.files import write_text
+from recbole_siger.common.files import real_path, write_text
 from recbole_siger.common.json_files import read_json
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.log import following, logging_to
@@ -213,9 +213,9 @@ class _Search:
 
         wanted = replace(
             self.wanted,
-            files=tuple(str(Path(file).resolve()) for file in self.wanted.files),
+            files=tuple(str(real_path(file)) for file in self.wanted.files),
             options={**self.wanted.options, "data_path": self.config.portable()["data_path"]},
-            space_file=self.wanted.space_file and str(Path(self.wanted.space_file).resolve()),
+            space_file=self.wanted.space_file and str(real_path(self.wanted.space_file)),
             out=str(self.folder.resolve()),
         )
         with following(self.folder / "tune.log"):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recbole_siger.common.files import real_path
 from recbole_siger.data.features import coverage_text, open_features, read_blocks
 from recbole_siger.data.names import name_problem
 from recbole_siger.errors import UserError
@@ -226,8 +227,8 @@ def _read_modalities(
     """Find and check the feature files; order: image, text, then the other modalities by name."""
     n_items, n_users = int(inter["itemID"].max()) + 1, int(inter["userID"].max()) + 1
     paths = {path.name.removesuffix("_feat.npy"): path for path in sorted(source.glob("*_feat.npy"))}
-    users_files = {_locate(source, "of users", path).resolve() for path in of_users}
-    paths = {name: path for name, path in paths.items() if path.resolve() not in users_files}
+    users_files = {real_path(_locate(source, "of users", path)) for path in of_users}
+    paths = {name: path for name, path in paths.items() if real_path(path) not in users_files}
     paths.update({modality: _locate(source, modality, Path(path)) for modality, path in features.items()})
     modalities = {}
     for modality in sorted(paths, key=lambda key: (key != "image", key != "text", key)):
@@ -250,8 +251,8 @@ def _read_modalities(
                 "use the features that belong to this .inter file, row i for itemID i."
             )
         modalities[modality] = _described(path, array)
-    taken = {path.resolve() for path in paths.values()} | users_files
-    others = [path.name for path in sorted(source.glob("*.npy")) if path.resolve() not in taken]
+    taken = {real_path(path) for path in paths.values()} | users_files
+    others = [path.name for path in sorted(source.glob("*.npy")) if real_path(path) not in taken]
     if others:
         report(f"note: skipped, because the name has no modality: {', '.join(others)}")
     return modalities

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recbole_siger.common import files
-from recbole_siger.common.files import atomic_path, sha256, write_array, write_text
+from recbole_siger.common.files import atomic_path, real_path, sha256, write_array, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -83,3 +83,11 @@ def test_the_old_folder_returns_when_the_move_fails(tmp_path: Path, monkeypatch:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_link_in_a_loop_has_a_real_path(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").touch()
+    assert real_path(tmp_path / "loop") == tmp_path / "loop"
+    assert real_path(tmp_path / "link") == tmp_path / "file"

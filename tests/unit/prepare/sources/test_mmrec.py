@@ -389,3 +389,9 @@ def test_real_data(tmp_path: Path, name: str, features: list[str]) -> None:
         written = pd.read_csv(folder / f"{name}.{split}.inter", sep="\t")
         expected = raw.loc[raw["x_label"] == label, ["userID", "itemID"]].to_numpy()
         assert np.array_equal(written[["user_id:token", "item_id:token"]].to_numpy(), expected)
+
+
+def test_a_link_in_a_loop_is_one_line(source: Path) -> None:
+    (source / "text_feat.npy").unlink()
+    (source / "text_feat.npy").symlink_to("text_feat.npy")
+    assert "text_feat.npy: " in refusal(source)
