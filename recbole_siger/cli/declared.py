@@ -63,14 +63,19 @@ def shipped_files(relative: str) -> list[Path]:
 
 
 def read_dataclass(module: str, name: str) -> dict[str, Declared]:
-    """Read the fields of a dataclass of this package: name, type, range and default.
+    """Read the fields of a dataclass of this package: name, type, range and default; those of its bases first.
 
     Args:
         module: The module's name below the package, such as ``extract.run``.
         name: The dataclass's name.
     """
-    (found,) = [node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name]
-    return {
+    tree = _tree(module)
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    inherited: dict[str, Declared] = {}
+    for base in map(ast.unparse, found.bases):
+        if home := _home(tree, module, base):
+            inherited |= read_dataclass(home, base)
+    return inherited | {
         field.target.id: _declared(field)
         for field in found.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
@@ -119,6 +124,17 @@ def option_rows(
         )
         for key in keys
     ]
+
+
+def _home(tree: ast.Module, module: str, name: str) -> str | None:
+    """Return the module of this package, below the package, that defines a class; None if none does."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module
+        if isinstance(node, ast.ImportFrom) and name in [one.name for one in node.names]:
+            package, _, below = str(node.module).partition(".")
+            return below if package == _PACKAGE.name else None
+    return None
 
 
 def _tree(module: str) -> ast.Module:

@@ -75,6 +75,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
     return folder, [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_are_one_with_twice_the_batch(
     model: str, by_two: tuple[Path, list[dict[str, Any]]]

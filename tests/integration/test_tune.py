@@ -69,6 +69,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, trial: Any) -> None:
 LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's /proc")
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.usefixtures("ray_here")
 def test_a_search_whose_points_were_all_stopped_finishes_the_best(
@@ -135,6 +136,7 @@ def by_seed(curves: dict[tuple[int, int], list[float]]) -> Any:
     return trial
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_the_seeds_of_a_point_are_pruned_together(
     workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +188,7 @@ def killed(sampled: dict[str, Any], plan: Any, shared: Any) -> None:
     staged({2: [0.3]})(sampled, plan, shared)
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.usefixtures("ray_here")
 def test_a_killed_worker_is_a_failed_row(

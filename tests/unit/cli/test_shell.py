@@ -21,7 +21,7 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("recbole-siger re", {"resume", "report", "recommend"}),
+        ("recbole-siger re", {"resume", "report", "recommend", "reproduce"}),
         ("recbole-siger run --model=SIG", {"SIGER"}),
         ("recbole-siger run --model SIG", {"SIGER"}),
         ("recbole-siger compare --models=EASE,SIG", {"EASE,SIGER"}),

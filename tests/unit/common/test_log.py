@@ -127,8 +127,10 @@ sys.exit(cli.main(["models"]))
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_is_an_orderly_end(number: int, code: int) -> None:
+    # Tests under `nohup` ignore SIGHUP, and a process inherits that.
+    code_of_child = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n{_WAIT}"
     with subprocess.Popen(
-        [sys.executable, "-c", _WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code_of_child], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
