@@ -63,7 +63,7 @@ def shipped_files(relative: str) -> list[Path]:
 
 
 def read_dataclass(module: str, name: str) -> dict[str, Declared]:
-    """Read the fields of a dataclass of this package: name, type, range and default; those of its bases first.
+    """Read the fields of a dataclass of this package and of its bases: name, type, range and default.
 
     Args:
         module: The module's name below the package, such as ``extract.run``.
