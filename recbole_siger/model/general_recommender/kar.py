@@ -16,7 +16,6 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,30 +23,26 @@ import torch
 from torch import Tensor, nn
 
 from recbole_siger.data.features import fill_missing
-from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.backbone import Backbone, BackboneParams, Triples
 from recbole_siger.model.inputs import Batch
-from recbole_siger.model.layers import Projection, UserItem, embedding_tables
+from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.memory import FLOAT, MemoryTerms
-from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names
+from recbole_siger.model.profiled import ProfiledParams, ProfiledRecommender
 from recbole_siger.options.params import bounded
 
 __all__ = ["KAR", "KARParams"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class KARParams(BackboneParams):
+class KARParams(ProfiledParams):
     """Types and ranges; defaults and meanings are in ``properties/model/KAR.yaml``."""
 
     n_shared_experts: int = bounded("[0, 64]")  # n_s
     n_own_experts: int = bounded("[1, 64]")  # n_p
     expert_size: int = bounded("[1, inf)")
     fusion: Literal["concat", "project"]
-    item_profile: str | None
-    user_profile: str | None
 
 
-class KAR(MultimodalRecommender):
+class KAR(ProfiledRecommender):
     r"""The backbone on ID embeddings e that are joined with adapted profiles a.
 
     .. math::
@@ -69,27 +64,11 @@ class KAR(MultimodalRecommender):
     params_class = KARParams
     params: KARParams
     scores_cold_items = True
-    shares_batches = True
-
-    @classmethod
-    def modality_names(cls, params: KARParams, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the modality of the item profiles."""
-        return (item_profile(params.item_profile, listed),)
-
-    @classmethod
-    def user_feature_names(cls, params: KARParams, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the user profile, if the dataset or ``user_profile`` names one."""
-        return user_profile_names(params.user_profile, listed)
 
     def build(self) -> None:
         """Make the tables, the backbone and the experts."""
         p, width = self.params, self.params.embedding_size
-        self.user_embedding, self.item_embedding = embedding_tables(
-            (self.n_users, width), (self.n_items, width)
-        )
-        self.backbone = Backbone(self.build_norm_adj(self.train_edges), p)
-        (text,), given = self.modalities, self.raw_user_features
-        user, item = read_profiles("KAR", text, self.raw_features, given, self.train_edges, self.n_users)
+        user, item = self.build_backbone()
         self.features = self.feature_tables(trained=False)
         self.register_buffer("user_profile", fill_missing(user, self._missing_modality), persistent=False)
 
@@ -139,16 +118,12 @@ class KAR(MultimodalRecommender):
             joined = {side: self.fusions[side](x) for side, x in joined.items()}
         return UserItem(**joined)
 
-    def forward(self) -> UserItem:
-        """Propagate over the whole graph."""
-        return self.backbone(self.start())
-
     # ---- training
 
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the backbone's terms, weighted."""
         start = self.start()
-        triples = Triples(*(interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID)))
+        triples = self.triples(interaction)
         final = self.backbone.training_view(start, self.generator)
         return self.backbone.loss_terms(start, final, triples, self.parameters(), self.generator, self.share)
 

@@ -14,38 +14,35 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.backbone import Backbone, BackboneParams, Triples
+from recbole_siger.model.backbone import Triples
 from recbole_siger.model.batch import contrast_share
 from recbole_siger.model.inputs import Batch
-from recbole_siger.model.layers import Projection, UserItem, embedding_tables
+from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.memory import FLOAT, MemoryTerms
-from recbole_siger.model.profiles import ProfileRows, item_profile, read_profiles, user_profile_names
+from recbole_siger.model.profiled import ProfiledParams, ProfiledRecommender
+from recbole_siger.model.profiles import ProfileRows
 from recbole_siger.options.params import bounded
 
 __all__ = ["RLMRec", "RLMRecParams"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLMRecParams(BackboneParams):
+class RLMRecParams(ProfiledParams):
     """Types and ranges; defaults and meanings are in ``properties/model/RLMRec.yaml``."""
 
     alignment: Literal["con", "gen"]
     align_weight: float = bounded("[0, inf)")  # λ_k
     align_temperature: float = bounded("(0, inf)")  # τ_k
     mask_share: float = bounded("(0, 1]")  # p
-    item_profile: str | None
-    user_profile: str | None
 
 
-class RLMRec(MultimodalRecommender):
+class RLMRec(ProfiledRecommender):
     r"""The backbone's loss, plus an alignment of embeddings e with profiles s.
 
     .. math::
@@ -69,27 +66,11 @@ class RLMRec(MultimodalRecommender):
 
     params_class = RLMRecParams
     params: RLMRecParams
-    shares_batches = True
-
-    @classmethod
-    def modality_names(cls, params: RLMRecParams, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the modality of the item profiles."""
-        return (item_profile(params.item_profile, listed),)
-
-    @classmethod
-    def user_feature_names(cls, params: RLMRecParams, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the user profile, if the dataset or ``user_profile`` names one."""
-        return user_profile_names(params.user_profile, listed)
 
     def build(self) -> None:
         """Make the tables, the backbone and the MLP."""
         p, width = self.params, self.params.embedding_size
-        self.user_embedding, self.item_embedding = embedding_tables(
-            (self.n_users, width), (self.n_items, width)
-        )
-        self.backbone = Backbone(self.build_norm_adj(self.train_edges), p)
-        (text,), given = self.modalities, self.raw_user_features
-        profiles = read_profiles("RLMRec", text, self.raw_features, given, self.train_edges, self.n_users)
+        profiles = self.build_backbone()
         self.user_profile, self.item_profile = map(ProfileRows, profiles)
         n_features = profiles.item.shape[1]
         hidden = (n_features + width) // 2
@@ -115,14 +96,6 @@ class RLMRec(MultimodalRecommender):
 
     # ---- representations
 
-    def start(self) -> UserItem:
-        """Return the ID embeddings: ``(U, d)`` and ``(I, d)``."""
-        return UserItem(self.user_embedding.weight, self.item_embedding.weight)
-
-    def forward(self) -> UserItem:
-        """Propagate the ID embeddings over the whole graph."""
-        return self.backbone(self.start())
-
     def draw_nodes(self) -> UserItem:
         """Draw the users and the items that Gen masks, without padding: ``(M_U,)`` and ``(M_I,)``."""
         n_nodes = self.n_users + self.n_items - 2
@@ -146,7 +119,7 @@ class RLMRec(MultimodalRecommender):
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the backbone's terms and the alignment, weighted."""
         p, start = self.params, self.start()
-        triples = Triples(*(interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID)))
+        triples = self.triples(interaction)
         if p.alignment == "gen":
             nodes = self.draw_nodes()
             start = self.mask(start, nodes)
