@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from recbole_siger.common.machine import processor_name
 from recbole_siger.training.progress import peak_memory_mib
 
 __all__ = ["fresh_process_peak", "interleave", "machine", "print_table", "spread", "write_records"]
@@ -25,10 +25,9 @@ __all__ = ["fresh_process_peak", "interleave", "machine", "print_table", "spread
 
 def machine() -> dict[str, Any]:
     """Return the conditions of a measurement: processor, threads, versions, date."""
-    model = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "cpu": model[1] if model else platform.processor(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "amx_bf16": " amx_bf16" in _read("/proc/cpuinfo"),

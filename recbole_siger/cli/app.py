@@ -30,7 +30,7 @@ GROUPS = {
         "run": _Entry("runs", "Train a model, test its best epoch, and write a run folder."),
         "resume": _Entry("runs", "Continue an interrupted run."),
         "evaluate": _Entry("runs", "Test a run again."),
-        "estimate": _Entry("runs", "Print the memory that a run will need."),
+        "estimate": _Entry("runs", "Print the memory and the time that a run will need."),
     },
     "Compare and search": {
         "compare": _Entry("studies", "Print a table of models, with significance tests."),

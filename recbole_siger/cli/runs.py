@@ -11,6 +11,7 @@ from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
 from recbole_siger.cli.common import dataset, files_of, keys_of_run, model, run_options
 from recbole_siger.common.terminal import print_line
+from recbole_siger.errors import UserError
 from recbole_siger.registry import check_model_name
 
 __all__ = ["COMMANDS"]
@@ -60,12 +61,17 @@ def _run(
 
 def estimate_command() -> Command:
     """Return the command ``estimate``."""
+    steps = "Training steps to time, after a warm-up; 0 times nothing."
     return Command(
         "estimate",
         _estimate,
-        run_options(),
+        [
+            *run_options(),
+            option("timed_steps", steps, metavar="INT", default="10"),
+            option("json", "Whether JSON is printed instead of a table.", kind="bool", default="False"),
+        ],
         usage=RUN_WORDS,
-        summary="Print the memory that a run will need. Nothing is trained.",
+        summary="Print the memory and the time that a run will need. No run folder is written.",
         example="recbole-siger estimate --model=SIGER --dataset=ml-100k --train_batch_size=4096",
         keys=True,
         sections=keys_of_run,
@@ -73,12 +79,26 @@ def estimate_command() -> Command:
     )
 
 
-def _estimate(model: str | None, dataset: str | None, config_files: str | None, keys: dict[str, str]) -> None:
+def _estimate(
+    model: str | None,
+    dataset: str | None,
+    config_files: str | None,
+    timed_steps: str | None,
+    json: bool | None,
+    keys: dict[str, str],
+) -> None:
     files = files_of(config_files)
+    steps = _number_of_steps("10" if timed_steps is None else timed_steps)
     check_run(model, dataset, files, keys)
     from recbole_siger.cli.estimate import print_estimate
 
-    print_estimate(model, dataset, files, keys)
+    print_estimate(model, dataset, files, keys, steps, as_json=bool(json))
+
+
+def _number_of_steps(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"command line: --timed_steps={text}: expected an integer in [0, inf)")
+    return int(text)
 
 
 def _of_one_folder(name: str, callback: Callable[..., None], summary: str, example: str) -> Command:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache
 
-__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate", "has_checked_formula"]
+__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate", "has_checked_formula", "shortage"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class Estimate:
     def total(self, *when: str) -> int:
         """Sum the terms of some phases, in bytes."""
         return sum(term.n_bytes for term in self.terms if term.when in when)
+
+    def size_of(self, name: str) -> int:
+        """Return the bytes of the term with a name."""
+        return next(term.n_bytes for term in self.terms if term.name == name)
 
     @property
     def to_come(self) -> int:
@@ -211,29 +215,39 @@ def check_fits(experiment: Any) -> None:
     """Compare the estimate with the free memory before a training, by the key ``check_memory``.
 
     ``refuse`` rejects a training that does not fit if the formula of the model was tested against what torch
-    allocates, and warns for any other model. ``warn`` only warns. ``ignore`` skips the check. Free memory
-    includes swap, except on a GPU.
+    allocates, and warns for any other model. ``warn`` only warns. ``ignore`` skips the check.
 
     Raises:
         UserError: If the device has less free memory than the estimate of what training adds.
     """
     mode = experiment.config.run.check_memory
-    if mode == "ignore":
+    if mode == "ignore" or (problem := shortage(experiment)) is None:
         return
+    if mode == "refuse" and has_checked_formula(experiment.model):
+        raise UserError(f"{problem}, or train all the same with --check_memory=warn")
+    _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
+
+
+def shortage(experiment: Any) -> str | None:
+    """Compare the estimate of what training adds with the free memory of the device.
+
+    Free memory includes swap, except on a GPU.
+
+    Returns:
+        What is missing and which option lowers the largest term; None if the training fits or the system does
+        not report its memory.
+    """
     device = torch.device(experiment.config["device"])
     free, found = available(device), estimate(experiment)
     if free is None or found.to_come <= free:
-        return
+        return None
     worst = max((t for t in found.terms if t.when != "built"), key=lambda term: term.n_bytes)
-    problem = (
+    return (
         f"{experiment.config['model']} on {experiment.config['dataset']}: training needs about "
         f"{found.to_come / MIB:.0f} MiB more and {device} has {free / MIB:.0f} MiB"
         f"{'' if device.type == 'cuda' else ', swap included'}; the largest term is "
         f"{worst.name} with {worst.n_bytes / MIB:.0f} MiB: lower {worst.option}"
     )
-    if mode == "refuse" and has_checked_formula(experiment.model):
-        raise UserError(f"{problem}, or train all the same with --check_memory=warn")
-    _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
 
 
 def has_checked_formula(model: Any) -> bool:

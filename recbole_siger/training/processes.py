@@ -21,7 +21,7 @@ from recbole_siger.parallel.ray import check_room, connected, failure_line
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment
 
-__all__ = ["n_processes", "train_in_processes"]
+__all__ = ["check_shares", "n_processes", "threads_of_process", "train_in_processes"]
 
 
 def n_processes(config: Config) -> int:
@@ -36,6 +36,21 @@ def n_processes(config: Config) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"{config.origin['nproc']}: nproc={value!r}: expected an integer in [1, inf)")
     return value
+
+
+def threads_of_process() -> int:
+    """Return the threads of torch in each of several processes, unless the key ``threads`` sets them."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def check_shares(config: Config, train_data: Any) -> None:
+    """Check that the batches of a model can be divided among processes.
+
+    Raises:
+        UserError: If the model makes its own batches.
+    """
+    if not isinstance(train_data, TrainLoader):
+        raise UserError(f"nproc: {config['model']} makes its own batches; remove nproc")
 
 
 def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[str, Any]:
@@ -100,8 +115,7 @@ def _work(plan: dict[str, Any]) -> None:
     import torch
     from ray.train import get_context
 
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_of_process())
     rank, run = get_context().get_world_rank(), RunFolder(plan["run"])
     with scratch_folder() as scratch:
         if rank > 0:  # equal files, deleted afterwards
@@ -112,7 +126,6 @@ def _work(plan: dict[str, Any]) -> None:
         config = Config(plan["values"]["model"], config_dict=plan["values"])
         with logging_to(run.file("run.log")):
             experiment = build_experiment(config, run)
-            if not isinstance(experiment.train_data, TrainLoader):
-                raise UserError(f"nproc: {config['model']} makes its own batches; remove nproc")
+            check_shares(config, experiment.train_data)
             experiment.resume() if plan["resume"] else experiment.begin()
             experiment.train()

@@ -19,7 +19,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-__all__ = ["WIDTH", "EpochRecord", "Progress", "Schedule", "Standing", "peak_memory_mib"]
+__all__ = [
+    "WIDTH",
+    "EpochRecord",
+    "Progress",
+    "Schedule",
+    "Standing",
+    "peak_memory_mib",
+    "shown_seconds",
+    "shown_span",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +71,7 @@ class Schedule:
 
     Attributes:
         epochs: Largest number of epochs.
-        eval_step: Epochs from one validation to the next, >= 1.
+        eval_step: Epochs from one validation to the next; 0 without validation.
         stopping_step: Number of validations without an improvement after which training continues.
         min_epochs: Number of epochs whose validations do not count.
     """
@@ -91,6 +100,21 @@ class Schedule:
         start = max(epoch + 1, self.min_epochs)
         stop = (start // self.eval_step + wanted) * self.eval_step
         return min(stop - (epoch + 1), most), most
+
+    @property
+    def all_epochs(self) -> tuple[int, int]:
+        """Return the smallest and the largest number of epochs of a whole training.
+
+        The smallest number holds if only the first validation is an improvement. Without validation, both
+        numbers are ``epochs``.
+
+        >>> Schedule(epochs=100, eval_step=1, stopping_step=20, min_epochs=0).all_epochs
+        (22, 100)
+        """
+        if self.eval_step < 1:
+            return self.epochs, self.epochs
+        first = min(self.eval_step, self.epochs)
+        return first + self.epochs_left(first - 1, 0)[0], self.epochs
 
 
 @dataclass(frozen=True)
@@ -127,9 +151,9 @@ class Standing:
             parts.append(f"best {_number(self.best_score)} at {record.best_epoch}")
         if self.patience is not None:
             parts.append("patience {}/{}".format(*self.patience))
-        parts.append(f"{_three_digits(record.seconds)} s")
+        parts.append(f"{shown_seconds(record.seconds)} s")
         if self.seconds_left[1] > 0:
-            parts.append(f"left {_span(*self.seconds_left)}")
+            parts.append(f"left {shown_span(*self.seconds_left)}")
         return "  ".join(parts)
 
 
@@ -141,14 +165,15 @@ def _number(value: float, sign: str = "-") -> str:
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
 
 
-def _three_digits(seconds: float) -> str:
+def shown_seconds(seconds: float) -> str:
+    """Write seconds with two decimals below 10, with one below 100, else with none."""
     return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f}"
 
 
-def _span(least: float, most: float) -> str:
+def shown_span(least: float, most: float) -> str:
     """Write two durations in whole units, rounded up.
 
-    >>> _span(700.0, 3000.0), _span(40.0, 7201.0), _span(60.0, 60.0)
+    >>> shown_span(700.0, 3000.0), shown_span(40.0, 7201.0), shown_span(60.0, 60.0)
     ('12-50 min', '40 s-3 h', '60 s')
     """
     (few, unit), (many, large) = (_duration(seconds) for seconds in (least, most))

@@ -85,6 +85,31 @@ OF_RECBOLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def write_rated(folder: Path) -> None:
+    """Write 37 users with 11 rated items each, in the order of time, and a knowledge graph of the items."""
+    rng = np.random.default_rng(7)
+    rows = [(f"u{u}", f"i{i}") for u in range(37) for i in rng.permutation(29)[:11]]
+    lines = [f"{u}\t{i}\t{rng.integers(1, 6)}\t{n}" for n, (u, i) in enumerate(rows)]
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / "rated.inter").write_text("\n".join([head, *lines, ""]))
+    facts = [f"e{i}\tr{i % 3}\te{(7 * i + 5) % 29}" for i in range(29) for _ in range(2)]
+    head = "head_id:token\trelation_id:token\ttail_id:token"
+    (folder / "rated.kg").write_text("\n".join([head, *facts, ""]))
+    links = [f"i{i}\te{i}" for i in range(29)]
+    (folder / "rated.link").write_text("\n".join(["item_id:token\tentity_id:token", *links, ""]))
+
+
+def words_of(model: str, values: dict[str, Any]) -> list[str]:
+    """Return the options of a model with its own widths and batches on the rated items."""
+    given = {key: value for key, value in values.items() if key not in ("embedding_size", "train_batch_size")}
+    given = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}, **given}
+    words = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()
+    ]
+    return [f"--model={model}", "--dataset=rated", *words]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OF_RECBOLE)
 def test_the_general_models_that_recbole_tests(
@@ -92,22 +117,47 @@ def test_the_general_models_that_recbole_tests(
 ) -> None:
     """One epoch by the command; RecBole's own test asks for no more."""
     model, options = OF_RECBOLE[case]
-    rng = np.random.default_rng(7)
-    rows = [(f"u{u}", f"i{i}") for u in range(37) for i in rng.permutation(29)[:11]]
-    lines = [f"{u}\t{i}\t{rng.integers(1, 6)}\t{n}" for n, (u, i) in enumerate(rows)]
-    folder = tmp_path / "data" / "rated"
-    folder.mkdir()
-    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
-    (folder / "rated.inter").write_text("\n".join([head, *lines, ""]))
-    values = {**settings(), "epochs": 1, "run_dir": "run", **options}
-    for key in ("embedding_size", "train_batch_size"):
-        del values[key]
-    words = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
-    ]
-    columns = "--load_col={inter: [user_id, item_id, rating, timestamp]}"
-    code = cli.main(["run", f"--model={model}", "--dataset=rated", columns, *words])
+    write_rated(tmp_path / "data" / "rated")
+    code = cli.main(["run", *words_of(model, {**settings(), "epochs": 1, "run_dir": "run", **options})])
     assert code == 0, capsys.readouterr().err
     result = json.loads(Path("run/results.json").read_text())
     assert result["n_epochs"] == 1
     assert 0 < result["test"]["recall@5"] < 1
+
+
+LABELLED = {"threshold": {"rating": 3}, "eval_args": {"mode": "labeled"}, "metrics": ["AUC"]}
+GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+KNOWLEDGE = {"load_col": {"inter": ["user_id", "item_id"], **GRAPH}}
+KINDS: dict[str, tuple[dict[str, Any], int]] = {  # options, passes over the rows in an epoch
+    "LightGCN": ({}, 1),
+    "EASE": ({}, 1),
+    "NCL": ({"num_clusters": 7}, 1),
+    "MultiVAE": (NO_NEGATIVES, 1),
+    "RecVAE": (NO_NEGATIVES, 4),
+    "DiffRec": ({"steps": 3}, 1),
+    "SASRec": ({**NO_NEGATIVES, "loss_type": "CE"}, 1),
+    "CFKG": (KNOWLEDGE, 1),
+    "FM": ({**LABELLED, "valid_metric": "AUC"}, 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", KINDS)
+def test_every_kind_of_model_is_timed(
+    model: str, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a model that trains in several passes, in two stages, or with triples of a knowledge graph."""
+    options, passes = KINDS[model]
+    write_rated(tmp_path / "data" / "rated")
+    files = sorted(tmp_path.rglob("*"))
+    words = [*words_of(model, {**settings(), **options}), "--timed_steps=2", "--json"]
+    if model in ("SASRec", "CFKG", "FM"):
+        words = [word for word in words if not word.startswith("--protocol=")] + ["--protocol=recbole"]
+    code = cli.main(["estimate", *words])
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    timed = json.loads(found.out)["time"]
+    assert timed["steps_per_epoch"] % passes == 0
+    assert len(timed["steps"]) <= 2 * passes
+    assert min(timed["seconds_train"], timed["seconds_valid"]) > 0
+    assert sorted(tmp_path.rglob("*")) == files
