@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ Ids = NDArray[np.int64]
 
 # A drawn pair is rarely a training pair. A table of this many bits per pair decides most pairs at once.
 _BITS_A_PAIR = 64
+_BITS_AT_A_TIME = 1 << 26
 _LEAST_CHANCE = 1e-6  # of a draw that is no training pair; RecBole draws again until there is one
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
 
@@ -47,9 +49,7 @@ class PairSet:
         self.keys = np.unique(users.astype(np.int64) * n_items + items)
         n_bits = max(8, 1 << int(len(self.keys) * _BITS_A_PAIR - 1).bit_length())
         self._shift = np.uint64(64 - n_bits.bit_length() + 1)
-        flags = np.zeros(n_bits, dtype=bool)
-        flags[self._place(self.keys)] = True
-        self._bits = np.packbits(flags, bitorder="little")
+        self._bits = _set_bits(self._place(self.keys), n_bits)
 
     def _place(self, keys: Ids) -> Ids:
         """Return where each key's bit is: the upper bits of its product with an odd constant."""
@@ -66,6 +66,22 @@ class PairSet:
             at = np.searchsorted(self.keys[:-1], wanted)  # the last key need not be searched beyond
             found[maybe] = self.keys[at] == wanted
         return found
+
+
+def _set_bits(places: Ids, n_bits: int) -> NDArray[np.uint8]:
+    """Return a table of bits, eight a byte, with the bits at some places set; sorts ``places``.
+
+    A part of the table at a time has a byte for each bit; the whole table would need 64 to 128 bytes a pair.
+    """
+    places.sort()
+    size = min(n_bits, _BITS_AT_A_TIME)
+    bits = np.empty(n_bits // 8, dtype=np.uint8)
+    bounds = np.searchsorted(places, np.arange(0, n_bits + 1, size))
+    for part, (first, last) in enumerate(pairwise(bounds.tolist())):
+        flags = np.zeros(size, dtype=bool)
+        flags[places[first:last] - part * size] = True
+        bits[part * size // 8 : (part + 1) * size // 8] = np.packbits(flags, bitorder="little")
+    return bits
 
 
 class NegativeSampler(Sampler):

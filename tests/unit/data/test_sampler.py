@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from recbole.sampler import Sampler
 from scipy.stats import chisquare
 
 from recbole_siger.config import Config
+from recbole_siger.data import sampler as module
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.sampler import NegativeSampler, PairSet
 from recbole_siger.errors import UserError
@@ -50,6 +52,27 @@ def test_the_set_holds_the_greatest_ids() -> None:
     asked = np.array([n_users - 2, n_users - 1, 0, n_users - 1], dtype=np.int64)
     found = PairSet(users, items, n_items).contains(asked, np.array([n_items - 1, n_items - 1, 0, 1]))
     assert found.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("size", [64, 1024, 1 << 26])
+def test_a_table_made_in_parts_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(module, "_BITS_AT_A_TIME", size)
+    pairs = PairSet(rng.integers(0, 53, 211), rng.integers(0, 71, 211), 71)
+    whole = np.zeros(8 * len(pairs._bits), dtype=bool)
+    whole[pairs._place(pairs.keys)] = True
+    assert np.array_equal(np.unpackbits(pairs._bits, bitorder="little"), whole)
+
+
+def test_the_table_is_made_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte for each bit of the table would be 93 bytes a pair here."""
+    monkeypatch.setattr(module, "_BITS_AT_A_TIME", 1 << 16)
+    keys = np.arange(90_001, dtype=np.int64)
+    tracemalloc.start()
+    PairSet(keys, keys % 7, 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * len(keys)
 
 
 def test_most_answers_need_no_search() -> None:
