@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -17,8 +19,11 @@ from recbole_siger.graph.user_item import check_edges, distinct_pairs
 
 __all__ = ["co_occurrence_graph"]
 
+logger = logging.getLogger(__name__)
+
 # From this number of pairs on, compiling the loop (one or two seconds) saves time.
 COMPILE_FROM = 4_000_000
+SECONDS_BETWEEN_MESSAGES = 30.0
 
 
 def co_occurrence_graph(
@@ -39,7 +44,8 @@ def co_occurrence_graph(
     Source: Eqs. 3-4 of SIGER. Directed, without self loops. Order within a row: higher count, then
     ``tie_break``, then lower item id. Items without an edge, including RecBole's padding id 0, have empty
     rows. The ranking uses integers, so neither ``max_pairs`` nor the device changes the result. On the CPU,
-    a compiled loop counts many pairs one item at a time; its memory does not grow with the pairs.
+    a compiled loop counts many pairs one item at a time; its memory does not grow with the pairs, and it logs
+    its progress every 30 seconds.
 
     Args:
         edges: Training users then items, shape ``(2, E)``, int64; duplicates count once.
@@ -73,6 +79,8 @@ def co_occurrence_graph(
     tie = _tie_key(torch.bincount(item, minlength=n_items), tie_break)
     history = torch.bincount(user, minlength=n_users)
     if edges.is_cpu and int((history * history).sum()) >= COMPILE_FROM:
+        item = item.int()
+        del user  # 12 bytes an interaction that the loop does not need
         i, j, count = _compiled(item, history, tie, k, min_count)
     else:
         parts = []
@@ -102,12 +110,20 @@ def _tie_key(n_users_of: Tensor, tie_break: str) -> Tensor:
 def _compiled(
     item: Tensor, history: Tensor, tie: Tensor, k: int, min_count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Count and rank with one counter for each item; ``item`` has the users' items, user by user."""
+    """Count and rank with one counter for each item; ``item`` has the users' items, user by user, int32."""
     from recbole_siger.graph.compiled import co_occurrences
 
-    per_item = torch.bincount(item, minlength=len(tie))
+    per_item, reported = torch.bincount(item, minlength=len(tie)), time.monotonic()
+
+    def done(n_items: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > SECONDS_BETWEEN_MESSAGES:
+            reported = time.monotonic()
+            n_pairs = int((history * history).sum())
+            logger.info("co-occurrence: %d of %d items, %d pairs in all", n_items, len(tie), n_pairs)
+
     neighbour, count = co_occurrences(
-        _offsets(history), item.int().numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count
+        _offsets(history), item.numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count, done
     )
     found = torch.from_numpy(neighbour)
     i, place = (found >= 0).nonzero(as_tuple=True)

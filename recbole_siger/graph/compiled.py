@@ -6,14 +6,18 @@ process, in one or two seconds, and is not stored. Callers use a kernel only for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-__all__ = ["Pursuer", "co_occurrences", "dot_products"]
+__all__ = ["Pursuer", "co_occurrences", "dot_products", "keep_nearest"]
 
 Array = np.ndarray[Any, Any]
+
+# Python runs between the parts of a long loop, so that progress is shown and Ctrl-C works.
+N_PARTS = 256
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
@@ -33,6 +37,61 @@ def dot_products(x: Array, i: Array, j: Array) -> Array:
     return out
 
 
+@numba.njit(nogil=True, fastmath={"reassoc", "contract"})
+def _keep_nearest(
+    above: Array, words: Array, signs: int, query: Array, self_place: Array, first: int, n_columns: int,
+    left: Array, right: Array, shift: int, best: Array, place: Array,
+) -> None:  # fmt: skip
+    last, in_group = best.shape[1] - 1, 8 * above.shape[1] // words.shape[1]
+    for a in range(len(query)):
+        q = query[a]
+        for group in range(-(-n_columns // in_group)):
+            # Few groups have a number that is not negative; eight words hold the signs of all of them.
+            sign = signs
+            for word in range(8 * group, 8 * group + 8):
+                sign &= words[a, word]
+            if sign == signs:
+                continue
+            for c in range(group * in_group, min((group + 1) * in_group, n_columns)):
+                if above[a, c] < 0 or first + c == self_place[q]:
+                    continue
+                cosine = np.float32(0.0)
+                for f in range(left.shape[1]):
+                    cosine += left[q, f] * np.int32(np.int32(right[c, f]) << shift).view(np.float32)
+                if cosine <= best[q, last]:
+                    continue
+                at = last
+                while at > 0 and best[q, at - 1] < cosine:
+                    best[q, at], place[q, at] = best[q, at - 1], place[q, at - 1]
+                    at -= 1
+                best[q, at], place[q, at] = cosine, first + c
+
+
+def keep_nearest(
+    above: Array, query: Array, self_place: Array, first: int, n_columns: int, left: Array, right: Array,
+    best: Array, place: Array,
+) -> None:  # fmt: skip
+    """Update the nearest rows of some queries with the products of one block.
+
+    Args:
+        above: Bits of products of few bits minus a number just below ``best[:, -1]``, ``(>= n, m)``, int16
+            of bfloat16 or int32 of float32, m a multiple of 32; a pair is looked at unless it is negative.
+        query: Query of each row of ``above``, ``(n,)``, int64.
+        self_place: Place of each query among the rows, which is skipped, ``(Q,)``, int64.
+        first: Place of the first column of ``above``.
+        n_columns: Columns of ``above`` that are rows, <= m.
+        left: Queries, ``(Q, F)``, float32.
+        right: Bits of the rows of the block, ``(m, >= F)``, of the type of ``above``; products of ``left``
+            and these rows decide.
+        best: Products of the nearest rows, descending, ``(Q, C)``, float32; updated.
+        place: Places of the nearest rows, ``(Q, C)``, int64; updated.
+    """
+    words = above.view(np.int64)
+    signs = np.full(8 // above.itemsize, np.iinfo(above.dtype).min, above.dtype).view(np.int64)[0]
+    shift = 32 - 8 * above.itemsize
+    _keep_nearest(above, words, signs, query, self_place, first, n_columns, left, right, shift, best, place)
+
+
 @numba.njit(nogil=True)
 def _transpose(user_start: Array, items: Array, place: Array, users: Array) -> None:
     for user in range(len(user_start) - 1):
@@ -43,13 +102,13 @@ def _transpose(user_start: Array, items: Array, place: Array, users: Array) -> N
 
 @numba.njit(nogil=True)
 def _co_occurrences(
-    user_start: Array, items: Array, item_start: Array, users: Array, state: Array, min_count: int,
-    neighbour: Array, best: Array,
+    start: int, stop: int, user_start: Array, items: Array, item_start: Array, users: Array, state: Array,
+    min_count: int, neighbour: Array, best: Array,
 ) -> None:  # fmt: skip
     # ``state`` has an item's counter, 0, beside its tie key, so that one memory access fetches both.
     n_items, k = neighbour.shape
     seen, kept_tie = np.empty(n_items, np.int32), np.empty(k, np.int32)
-    for i in range(n_items):
+    for i in range(start, stop):
         n_seen = 0
         for edge in range(item_start[i], item_start[i + 1]):
             user = users[edge]
@@ -81,8 +140,9 @@ def _co_occurrences(
 
 
 def co_occurrences(
-    user_start: Array, items: Array, item_start: Array, tie: Array, k: int, min_count: int
-) -> tuple[Array, Array]:
+    user_start: Array, items: Array, item_start: Array, tie: Array, k: int, min_count: int,
+    done: Callable[[int], None],
+) -> tuple[Array, Array]:  # fmt: skip
     """Count the common users of each item with other items, and keep the ``k`` best items.
 
     Args:
@@ -93,17 +153,23 @@ def co_occurrences(
             within 32 bits; then the item with the lower id.
         k: Number of neighbours, >= 1.
         min_count: Smallest number of common users.
+        done: Called with the number of items that are counted, about ``N_PARTS`` times.
 
     Returns:
         Neighbours, best first, -1 if there are fewer, and numbers of common users, both ``(I, k)``, int32.
     """
-    neighbour = np.full((len(item_start) - 1, k), -1, np.int32)
+    n_items = len(item_start) - 1
+    neighbour = np.full((n_items, k), -1, np.int32)
     best = np.zeros_like(neighbour)
     users = np.empty(len(items), np.int32)
     _transpose(user_start, items, item_start[:-1].copy(), users)
     state = np.zeros((len(tie), 2), np.int32)
     state[:, 1] = tie
-    _co_occurrences(user_start, items, item_start, users, state, min_count, neighbour, best)
+    size = -(-n_items // N_PARTS)
+    for start in range(0, n_items, size):
+        stop = min(start + size, n_items)
+        _co_occurrences(start, stop, user_start, items, item_start, users, state, min_count, neighbour, best)
+        done(stop)
     return neighbour, best
 
 

@@ -45,8 +45,9 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     Args:
         features: Raw features, shape ``(I, F)``, any float dtype, finite.
         k: Neighbours of each item, including the item itself, >= 1.
-        method: ``"exact"`` compares all pairs. ``"ann"`` gets candidates from a navigable graph (faiss, HNSW)
-            and ranks them exactly; it misses some neighbours and logs the share on a sample. Runs on the CPU.
+        method: ``"exact"`` compares all pairs. ``"ann"`` compares an item with the items of similar lists in
+            few coordinates and ranks the candidates exactly. It chooses the number of lists so that a sample
+            has at least .99 of its neighbours, and logs the measured share. Runs on the CPU.
         chunk_size: Rows and columns of a block of ``"exact"``, >= 1; peak memory is about 64 MiB,
             ``20 * chunk_size * (chunk_size + F)`` bytes and ``100 * k`` bytes for each item.
 
@@ -56,7 +57,6 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     Raises:
         ValueError: If ``features`` is not a finite float matrix, ``k`` or ``chunk_size`` is below 1, or
             ``method`` is unknown.
-        UserError: If ``method`` is ``"ann"`` and faiss is missing; the message has the install command.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 3.0], [0.0, 1.0]])

@@ -18,7 +18,7 @@ from torch import Tensor
 from recbole_siger.graph.cosine import STEP, UnitRows
 from recbole_siger.graph.ordering import first_k_per_row
 
-__all__ = ["nearest", "nearest_atoms"]
+__all__ = ["has_fast_bfloat16", "nearest", "nearest_atoms"]
 
 PANEL_BYTES = 32 * 2**20
 # Number of candidates of a row, beyond k, from which exact cosines reduce them at once.
@@ -44,7 +44,7 @@ def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
         Pairs (row, neighbour), ordered in each row, ``(2, n)``; their cosines in units of ``STEP``, ``(n,)``.
     """
     types = [torch.float32]
-    if len(rows) >= FEW_BITS_FROM and _has_fast_bfloat16(rows.index.device):
+    if len(rows) >= FEW_BITS_FROM and has_fast_bfloat16(rows.index.device):
         types.insert(0, torch.bfloat16)
     for dtype in types:
         try:
@@ -54,7 +54,8 @@ def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     return _Search(rows, k, chunk_size, torch.float64).run()
 
 
-def _has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether products of bfloat16 are faster than products of float32; False for a GPU."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

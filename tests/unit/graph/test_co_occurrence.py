@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -122,3 +124,16 @@ def test_runs_of_items_have_at_most_max_pairs_pairs():
     """One item with more pairs has a run of its own; 3 + 2 pairs fill a run of 5 exactly."""
     n_pairs = torch.tensor([3, 3, 2, 5, 1, 9, 1, 1])
     assert co_occurrence._chunk_bounds(n_pairs, 5) == [0, 1, 3, 4, 5, 6, 8]
+
+
+def test_a_long_count_logs_its_progress_and_can_be_stopped(monkeypatch, caplog):
+    """The loop returns to Python between parts; the parts have the same result as one loop."""
+    monkeypatch.setattr(co_occurrence, "COMPILE_FROM", 0)
+    monkeypatch.setattr(co_occurrence, "SECONDS_BETWEEN_MESSAGES", -1.0)
+    with caplog.at_level(logging.INFO):
+        co_occurrence_graph(random_edges(), N_USERS, N_ITEMS, 5)
+    history = torch.unique(random_edges(), dim=1)[0].bincount()
+    n_pairs = int((history * history).sum())
+    assert caplog.messages == [
+        f"co-occurrence: {n} of {N_ITEMS} items, {n_pairs} pairs in all" for n in range(1, N_ITEMS + 1)
+    ]

@@ -105,7 +105,7 @@ def test_survives_a_matrix_product_that_is_worse_than_its_type(monkeypatch, few_
 
 
 def allow_few_bits(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
-    monkeypatch.setattr(nearest, "_has_fast_bfloat16", lambda device: allowed)
+    monkeypatch.setattr(nearest, "has_fast_bfloat16", lambda device: allowed)
     monkeypatch.setattr(nearest, "FEW_BITS_FROM", 0)
     monkeypatch.setattr(nearest, "FEW_BITS_SHARE", 9.0)
 
