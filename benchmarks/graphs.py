@@ -31,6 +31,7 @@ from recbole_siger.graph.knn import semantic_graph
 
 SPORTS = 18_357
 K = 10
+NAMES = ("dense", "exact", "ann", "co_occurrence")
 USERS_PER_ITEM, ITEMS_PER_USER = 2, 20  # 20 interactions, 2 users for each item: 800 pairs for each item
 
 
@@ -41,9 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     parser.add_argument("--plot", type=Path, help="PNG of time and memory against the number of items")
     parser.add_argument("--largest", type=int, default=1_000_000, help="most items to measure")
-    parser.add_argument(
-        "--largest_ann", type=int, help="most items for ann, the slowest method; by default as --largest"
-    )
+    parser.add_argument("--graphs", nargs="+", choices=NAMES, default=list(NAMES), help="measure these only")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in its own process
     options = parser.parse_args(arguments)
     if options.one:
@@ -52,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'graph':14} {'items':>9} {'width':>6} {'seconds':>9} {'cpu s':>9} {'MiB':>8}  note")
     results = []
-    for task in tasks(options.quick, options.largest, options.largest_ann or options.largest):
+    for task in tasks(options.quick, options.largest):
+        if task["graph"] not in options.graphs:
+            continue
         results.append(in_own_process(task))
         print(line(results[-1]), flush=True)
         write_records(options.out, [{"benchmark": "graphs", **results[-1]}])
@@ -62,13 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         plot(results, options.plot)
 
 
-def tasks(quick: bool, largest: int, largest_ann: int) -> list[dict[str, Any]]:
+def tasks(quick: bool, largest: int) -> list[dict[str, Any]]:
     """List the measurements; the dense method and the blocks alternate."""
     if quick:
         wide, n_dense = (512, 384), 5_000
         sizes = {
             "exact": (2_500, 5_000, 10_000),
-            "ann": (2_500, 5_000),
+            "ann": (5_000, 20_000),
             "co_occurrence": (5_000, 20_000, 50_000),
         }
     else:
@@ -84,17 +85,12 @@ def tasks(quick: bool, largest: int, largest_ann: int) -> list[dict[str, Any]]:
         for graph in ("dense", "exact")
     ]
     grown = [
-        {"graph": graph, "n_items": n, "width": width_of(graph, n)}
+        {"graph": graph, "n_items": n, "width": 0 if graph == "co_occurrence" else 384}
         for graph, ns in sizes.items()
         for n in ns
-        if n <= (largest_ann if graph == "ann" else largest)
+        if n <= largest
     ]
     return against + grown
-
-
-def width_of(graph: str, n_items: int) -> int:
-    """Return the width of features; a million rows of 384 would take ann an hour."""
-    return 0 if graph == "co_occurrence" else 384 if n_items <= 100_000 else 64
 
 
 def in_own_process(task: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +254,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     names = {
         "exact": ("kNN, exact, 384 wide", "o-"),
-        "ann": ("kNN, HNSW, 384 wide, above 100,000: 64", "s--"),
+        "ann": ("kNN, approximate, 384 wide", "s--"),
         "co_occurrence": ("co-occurrence, 20 users an item", "^:"),
     }
     for axis, name, label in zip(
