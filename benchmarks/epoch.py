@@ -4,24 +4,24 @@
     python -m benchmarks.epoch --data_path=dataset --shapes baby --models SIGER MGCN FREEDOM BM3 LATTICE VBPR
 
 Each candidate trains whole epochs in turn. The naive model has RecBole's own loader and sampler. Memory is
-the peak of a separate process that trains an epoch and validates.
+the peak of a separate process that builds the model, trains an epoch and validates. ``--without_memory``
+skips these processes, which take most of the time on a GPU.
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
 from benchmarks.shapes import shape_parser, write_dataset
-from benchmarks.step import candidate
+from benchmarks.step import NAIVE, candidate
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 
 NAMES = ("SIGER, float32", "SIGER, bfloat16", "RecBole's LightGCN")
-NAIVE = "naive, features trained"
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=3, help="counted epochs of each candidate")
     parser.add_argument("--naive", action="store_true", help="also one epoch of the naive model, for minutes")
+    parser.add_argument("--without_memory", action="store_true", help="no peaks of separate processes")
     parser.add_argument("--models", nargs="+", help="names of models to time, with their defaults")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 1) if options.quick else (options.shapes, options.rounds)
@@ -38,15 +39,26 @@ def main() -> None:
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
             real = write_dataset(Path(folder), shape, options.data_path)
-            records = measure_shape(Path(folder), shape, names, rounds, warmup=0 if options.quick else 1)
+            peaks = {} if options.without_memory else measure_peaks(Path(folder), shape, names)
+            warmup = 0 if options.quick else 1
+            records = measure_shape(Path(folder), shape, names, rounds, warmup, peaks)
         write_records(options.out, [{**r, "interactions": "real" if real else "drawn"} for r in records])
 
 
+def measure_peaks(folder: Path, shape: str, names: tuple[str, ...]) -> dict[str, float]:
+    """Return the peak of memory of each candidate in a separate process, in MiB."""
+    return {name: fresh_process_peak(run_alone, folder, shape, name)[1] for name in names}
+
+
 def measure_shape(
-    folder: Path, shape: str, names: tuple[str, ...], rounds: int, warmup: int
+    folder: Path,
+    shape: str,
+    names: tuple[str, ...],
+    rounds: int,
+    warmup: int,
+    peaks: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Time every candidate on one dataset."""
-    peaks = {name: fresh_process_peak(run_alone, folder, shape, name)[1] for name in names}
     parts = {name: make_epoch(folder, shape, name) for name in names}
     naive = {name: parts.pop(name) for name in names if name == NAIVE}
     train = interleave({name: epoch for name, (epoch, _) in parts.items()}, rounds, warmup)
@@ -61,7 +73,7 @@ def measure_shape(
             "candidate": name,
             "seconds_train": spread(train[name]),
             "seconds_valid": spread(valid[name]),
-            "peak_mib": peaks[name],
+            "peak_mib": peaks.get(name, ""),
         }
         for name in names
     ]
@@ -90,9 +102,11 @@ def measure_shape(
     return records
 
 
-def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def make_epoch(
+    folder: Path, shape: str, name: str, **more: Any
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return functions that train one epoch and validate."""
-    experiment, train = candidate(folder, shape, name)
+    experiment, train = candidate(folder, shape, name, **more)
     loader, device, trainer = experiment.train_data, experiment.config["device"], experiment.trainer
     if name.startswith("naive"):
         from recbole.data.dataloader import TrainDataLoader
@@ -118,7 +132,7 @@ def make_epoch(folder: Path, shape: str, name: str) -> tuple[Callable[[], None],
 
 def run_alone(folder: Path, shape: str, name: str) -> None:
     """Train an epoch and validate, in a fresh process."""
-    for part in make_epoch(folder, shape, name):
+    for part in make_epoch(folder, shape, name, cache_dir="none"):
         part()
 
 

@@ -28,6 +28,7 @@ SHAPES = {
     "baby": Shape(19_445, 7_050, 118_551),
     "sports": Shape(35_598, 18_357, 218_409),
     "clothing": Shape(39_387, 23_033, 197_338),
+    "tiny": Shape(499, 293, 3_989),  # for a rehearsal, not for a number
 }
 WIDTHS = {"image": 4096, "text": 384}
 

@@ -36,7 +36,7 @@ CANDIDATES = {
     "RecBole's LightGCN": ("LightGCN", {"n_layers": 3}),
     "RecBole's LightGCN, our product": ("LightGCN", {"n_layers": 3}),
 }
-BASE = "naive, features trained"
+NAIVE = "naive, features trained"
 
 
 def main() -> None:
@@ -64,13 +64,13 @@ def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[d
     records = []
     for name, seconds in times.items():
         record = {"benchmark": "step", "shape": shape, "candidate": name, "seconds": seconds}
-        record["ratio"] = times[BASE]["median"] / seconds["median"]
+        record["ratio"] = times[NAIVE]["median"] / seconds["median"]
         if memory:
             record["peak_mib"] = fresh_process_peak(run_alone, folder, shape, name)[1]
         records.append(record)
     print_table(
         f"A training step, {shape}",
-        ("candidate", "ms", "from", "to", f"{BASE} / it", "peak MiB"),
+        ("candidate", "ms", "from", "to", f"{NAIVE} / it", "peak MiB"),
         [
             (
                 r["candidate"],
@@ -85,17 +85,17 @@ def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[d
 
 
 def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
-    """Build the parts of one run, silently."""
-    values = {"data_path": str(folder), "saved": False, "cache_dir": "none", **options}
+    """Build the parts of one run, silently; graphs are kept in ``folder`` for the next candidate."""
+    values = {"data_path": str(folder), "saved": False, "cache_dir": str(folder / "graphs"), **options}
     logging.disable(logging.INFO)
     with contextlib.redirect_stderr(io.StringIO()):
         return build_experiment(Config(model, shape, config_dict=values), RunFolder(folder))
 
 
-def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable[[Any], None]]:
+def candidate(folder: Path, shape: str, name: str, **more: Any) -> tuple[Experiment, Callable[[Any], None]]:
     """Build a candidate, or a model by name; return its parts and a function that trains one batch."""
     kind, options = CANDIDATES.get(name, (name, {}))
-    experiment = build(folder, shape, kind, **options)
+    experiment = build(folder, shape, kind, **options, **more)
     model, optimizer = experiment.model, experiment.trainer.optimizer
     if name.startswith("naive"):
         model = NaiveSIGER(model, train_features=name.endswith("trained"))
@@ -116,9 +116,9 @@ def candidate(folder: Path, shape: str, name: str) -> tuple[Experiment, Callable
     return experiment, train
 
 
-def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
+def make_step(folder: Path, shape: str, name: str, **more: Any) -> Callable[[], None]:
     """Return a function that trains one batch; the batches are the same for each candidate."""
-    experiment, train = candidate(folder, shape, name)
+    experiment, train = candidate(folder, shape, name, **more)
     device = experiment.config["device"]
     batches = itertools.cycle([b.to(device) for b in itertools.islice(experiment.train_data, 4)])
     return lambda: train(next(batches))
@@ -126,18 +126,18 @@ def make_step(folder: Path, shape: str, name: str) -> Callable[[], None]:
 
 def run_alone(folder: Path, shape: str, name: str) -> None:
     """Train a few steps in a fresh process, whose peak of memory is then read."""
-    step = make_step(folder, shape, name)
+    step = make_step(folder, shape, name, cache_dir="none")
     for _ in range(4):
         step()
 
 
-def compare_losses(folder: Path, shape: str) -> float:
+def compare_losses(folder: Path, shape: str, **options: Any) -> float:
     """Return the largest relative difference of a loss term between SIGER and the naive model."""
-    experiment = build(folder, shape, "SIGER")
+    experiment = build(folder, shape, "SIGER", **options)
     model = experiment.model
     naive = NaiveSIGER(model, train_features=False)
     naive.generator.set_state(model.generator.get_state())
-    batch = next(iter(experiment.train_data))
+    batch = next(iter(experiment.train_data)).to(experiment.config["device"])
     pairs = zip(model.calculate_loss(batch), naive.calculate_loss(batch), strict=True)
     return max(abs(a.item() - b.item()) / abs(b.item()) for a, b in pairs)
 

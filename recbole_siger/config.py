@@ -85,6 +85,7 @@ class RunParams:
     eval_step: int = bounded("[0, inf)")
     worker: int = bounded("[0, inf)")
     threads: int | None = bounded("[1, inf)")
+    compile: Literal["none", "auto"]
     check_memory: Literal["refuse", "warn", "ignore"]
     logger: Literal["none", "tensorboard", "wandb", "mlflow"]
     metric_decimal_place: int = bounded("[1, 16]")

@@ -119,6 +119,13 @@ FOREIGN_OPTIONS = {
     "strict",
     "logdir",
     "backend-store-uri",
+    "wheels",
+    "only",
+    "quick",
+    "wheel-dir",
+    "dest",
+    "python-version",
+    "only-binary",
 }
 # What makes a documented training run small.
 SMALL = {"epochs": "1", "train_batch_size": "8192"}

@@ -18,8 +18,9 @@ _BY_KIND: dict[Kind, tuple[str, ...]] = {
     # What makes missing input files; a run checks the content of its inputs by checksum.
     "script": ("prepare",),
     # Where a run is computed. The default ``use_gpu: True`` trains on the CPU where there is no GPU.
-    # Another number of threads, like another processor, may add floats in another order.
-    "device": ("gpu_id", "use_gpu", "threads"),
+    # Another number of threads, like another processor, may add floats in another order. A captured step runs
+    # the kernels of an eager step.
+    "device": ("gpu_id", "use_gpu", "threads", "compile"),
     # What is written, how often, and to which service.
     "writing": (
         "saved",
@@ -47,6 +48,6 @@ def keys_of(*kinds: Kind) -> frozenset[str]:
     """Return the keys of some kinds.
 
     >>> sorted(keys_of("script", "device"))
-    ['gpu_id', 'prepare', 'threads', 'use_gpu']
+    ['compile', 'gpu_id', 'prepare', 'threads', 'use_gpu']
     """
     return frozenset(key for kind in kinds for key in _BY_KIND[kind])

@@ -117,7 +117,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     Args:
         rows: Shape ``(n, ...)``; only n may differ between processes.
     """
-    size = dist.get_world_size()
+    size, device = dist.get_world_size(), rows.device
+    if dist.get_backend() == "gloo":  # which gathers tensors of the CPU
+        rows = rows.cpu()
     lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]
     dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
     longest = max(int(length) for length in lengths)
@@ -125,4 +127,5 @@ def gather_rows(rows: Tensor) -> Tensor:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(size)]
     dist.all_gather(parts, padded.contiguous())
-    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+    gathered = torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+    return gathered.to(device)

@@ -56,8 +56,9 @@ class RankingCollector(Collector):
             self._collected.setdefault("rec.items", []).append(top)
         if self.register.need("rec.topk"):
             hits = hits_at_k(top, positive_u, positive_i, scores.shape[1])
-            counts = torch.bincount(positive_u, minlength=len(scores)).unsqueeze(1).to(hits.device)
-            self._collected.setdefault("rec.topk", []).append(torch.cat([hits.int(), counts.int()], dim=1))
+            counts = _count_rows(positive_u, len(scores)).to(hits.device)
+            table = torch.cat([hits.int(), counts.int().unsqueeze(1)], dim=1)
+            self._collected.setdefault("rec.topk", []).append(table)
 
     def get_data_struct(self) -> Any:
         """Return the values collected since the last call.
@@ -84,7 +85,8 @@ class RankingCollector(Collector):
         users, top, best, row, item = (torch.cat(column) for column in zip(*self._ranked, strict=True))
         first = torch.tensor([len(batch[0]) for batch in self._ranked]).cumsum(0)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), first[:-1]])
-        row = row + starts.repeat_interleave(torch.tensor([len(batch[3]) for batch in self._ranked]))
+        lengths = torch.tensor([len(batch[3]) for batch in self._ranked])
+        row = row + starts.repeat_interleave(lengths).to(row.device)
         users_of_pairs = gather_rows(users[row])
         users, top, best, item = (gather_rows(column) for column in (users, top, best, item))
         users, order = users.sort()
@@ -110,6 +112,14 @@ class RankingCollector(Collector):
         place[order] = np.arange(len(order))
         pairs = np.unique(np.stack((place[row], item)), axis=1)
         return Ranking(users[order], top[order], *pairs)
+
+
+def _count_rows(row: Tensor, n_rows: int) -> Tensor:
+    """Count the pairs of each row: ``(P,)`` to ``(n_rows,)``."""
+    if row.device.type == "cpu":
+        return torch.bincount(row, minlength=n_rows)
+    counts = torch.zeros(n_rows, dtype=torch.int64, device=row.device)  # bincount waits for the device
+    return counts.index_put_((row,), torch.ones_like(row), accumulate=True)
 
 
 class _NDCG(NDCG):

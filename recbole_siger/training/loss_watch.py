@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ from recbole_siger.errors import UserError
 
 __all__ = ["LossWatch"]
 
-# Batches between two fetches. Fetching waits for the device, so that a GPU would idle after every batch.
-_BATCHES = {"cpu": 1, "cuda": 16}
+# Batches between two fetches. From another device than the CPU, values are fetched by time: a fetch waits for
+# the device, which then has no work until the next batch is issued.
+_BATCHES = {"cpu": 1}
+_SECONDS = 1.0
 
 
 class _Term(Tensor):
@@ -31,6 +34,9 @@ class _Term(Tensor):
 class LossWatch:
     """Sum the terms of one epoch.
 
+    On CPU, the terms are read after each batch. On another device, they are read once a second and at the
+    end of the epoch.
+
     Args:
         epoch: Number of the epoch, for the message.
         names: Names of the terms, by their number.
@@ -39,10 +45,11 @@ class LossWatch:
 
     def __init__(self, epoch: int, names: Callable[[int], tuple[str, ...]], device: torch.device) -> None:
         self.epoch, self.names = epoch, names
-        self.every = _BATCHES.get(device.type, 1)
+        self.every = _BATCHES.get(device.type)
         self.sums: list[float] = []
         self.last: dict[str, float] = {}
         self._waiting: list[Tensor] = []
+        self._fetched_at = time.monotonic()
 
     def add(self, losses: Any) -> Any:
         """Add a batch's losses; return them for RecBole's loop.
@@ -51,17 +58,28 @@ class LossWatch:
             UserError: If a term of this batch, or of the batches not yet fetched, is not finite.
         """
         terms = losses if isinstance(losses, tuple) else (losses,)
-        self._waiting.append(torch.stack([term.detach().reshape(()) for term in terms]))
-        values = [0.0] * len(terms)
-        if len(self._waiting) >= self.every:
-            values = self.fetch()
-        told = tuple(_tell(term, value) for term, value in zip(terms, values, strict=True))
-        return told if isinstance(losses, tuple) else told[0]
+        values = self.add_values(torch.stack([term.detach().reshape(()) for term in terms]))
+        known = tuple(_with_value(term, value) for term, value in zip(terms, values, strict=True))
+        return known if isinstance(losses, tuple) else known[0]
+
+    def add_values(self, values: Tensor) -> list[float]:
+        """Add a batch's terms as one tensor ``(n,)``; return their values if fetched now, else zeros.
+
+        Raises:
+            UserError: As :meth:`add`.
+        """
+        self._waiting.append(values)
+        return self.fetch() if self._is_due() else [0.0] * len(values)
+
+    def _is_due(self) -> bool:
+        if self.every is not None:
+            return len(self._waiting) >= self.every
+        return time.monotonic() - self._fetched_at >= _SECONDS
 
     def fetch(self) -> list[float]:
         """Fetch the values that are still on the device; return the last batch's values."""
         batches: list[list[float]] = torch.stack(self._waiting).tolist() if self._waiting else []
-        self._waiting = []
+        self._waiting, self._fetched_at = [], time.monotonic()
         for values in batches:
             self.last = dict(zip(self.names(len(values)), values, strict=True))
             for name, value in self.last.items():
@@ -74,7 +92,7 @@ class LossWatch:
         return batches[-1] if batches else []
 
 
-def _tell(term: Tensor, value: float) -> _Term:
-    told = term.as_subclass(_Term)
-    told.value = value
-    return told
+def _with_value(term: Tensor, value: float) -> _Term:
+    known = term.as_subclass(_Term)
+    known.value = value
+    return known

@@ -8,6 +8,7 @@ users to fill the last batch.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from typing import Any
@@ -60,6 +61,9 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
     contrasts within a batch in RecBole's models are computed in each process. Users are divided, and each
     user is ranked once.
 
+    Each process has a GPU of its own, and NCCL adds the gradients. If there are fewer GPUs than processes,
+    processes share GPUs, and gloo adds the gradients: NCCL rejects two processes on one GPU.
+
     Args:
         config: The configuration.
         run: The run folder; the first process writes it.
@@ -74,14 +78,23 @@ def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[
     n, on_gpu = n_processes(config), config["device"].type == "cuda"
     plan = {"values": config.portable(), "run": str(run.path.resolve()), "resume": resume}
     with connected(None, "nproc", library="train"), following(run.file("run.log")):
-        check_room(n, {"CPU": 1.0, "GPU": float(on_gpu)}, f"nproc={n}", "lower nproc")
-        _fit(plan, n, on_gpu)
+        gpus = _gpus_of_process(n) if on_gpu else 0.0
+        check_room(n, {"CPU": 1.0, "GPU": gpus}, f"nproc={n}", "lower nproc")
+        _fit(plan, n, gpus)
     return {**run.read_results(), "run_dir": str(run.path)}
 
 
-def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
+def _gpus_of_process(n: int) -> float:
+    """Return the GPUs of each of ``n`` processes: one, or a part of one if Ray has fewer GPUs."""
+    import ray
+
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    return 1.0 if n_gpus >= n or n_gpus == 0 else 1 / math.ceil(n / n_gpus)
+
+
+def _fit(plan: dict[str, Any], n: int, gpus: float) -> None:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
         """Leave interrupts to this process; Ray's own handler ends the process with exit code 1, silently."""
@@ -92,13 +105,12 @@ def _fit(plan: dict[str, Any], n: int, on_gpu: bool) -> None:
     level = talk.level
     talk.setLevel(logging.CRITICAL)
     with scratch_folder() as scratch:
-        workers = ScalingConfig(
-            num_workers=n, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
-        )
+        workers = ScalingConfig(num_workers=n, use_gpu=gpus > 0, resources_per_worker={"CPU": 1, "GPU": gpus})
         try:
             Trainer(
                 _work,
                 train_loop_config=plan,
+                torch_config=TorchConfig(backend="gloo" if gpus < 1 else "nccl"),
                 scaling_config=workers,
                 run_config=RunConfig(storage_path=str(scratch)),
             ).fit()

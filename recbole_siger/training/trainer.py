@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.loss import BPRLoss
@@ -32,6 +33,7 @@ from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Sta
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit, doubts
 from recbole_siger.training.settings import run_settings
+from recbole_siger.training.step_graph import StepGraph, build_step_graph
 from recbole_siger.training.tracking import Tracker, scalars
 
 __all__ = ["RunTrainer", "build_trainer"]
@@ -80,11 +82,13 @@ class RunTrainer(Trainer):
         self.scores: dict[int, float] = {}
         self.ranking: Ranking | None = None
         self._cold: ColdSet | None = None
+        self._unranked: Tensor | None = None  # items that are no candidates
         self._record: EpochRecord | None = None
         self._train_data: Any = None
         self._epoch = 0
         self._previous: float | None = None
         self._validates = self._is_watched = False
+        self.step_graph: StepGraph | None = None
 
     @property
     def best_epoch(self) -> int | None:
@@ -109,6 +113,7 @@ class RunTrainer(Trainer):
         self._validates = bool(valid_data) and self.eval_step > 0
         if self.start_epoch and self.cur_step > self.stopping_step:
             self.start_epoch = self.epochs  # the checkpoint is from the epoch at which training stopped
+        self.step_graph = build_step_graph(self.config, self.model, self.optimizer, self.share)
         with run_settings(self.config):
             return super().fit(
                 train_data,
@@ -139,8 +144,11 @@ class RunTrainer(Trainer):
                 update(watch.last)
                 return losses
 
-            total = super()._train_epoch(train_data, epoch_idx, watched, show_progress=False)
-            watch.fetch()
+            if self.step_graph is None:
+                total = super()._train_epoch(train_data, epoch_idx, watched, show_progress=False)
+                watch.fetch()
+            else:
+                total = self._replay_epoch(self.step_graph, train_data, watch, update)
         if self.share.size > 1:
             watch.sums = mean_over_processes(watch.sums, self.device)
         if watch.sums:  # empty for trainers of RecBole with their own loss
@@ -154,6 +162,20 @@ class RunTrainer(Trainer):
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
         return total
+
+    def _replay_epoch(
+        self, steps: StepGraph, train_data: Any, watch: LossWatch, update: Callable[..., None]
+    ) -> tuple[float, ...]:
+        """Train an epoch with a captured step; return the sum of each loss term."""
+
+        def add(values: Tensor) -> None:
+            watch.add_values(values)
+            update(watch.last)
+
+        self.model.train()
+        steps.train_epoch((batch.to(self.device) for batch in train_data), add)
+        watch.fetch()
+        return tuple(watch.sums)
 
     def _start_epoch(self, epoch: int) -> None:
         if hasattr(self.model, "on_epoch_start"):
@@ -348,7 +370,9 @@ class RunTrainer(Trainer):
         """
         if load_best_model:
             self.selection.restore(self.model, self.device)
-        self._cold = getattr(eval_data, "cold", None)
+        self._cold, self._unranked = getattr(eval_data, "cold", None), None
+        if self._cold is not None and self._cold.items is not None and self._cold.alone:
+            self._unranked = torch.from_numpy(np.flatnonzero(~self._cold.items)).to(self.device)
         self.eval_collector.forget()
         with run_settings(self.config):
             result = super().evaluate(eval_data, load_best_model=False, show_progress=False)
@@ -364,6 +388,6 @@ class RunTrainer(Trainer):
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
         interaction, scores, *positives = super()._full_sort_batch_eval(batched_data)
-        if self._cold is not None and self._cold.items is not None and self._cold.alone:
-            scores[:, torch.from_numpy(~self._cold.items)] = -torch.inf
+        if self._unranked is not None:
+            scores.index_fill_(1, self._unranked, -torch.inf)
         return interaction, scores, *positives

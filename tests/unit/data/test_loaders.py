@@ -100,6 +100,19 @@ def test_a_batch_holds_no_more_scores_than_fit(splits: Any, monkeypatch: pytest.
     assert set(found) == {"ann", "cid", "dan"}
 
 
+def test_batches_of_an_evaluation_are_moved_once(splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, (train, valid, test) = splits
+    expected, sizes = read(FullRankingDataLoader(config, test, [lists(train), lists(valid)]), test)
+    monkeypatch.setattr(FullRankingDataLoader, "moves_ahead", True)
+    loader = FullRankingDataLoader(config, test, [lists(train), lists(valid)])
+    assert read(loader, test) == (expected, sizes)
+    assert all(one is other for one, other in zip(loader, loader, strict=True))
+    monkeypatch.setattr("recbole_siger.data.loaders._PAIRS_KEPT", 3)  # too many pairs to keep
+    loader = FullRankingDataLoader(config, test, [lists(train), lists(valid)])
+    assert read(loader, test) == read(loader, test) == (expected, sizes)
+    assert not any(one is other for one, other in zip(loader, loader, strict=True))
+
+
 # ---- training
 
 
@@ -145,6 +158,32 @@ def test_batches_are_recboles(
     assert n_ours == n_theirs == len(ours) / 2 == len(theirs) / 2
     assert all(torch.equal(a, b) for a, b in zip(random_ours, random_theirs, strict=True))
     for mine, yours in zip(ours, theirs, strict=True):
+        assert mine.keys() == yours.keys()
+        assert all(torch.equal(mine[key], yours[key]) for key in mine)
+
+
+def test_batches_that_are_moved_together_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a GPU, batches are made a few at a time; no draw and no random stream differs."""
+    write_toy(tmp_path)
+    values = {"data_path": str(tmp_path), "gpu_id": "", "train_batch_size": 12}
+    config = Config("BPR", "toy", config_dict=values)
+    train = MultimodalDataset(config).build()[0]
+    monkeypatch.setattr("recbole_siger.data.loaders._ROWS_A_MOVE", 3 * 12)
+    epochs = []
+    for is_ahead in (False, True):
+        monkeypatch.setattr(TrainLoader, "moves_ahead", is_ahead)
+        loader = TrainLoader(config, train, NegativeSampler(train), shuffle=True)
+        with run_settings(config):
+            init_seed(7, True)
+        batches = [dict(batch.interaction) for _ in range(2) for batch in loader]
+        epochs.append((batches, loader.generator.get_state(), np.random.random()))  # noqa: NPY002
+    (one, *random_one), (other, *random_other) = epochs
+    assert len(one) == len(other) > 2 * 3
+    assert torch.equal(random_one[0], random_other[0])
+    assert random_one[1] == random_other[1]
+    for mine, yours in zip(one, other, strict=True):
         assert mine.keys() == yours.keys()
         assert all(torch.equal(mine[key], yours[key]) for key in mine)
 

@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "gpu_id": "",
     "use_gpu": False,
     "threads": 3,
+    "compile": "auto",
     "saved": False,
     "save_embeddings": False,
     "save_features": False,

@@ -62,6 +62,20 @@ def test_gradients_pass_and_values_are_told() -> None:
     assert weight.grad.item() == 3 + 2 * 2
 
 
+def test_a_gpu_is_waited_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("recbole_siger.training.loss_watch.time.monotonic", lambda: now[0])
+    watch = LossWatch(3, lambda n: ("bpr", "align")[:n], torch.device("cuda"))
+    waiting = []
+    for values in BATCHES:
+        now[0] += 0.4
+        watch.add(terms(values))
+        waiting.append(len(watch._waiting))
+    assert waiting == [1, 2, 0, 1, 2]
+    watch.fetch()
+    assert watch.sums == [8.25, pytest.approx(1.3)]
+
+
 def test_a_single_loss_stays_single() -> None:
     watch = make_watch(1)
     loss = watch.add(torch.tensor([1.25], requires_grad=True))
