@@ -7,6 +7,7 @@ and an item without a row gets zeros. Users have the same files; ``noun`` names 
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -161,7 +162,8 @@ def read_blocks(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield a feature matrix as float32 in blocks of rows, refusing what is not finite.
 
-    No second copy of the whole matrix is made. A float64 beyond float32's range counts as infinite.
+    No second copy of the whole matrix is made, and the pages of a mapped file leave the process's memory
+    block by block. A float64 beyond float32's range counts as infinite.
 
     Args:
         path: The file, for the message.
@@ -178,6 +180,8 @@ def read_blocks(
     for start in range(0, len(array), n_rows):
         with np.errstate(over="ignore"):
             block = np.asarray(array[start : start + n_rows]).astype(np.float32)
+        if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            array.base.madvise(mmap.MADV_DONTNEED)
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(bad):
             items = _name_some(ids[start + int(row)] for row in bad)

@@ -9,25 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_siger.graph.cosine import STEP, UnitRows
-from recbole_siger.graph.ordering import first_k_per_row
+from recbole_siger.graph.cosine import STEP, WIDE, UnitRows
+from recbole_siger.graph.ordering import first_k_per_row, positions
 
 __all__ = ["has_fast_bfloat16", "nearest", "nearest_atoms"]
 
-PANEL_BYTES = 32 * 2**20
+PANEL_BYTES = 24 * 2**20
+# Rows that are scaled to length 1 at a time.
+UNIT_ROWS = 128
 # Number of candidates of a row, beyond k, from which exact cosines reduce them at once.
 CROWD = 256
 # bfloat16 saves time from this number of rows on, up to this share of candidates in a row: the exact cosine
-# of
-# a candidate costs as much as about a hundred products.
+# of a candidate costs as much as about a hundred products.
 FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
-# From this number of float64 multiplications on, compiling their loop (about a second) saves time.
+# From this number of float64 multiplications on, compiling their loop saves time: compilation takes about a
+# second and 120 MiB. Rows of the width ``WIDE`` or more do not need it.
 COMPILE_FROM = 400_000_000
 # Half the relative distance between two neighbouring numbers: the error of rounding to a type.
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -96,17 +99,17 @@ class _Candidates:
         self.row, self.column, self.low, self.high = (torch.cat(parts) for parts in columns)
         self.parts, self.n_waiting = [], 0
 
-    def ranked(self) -> tuple[Tensor, Tensor]:
-        """Return positions by row, highest lower bound first, and the rank of each within its row."""
-        key = 4.0 * self.row - self.low  # bounds are between -2 and 2
+    def ranked(self, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return positions by row, highest lower bound first; start and length of each row in them."""
+        key = torch.sub(self.row, self.low, alpha=0.25)  # bounds are between -2 and 2
         # NumPy sorts with vector instructions, several times as fast as torch.
         order = torch.from_numpy(np.argsort(key.numpy())) if key.is_cpu else torch.argsort(key)
-        row = self.row[order]
-        return order, torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+        count = torch.bincount(self.row, minlength=n_rows)
+        return order, count.cumsum(0) - count, count
 
     def select(self, kept: Tensor) -> None:
-        self.row, self.column = self.row[kept], self.column[kept]
-        self.low, self.high = self.low[kept], self.high[kept]
+        self.row, self.column = self.row.index_select(0, kept), self.column.index_select(0, kept)
+        self.low, self.high = self.low.index_select(0, kept), self.high.index_select(0, kept)
         self.n_kept = len(self.row)
 
 
@@ -128,7 +131,8 @@ class _Search:
         self.device = rows.index.device
         n_features = rows.features.shape[1]
         # The number of exactly compared pairs is two or three times the number of neighbours.
-        self.compiled = self.device.type == "cpu" and 3 * k * len(rows) * n_features >= COMPILE_FROM
+        n_products = 3 * k * len(rows) * n_features
+        self.compiled = self.device.type == "cpu" and n_features < WIDE and n_products >= COMPILE_FROM
         self.starts = [*range(0, len(rows), size), len(rows)]
         self.size = min(size, len(rows))
         self.shift_column = n_features
@@ -139,14 +143,20 @@ class _Search:
         self.residual: list[float] = []
         self.floor = torch.full((len(rows),), -1.0, dtype=torch.float64, device=self.device)
         self.candidates: list[_Candidates] = []
+        # Keys and cosines of pairs of each block's rows that the blocks before it compared exactly; the last
+        # key is of no pair.
+        last = torch.tensor([len(rows) ** 2], device=self.device)
+        self.known = [[(last, last)] for _ in self.starts[1:]]
         # Allocated once: temporaries of this size between small results would fragment the memory.
         new = partial(torch.zeros, device=self.device)
         self.unit = new(
-            (self.size, n_features), dtype=torch.float64 if dtype == torch.float64 else torch.float32
+            (min(UNIT_ROWS, self.size), n_features),
+            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
         )
         n_lefts = max(1, PANEL_BYTES // (self.size * self.width * dtype.itemsize))
         self.panel = new((min(n_lefts, len(self.starts) - 1) + 1, self.size, self.width), dtype=dtype)
         self.score = new((self.size, self.size), dtype=dtype)
+        self.reached = np.empty(self.size**2 if self.device.type == "cpu" else 0, dtype=bool)
 
     def run(self) -> tuple[Tensor, Tensor]:
         n_blocks = len(self.starts) - 1
@@ -176,24 +186,28 @@ class _Search:
 
     def _rounded(self, block: int, place: int) -> Tensor:
         """Write a block's rows, in the type of the products, at a place of the panel; return ``(n, W)``."""
-        span = self._span(block)
+        return self._round(block, place)[0]
+
+    def _round(self, block: int, place: int, *, measure: bool = False) -> tuple[Tensor, float]:
+        """Do what :meth:`_rounded` does; with ``measure``, return the longest rounding error of a row too."""
+        span, longest = self._span(block), 0.0
         rounded = self.panel[place, : span.stop - span.start]
-        unit = self.rows.unit(span.start, span.stop, self.unit[: len(rounded)])
-        rounded[:, : unit.shape[1]] = unit
-        rounded[:, self.shift_column] = 0
-        return rounded
+        for some in rounded.split(len(self.unit)):
+            start = span.start + (some.storage_offset() - rounded.storage_offset()) // self.width
+            unit = self.rows.unit(start, start + len(some), self.unit[: len(some)])
+            some[:, : unit.shape[1]] = unit
+            some[:, self.shift_column] = 0
+            if measure:
+                unit -= some[:, : unit.shape[1]]
+                longest = max(longest, float(unit.norm(dim=1).max()))
+        return rounded, longest
 
     def _start(self, block: int) -> None:
         """Compare a block with itself; this comparison gives the block's first floors."""
-        rounded = self._rounded(block, 0)
-        unit = self.unit[: len(rounded)]
+        rounded, longest = self._round(block, 0, measure=self.dtype != self.unit.dtype)
         # The error of scaling to length 1, then the error of rounding to the type.
-        residual: float = 8 * ROUNDING[unit.dtype]
-        if self.dtype != unit.dtype:
-            unit -= rounded[:, : unit.shape[1]]
-            residual += 1.01 * float(unit.norm(dim=1).max())
-        self.residual.append(residual)
-        score = _product(rounded, rounded, self.score[: len(rounded), : len(rounded)]).fill_diagonal_(-2)
+        self.residual.append(8 * ROUNDING[self.unit.dtype] + 1.01 * longest)
+        score = self._score(rounded, rounded).fill_diagonal_(-2)
         error = self._error(block, block)
         floor = self.floor[self._span(block)]
         if len(score) > self.k:
@@ -202,9 +216,10 @@ class _Search:
         self.candidates.append(_Candidates.none(self.device))
         reach = floor - 2 * STEP - error
         reach = (reach - 3 * ROUNDING[self.dtype] * reach.abs()).to(self.dtype)
-        row, column = (score >= reach[:, None]).nonzero(as_tuple=True)
-        other = row != column
-        self._propose(block, block, row[other], column[other], score, 0.0, error)
+        place = positions(score >= reach[:, None])
+        row, column = place // len(score), place % len(score)
+        other = positions(row != column)
+        self._propose(block, block, row[other], column[other], score.flatten()[place[other]], 0.0, error)
 
     def _error(self, i: int, j: int) -> float:
         """Bound the difference between a product of two blocks and the cosine, before rounding."""
@@ -225,22 +240,39 @@ class _Search:
         rounded = (below - 2 * rounding * below.abs()).to(self.dtype)
         left[:, self.shift_column], right[:, self.shift_column] = -rounded, 1
         shift = rounded.double()
-        score = _product(left, right, self.score[: len(left), : len(right)])
+        score = self._score(left, right)
         reach = [((1 - 3 * rounding) * (floor - 2 * STEP - error - shift)).to(self.dtype) for floor in floors]
-        bits, bound = score.view(INTEGER[self.dtype]), [one.view(INTEGER[self.dtype]) for one in reach]
-        row, column = (bits >= bound[0][:, None]).nonzero(as_tuple=True)
-        self._propose(i, j, row, column, score, shift, error)
-        row, column = (bits >= bound[1]).nonzero(as_tuple=True)
-        self._propose(j, i, column, row, score.T, shift, error)
+        for mine, (one, other) in enumerate(((i, j), (j, i))):
+            bound = reach[mine] if mine else reach[mine][:, None]
+            place = self._reaching(score, bound)
+            at = place // len(right), place % len(right)
+            near = score.view(-1).index_select(0, place)
+            self._propose(one, other, at[mine], at[1 - mine], near, shift, error)
+
+    def _score(self, left: Tensor, right: Tensor) -> Tensor:
+        """Multiply the rows of two blocks: ``(m, n)``, which the next product overwrites."""
+        out = self.score.view(-1)[: len(left) * len(right)].view(len(left), len(right))
+        return _product(left, right, out)
+
+    def _reaching(self, score: Tensor, bound: Tensor) -> Tensor:
+        """Return the positions, in the flat block, of scores that are at least their bound, all positive."""
+        integer = INTEGER[self.dtype]
+        bits, least = score.view(integer), bound.view(integer)
+        if not score.is_cpu:
+            return positions(bits >= least)
+        # NumPy compares and finds several times as fast as torch.
+        reached = self.reached[: score.numel()].reshape(score.shape)
+        np.greater_equal(bits.numpy(), least.numpy(), out=reached)
+        return torch.from_numpy(np.flatnonzero(reached))
 
     def _propose(
         self, i: int, j: int, row: Tensor, column: Tensor, score: Tensor, shift: Tensor | float, error: float
     ) -> None:
-        """Add pairs of rows of blocks ``i`` and ``j`` to the candidates of ``i``."""
+        """Add pairs of rows of blocks ``i`` and ``j`` to the candidates of ``i``; ``score`` has theirs."""
         if not len(row):
             return
         mine = self.candidates[i]
-        mine.add(row, self.starts[j] + column, *self._bounds(score[row, column], shift, error))
+        mine.add(row, self.starts[j] + column, *self._bounds(score, shift, error))
         if mine.n_waiting > max(mine.n_kept, 4 * self.k * self.size):
             self._thin_out(i)
             if mine.n_kept > (CROWD + self.k) * self.size:
@@ -250,29 +282,56 @@ class _Search:
         """Raise the floors of a block and drop the candidates that cannot reach them."""
         mine, floor = self.candidates[block], self.floor[self._span(block)]
         mine.gather()
-        order, rank = mine.ranked()
-        kth = order[rank == self.k - 1]
-        row = mine.row[kth]
+        order, start, count = mine.ranked(len(floor))
+        row = positions(count >= self.k)
+        kth = order[start[row] + self.k - 1]
         floor[row] = torch.maximum(floor[row], mine.low[kth])
-        mine.select(mine.high >= floor[mine.row] - 2 * STEP)
+        mine.select(positions(mine.high >= (floor - 2 * STEP).index_select(0, mine.row)))
 
     def _evaluate(self, block: int, chosen: Tensor) -> None:
         """Replace the bounds of the candidates at some positions by their cosines."""
         mine = self.candidates[block]
         chosen = chosen[mine.low[chosen] < mine.high[chosen]]
-        row = self.starts[block] + mine.row[chosen]
-        cosine = STEP * self.rows.cosines(row, mine.column[chosen], compiled=self.compiled).double()
+        cosine = STEP * self._steps(block, mine.row[chosen], mine.column[chosen]).double()
         inside = (mine.low[chosen] - STEP <= cosine) & (cosine <= mine.high[chosen] + STEP)
         if not inside.all():
             raise _ImpreciseError
         mine.low[chosen] = mine.high[chosen] = cosine
 
+    def _steps(self, block: int, row: Tensor, column: Tensor) -> Tensor:
+        """Return the cosines of pairs of a block's rows in units of ``STEP``.
+
+        Most near pairs are candidates of both rows: the block of the other row reads the cosine.
+        """
+        n, row, known = len(self.rows), self.starts[block] + row, self.known[block]
+        keys, steps = (torch.cat(parts) for parts in zip(*known, strict=True))
+        if len(known) > 1:
+            keys, order = keys.sort()
+            steps = steps[order]
+            known[:] = [(keys, steps)]
+        key = row * n + column
+        place = torch.searchsorted(keys, key)
+        found = steps[place]
+        new = positions(keys[place] != key)
+        row, column = row[new], column[new]
+        found[new] = step = self.rows.cosines(row, column, compiled=self.compiled)
+        later = positions(column >= self.starts[block + 1])
+        order = later[column[later].argsort()]
+        row, column, step = row[order], column[order], step[order]
+        ends = torch.searchsorted(column, torch.tensor(self.starts[block + 1 :], device=self.device)).tolist()
+        for other, (start, stop) in enumerate(pairwise(ends), block + 1):
+            if start < stop:
+                some = slice(start, stop)
+                self.known[other].append((column[some] * n + row[some], step[some].clone()))
+        return found
+
     def _keep_best(self, block: int) -> Tensor:
         """Reduce a block's candidates to the ``k`` best of each row, in order; return their cosines."""
         self._thin_out(block)
         mine = self.candidates[block]
-        order, rank = mine.ranked()
-        self._evaluate(block, order[rank < self.k])
+        order, start, count = mine.ranked(len(self.floor[self._span(block)]))
+        rank = torch.arange(self.k, device=self.device)
+        self._evaluate(block, order[(start[:, None] + rank)[rank < count[:, None]]])
         self._thin_out(block)
         self._evaluate(block, torch.arange(len(mine.row), device=self.device))
         step = (mine.low / STEP).round().long()
@@ -286,7 +345,7 @@ class _Search:
         step = self._keep_best(block)
         mine = self.candidates[block]
         pairs = torch.stack((self.starts[block] + mine.row, mine.column))
-        self.candidates[block] = _Candidates.none(self.device)
+        self.candidates[block], self.known[block] = _Candidates.none(self.device), []
         return pairs, step
 
 

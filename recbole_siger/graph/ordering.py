@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["first_k_per_row"]
+__all__ = ["first_k_per_row", "positions"]
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Return where a mask is true, in its flat order: any shape to ``(n,)``, int64, ascending.
+
+    On the CPU, NumPy finds few true entries several times as fast as torch.
+
+    Example:
+        >>> positions(torch.tensor([[False, True], [True, False]])).tolist()
+        [1, 2]
+    """
+    if mask.is_cpu:
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero()[:, 0]
 
 
 def first_k_per_row(row: Tensor, k: int, *keys: Tensor) -> Tensor:

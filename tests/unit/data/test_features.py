@@ -1,8 +1,9 @@
 """Features are joined by item token; everything doubtful is refused in words."""
 
+import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from recbole_siger.data.features import (
     load_and_count,
     load_features,
     open_features,
+    read_blocks,
 )
 from recbole_siger.errors import UserError
 
@@ -163,6 +165,27 @@ def test_not_finite(tmp_path: Path, value: float) -> None:
     array[[1, 2], 2] = value
     message = refusal(write(tmp_path, array, ["d", "c", "b", "a"]))
     assert "NaN or infinite values (as float32) for items 'c', 'b'; extract their features again" in message
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says what a process holds of a file")
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_read_file_leaves_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Literal["C", "F"]
+) -> None:
+    table = np.random.default_rng(3).standard_normal((2053, 257)).astype(np.float32)
+    path = write(tmp_path, np.asarray(table, order=order), None)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 101 * 257)
+    array, found = open_features(path), []
+    for start, block in read_blocks(path, array, range(2053)):
+        found.append(block)
+        assert start == 101 * (len(found) - 1)
+    assert np.array_equal(np.concatenate(found), table)
+    maps = Path("/proc/self/smaps").read_text().split(f"{path}\n")
+    assert len(maps) == 2
+    resident = re.search(r"^Rss: +(\d+) kB", maps[1], flags=re.M)
+    assert resident is not None
+    assert int(resident[1]) < 100
+    assert np.array_equal(array, table)  # the file can be read again
 
 
 def test_foreign_ids_name_five_and_count(tmp_path: Path) -> None:

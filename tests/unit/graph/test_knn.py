@@ -191,6 +191,40 @@ def test_compiled_products_are_the_same(monkeypatch):
     assert same(semantic_graph(awkward_features().double(), 10), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_wide_rows_are_the_same(monkeypatch, dtype):
+    """Rows at once, more pairs of a row than fit at once, and pairs in any order."""
+    rows = cosine.UnitRows(awkward_features().to(dtype))
+    generator = torch.Generator().manual_seed(2)
+    i, j = torch.randint(0, len(rows), (2, 997), generator=generator)
+    i[: 2 * cosine.PAIRS_OF_ROW + 3] = 7
+    expected = rows.cosines(i, j)
+    graph = semantic_graph(rows.features, 10)
+    monkeypatch.setattr(cosine, "WIDE", 1)
+    assert torch.equal(rows.cosines(i, j), expected)
+    assert rows.cosines(i[:0], j[:0]).tolist() == []
+    assert same(semantic_graph(rows.features, 10), graph)
+
+
+@pytest.mark.parametrize("few_bits", [True, False])
+def test_a_pair_of_two_blocks_is_compared_exactly_once(monkeypatch, few_bits):
+    allow_few_bits(monkeypatch, few_bits)
+    cosines, seen = cosine.UnitRows.cosines, []
+
+    def noted(rows: cosine.UnitRows, i: torch.Tensor, j: torch.Tensor, **options: bool) -> torch.Tensor:
+        blocks = torch.stack((i // 100, j // 100))
+        between = blocks[0] != blocks[1]
+        seen.append(torch.stack((torch.minimum(i, j), torch.maximum(i, j)))[:, between])
+        return cosines(rows, i, j, **options)
+
+    features = torch.randn(499, WIDTH, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(cosine.UnitRows, "cosines", noted)
+    semantic_graph(features, 10, chunk_size=100)
+    pairs = torch.cat(seen, dim=1)
+    assert pairs.shape[1] > 499
+    assert len(pairs.unique(dim=1).T) == pairs.shape[1]
+
+
 def test_equal_hashes_are_not_taken_for_equal_rows(monkeypatch):
     expected = semantic_graph(awkward_features(), 10)
     monkeypatch.setattr(cosine.UnitRows, "_keys", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
