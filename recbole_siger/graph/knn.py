@@ -36,8 +36,8 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
         H_{ij} = \frac{1 + \cos(x_i, x_j)}{2} \quad\text{for } j \in \operatorname{top}_k \cos(x_i, \cdot)
 
     Source: Eq. 6 of SIGER and the rule below it. Directed. The item itself is first, then higher similarity,
-    then lower item id. An all-zero row, such as the padding item 0, has no edge in either direction. With fewer
-    than ``k`` other items there are fewer edges. Products of few bits only propose candidates. float64
+    then lower item id. An all-zero row, such as the padding item 0, has no edge in either direction. With
+    fewer than ``k`` other items there are fewer edges. Products of few bits only propose candidates. float64
     cosines, rounded to 2^-30, decide, so neither ``chunk_size`` nor the device changes the result of
     ``"exact"``.
 
