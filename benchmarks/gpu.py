@@ -49,13 +49,13 @@ class Part:
 PARTS = (
     Part("data", 90, lines=1),
     Part("tests", 180, needs_gpu=True, lines=6),
-    Part("step", 60, lines=8),
+    Part("step", 75, lines=6),
     Part("launches", 40, needs_gpu=True, lines=4),
-    Part("captured", 45, lines=5),
+    Part("captured", 60, lines=5),
     Part("epoch", 60, lines=4),
     Part("precision", 60, lines=5),
     Part("evaluation", 45, lines=4),
-    Part("products", 30, lines=6),
+    Part("products", 40, lines=6),
     Part("side_by_side", 60, lines=4),
 )
 
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "records.jsonl").unlink(missing_ok=True)
     shutil.rmtree(options.out / "work", ignore_errors=True)
-    deadline, said, failed = time.monotonic() + options.seconds, [], False
+    deadline, said, failed = time.monotonic() + options.seconds * options.slower, [], False
     for part in PARTS:
         if options.only and part.name not in (*options.only, "data"):
             continue
@@ -135,6 +135,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small data and few rounds: a rehearsal")
     parser.add_argument("--data_path", type=Path, help="folder of datasets with baby/; by default drawn data")
     parser.add_argument("--seconds", type=float, default=470.0, help="time for all parts")
+    parser.add_argument("--slower", type=float, default=1.0, help="factor on every time limit")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="these parts only")
     parser.add_argument("--check", action="store_true", help="only list the packages that are missing")
     return parser.parse_args(words)
@@ -150,8 +151,8 @@ def run_part(part: Part, options: argparse.Namespace, left: float) -> tuple[list
     """
     if part.needs_gpu and options.device == "cpu":
         return ["no GPU"], True
-    limit = min(part.seconds, left)
-    if limit < 5:
+    limit = min(part.seconds * options.slower, left)
+    if limit < 2:
         return ["not run: no time left"], False
     command, environment = command_of(part, options), {**os.environ, "PYTHONPATH": str(ROOT)}
     log, start = options.out / f"{part.name}.log", time.monotonic()

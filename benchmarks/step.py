@@ -84,12 +84,20 @@ def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[d
     return records
 
 
-def build(folder: Path, shape: str, model: str, **options: Any) -> Experiment:
-    """Build the parts of one run, silently; graphs are kept in ``folder`` for the next candidate."""
+def build(folder: Path, shape: str, model: str, *, runs: Path | None = None, **options: Any) -> Experiment:
+    """Build the parts of one run, silently; graphs are kept in ``folder`` for the next candidate.
+
+    Args:
+        folder: Where the dataset is.
+        shape: Name of the dataset.
+        model: Name of the model.
+        runs: Where a training writes; by default ``folder``.
+        options: Further configuration.
+    """
     values = {"data_path": str(folder), "saved": False, "cache_dir": str(folder / "graphs"), **options}
     logging.disable(logging.INFO)
     with contextlib.redirect_stderr(io.StringIO()):
-        return build_experiment(Config(model, shape, config_dict=values), RunFolder(folder))
+        return build_experiment(Config(model, shape, config_dict=values), RunFolder(runs or folder))
 
 
 def candidate(folder: Path, shape: str, name: str, **more: Any) -> tuple[Experiment, Callable[[Any], None]]:

@@ -122,6 +122,7 @@ FOREIGN_OPTIONS = {
     "wheels",
     "only",
     "quick",
+    "slower",
     "wheel-dir",
     "dest",
     "python-version",

@@ -29,6 +29,9 @@ __all__ = ["CudaGraphs", "GraphBackend", "Recorded", "StepGraph", "build_step_gr
 
 _log = logging.getLogger(__name__)
 
+N_EAGER = 2
+"""Batches that are trained eagerly before the step is captured."""
+
 TOLERANCE = 1e-5
 """Largest difference of a loss term between the captured and the eager step, relative above 1."""
 
@@ -94,7 +97,7 @@ class CudaGraphs:
         """Record the step; nothing is computed until the first replay."""
         graph = torch.cuda.CUDAGraph()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.12 and later register by themselves
+            warnings.simplefilter("ignore")  # newer versions of torch register at the first use
             for generator in generators:
                 graph.register_generator_state(generator)
         # The outer block restores the current stream, which a capture that fails does not.
@@ -154,10 +157,11 @@ def build_step_graph(config: Config, model: Any, optimizer: Any, share: Share) -
 class StepGraph:
     """Train epochs with a captured step.
 
-    The first batch of a training is trained eagerly, and so is the first batch of each epoch of a model with
-    :meth:`~MultimodalRecommender.on_epoch_start`: a model may build tensors at its first batch. The step is
-    captured at the next batch. If the model has ``on_epoch_start``, or if the learning rate has changed, the
-    step is captured again in each epoch. A batch of another size, usually the last, is trained eagerly.
+    The first two batches of a training are trained eagerly, and so are the first two batches of each epoch of
+    a model with :meth:`~MultimodalRecommender.on_epoch_start`: a model may build tensors at the first batch,
+    and at the second batch what a product by those tensors needs. The step is captured at the next batch. If
+    the model has ``on_epoch_start``, or if the learning rate has changed, the step is captured again in each
+    epoch. A batch of another size, usually the last, is trained eagerly.
 
     Before a captured step is used, its losses are compared with eager steps from the same state. If a loss
     differs, or if the step cannot be captured, the training continues eagerly and logs one line.
@@ -176,7 +180,7 @@ class StepGraph:
         self._recorded: Recorded | None = None
         self._buffers: dict[str, Tensor] = {}
         self._rates: list[float] = []
-        self._is_warm = False
+        self._n_eager = 0  # batches since the model's graphs changed
 
     def train_epoch(self, batches: Iterable[Interaction], add: Callable[[Tensor], Any]) -> None:
         """Train an epoch.
@@ -187,13 +191,13 @@ class StepGraph:
         """
         if self.changes_by_epoch or self._rates != self._learning_rates():
             self._recorded, self._buffers = None, {}
-        self._is_warm = self._is_warm and not self.changes_by_epoch
+        self._n_eager = 0 if self.changes_by_epoch else self._n_eager
         size: int | None = None
         for batch in batches:
             size = len(batch) if size is None else size
-            if self.reason is not None or not self._is_warm or len(batch) != size:
+            if self.reason is not None or self._n_eager < N_EAGER or len(batch) != size:
                 values = self._step(batch)
-                self._is_warm = True
+                self._n_eager += 1
             else:
                 values = self._replay(batch)
             add(values)

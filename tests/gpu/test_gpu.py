@@ -197,7 +197,7 @@ def test_a_resumed_training_has_the_same_bits(
     if compiled == "none" or not IS_CUDA:
         assert_same_training(whole, (rows, found, state))
         return
-    # The first batch after a start is eager, so two kernels of one step may be of different runs of cuBLAS.
+    # The first two batches after a start are eager: equal only if both ways run the same kernels.
     for (mine, _), (yours, _) in zip(whole[0], rows, strict=True):
         assert yours == pytest.approx(mine, rel=1e-5, abs=1e-6)
 
@@ -307,7 +307,7 @@ def test_the_step_is_captured(model: str, tmp_path: Path) -> None:
 
 
 @cuda_only
-@pytest.mark.parametrize("model", ["SIGER", "MGCN", "FREEDOM", "BM3", "VBPR", "LightGCN"])
+@pytest.mark.parametrize("model", ["SIGER", "MGCN", "FREEDOM", "BM3", "VBPR"])
 def test_a_step_does_not_wait_for_the_gpu(model: str, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, model, **CARD)
     module, optimizer = experiment.model, experiment.trainer.optimizer
