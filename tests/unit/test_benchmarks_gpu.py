@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ def run_code(
     monkeypatch.setattr(gpu, "command_of", lambda part, options: [sys.executable, "-I", "-c", code])
     part = Part("step", limits.get("seconds", 60.0), lines=3)
     return run_part(part, parse([f"--out={tmp_path}"]), limits.get("left", 60.0))
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process exists and has not ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def test_the_marked_lines_of_a_part_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,12 +57,33 @@ def test_a_part_that_is_too_slow_is_stopped_with_its_children(
         "child = subprocess.Popen([sys.executable, '-I', '-c', 'import time; time.sleep(600)'])\n"
         "print('>', child.pid, flush=True)\ntime.sleep(600)"
     )
-    lines, is_good = run_code(code, tmp_path, monkeypatch, left=3.0)
+    log = tmp_path / "step.log"
+
+    class Process(subprocess.Popen[bytes]):
+        """Time is up when the part has printed its line, however busy this machine is."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            while not (log.exists() and log.read_text().endswith("\n")):
+                assert self.poll() is None
+                time.sleep(0.01)
+            raise subprocess.TimeoutExpired(code, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu.subprocess, "Popen", Process)
+        lines, is_good = run_code(code, tmp_path, monkeypatch, left=30.0)
     assert not is_good
-    assert lines[1] == "stopped after 3 s"
-    state = Path(f"/proc/{lines[0]}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
-    assert run_code(code, tmp_path, monkeypatch, left=1.0) == (["not run: no time left"], False)
+    assert lines[1] == "stopped after 30 s"
+    deadline = time.monotonic() + 60
+    while is_running(int(lines[0])):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_part_without_time_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run_code("print('> a')", tmp_path, monkeypatch, left=1.0)
+    assert found == (["not run: no time left"], False)
 
 
 def test_parts_of_a_gpu_are_named_on_the_cpu(tmp_path: Path) -> None:
