@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recbole_siger.common.processor import fast_products
+
 __all__ = [
     "FeatureGate",
     "Projection",
@@ -149,7 +151,7 @@ def project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 class _Projection(torch.autograd.Function):
-    """X W^T + b in blocks of rows. On CPU a block of 128 is a third faster than the whole."""
+    """X W^T + b in blocks of rows, by the fastest float32 products of the processor."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -157,13 +159,14 @@ class _Projection(torch.autograd.Function):
         product = weight.new_empty(len(features), len(weight))
         factor = weight.T.to(features.dtype).contiguous()
         same_type = features.dtype == weight.dtype
-        for block, rows in _row_blocks(features):
-            if same_type and bias is not None:
-                torch.addmm(bias, block, factor, out=product[rows])
-            elif same_type:
-                torch.mm(block, factor, out=product[rows])
-            else:
-                product[rows] = block @ factor
+        with fast_products() as fast:
+            for block, rows in _row_blocks(features, fast):
+                if same_type and bias is not None:
+                    torch.addmm(bias, block, factor, out=product[rows])
+                elif same_type:
+                    torch.mm(block, factor, out=product[rows])
+                else:
+                    product[rows] = block @ factor
         return product if same_type or bias is None else product.add_(bias)
 
     @staticmethod
@@ -171,20 +174,24 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
         grad_weight = torch.zeros_like(weight)
-        for block, rows in _row_blocks(features):
-            if features.dtype == weight.dtype:
-                grad_weight.addmm_(grad[rows].T, block)
-            else:
-                grad_weight += grad[rows].to(features.dtype).T @ block
+        with fast_products() as fast:
+            for block, rows in _row_blocks(features, fast):
+                if features.dtype == weight.dtype:
+                    grad_weight.addmm_(grad[rows].T, block)
+                else:
+                    grad_weight += grad[rows].to(features.dtype).T @ block
         grad_features = (grad @ weight).to(features.dtype) if ctx.needs_input_grad[0] else None
         return grad_features, grad_weight, grad.sum(dim=0) if ctx.needs_input_grad[2] else None
 
 
-def _row_blocks(features: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """Cut features into blocks of rows, each about as large as a processor's cache; one block on CUDA."""
+def _row_blocks(features: Tensor, fast: bool) -> Iterator[tuple[Tensor, slice]]:
+    """Cut features into the blocks of rows that are multiplied fastest; one block on CUDA.
+
+    MKL is a third faster if a block fits into the processor's cache. oneDNN divides a product itself.
+    """
     size = len(features)
     if not features.is_cuda:
-        size = 128 if features.dtype == torch.float32 else 2048
+        size = 128 if features.dtype == torch.float32 and not fast else 2048
     for start in range(0, len(features), max(size, 1)):
         rows = slice(start, start + size)
         yield features[rows], rows

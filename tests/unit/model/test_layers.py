@@ -159,6 +159,18 @@ def test_embedding_tables_start_xavier_uniform():
         assert table.weight.shape == (n_rows, width)
 
 
+def test_a_projection_of_several_blocks_is_exact_to_a_millionth():
+    """More rows than a block has, with whichever library multiplies here."""
+    generator = torch.Generator().manual_seed(5)
+    features, weight, bias = (torch.randn(s, generator=generator) for s in ((2179, 307), (11, 307), (11,)))
+    weight, bias = weight.requires_grad_(), bias.requires_grad_()
+    project(features, weight, bias).square().sum().backward()
+    exact = [x.detach().double().requires_grad_() for x in (weight, bias)]
+    torch.nn.functional.linear(features.double(), *exact).square().sum().backward()
+    for mine, true in zip((weight, bias), exact, strict=True):
+        assert (mine.grad - true.grad).abs().max() < 1e-6 * true.grad.abs().max()
+
+
 def test_projection_starts_xavier_uniform_with_zero_biases():
     projection = Projection(211, 13)
     bound = (6 / (211 + 13)) ** 0.5
