@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from recbole_siger.model.batch import contrast_share
 from recbole_siger.model.diffusion import drop_entries
 from recbole_siger.model.layers import UserItem
-from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, ValuedMatrix, propagate_mean
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import Rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 from recbole_siger.parallel.shares import Share
 
@@ -113,8 +114,8 @@ class Backbone(nn.Module):
         """
         p = self.params
         user, pos, neg = map(share.of, triples)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
-        terms = {"bpr": share.weight(len(triples.user)) * bpr_loss((u * i).sum(dim=1), (u * j).sum(dim=1))}
+        ranked = ranking_loss(*take_triple(final, user, pos, neg))
+        terms = {"bpr": share.weight(len(triples.user)) * ranked}
         if p.backbone == "sgl":
             terms["contrast"] = p.contrast_weight * self.contrast(start, triples, generator, share)
         squares = torch.stack([parameter.square().sum() for parameter in parameters])
@@ -128,7 +129,7 @@ class Backbone(nn.Module):
         rows = [(one.user, other.user, user), *((one.item, other.item, ids) for ids in items)]
         tau = self.params.contrast_temperature
         found = [
-            contrast_share(query.index_select(0, ids), key[1:], tau, target=ids - 1, share=share)
+            contrast_share(Rows(ids, len(query)).of(query), key[1:], tau, target=ids - 1, share=share)
             for query, key, ids in rows  # row 0 is padding and no key
         ]
         return torch.stack(found).sum()

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from recbole_siger.model.device import choices
 
 from recbole_siger.common.processor import fast_products
 
@@ -92,6 +95,9 @@ class FeatureGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute the gate: ``(I, F_m)`` to ``(I, d)``, in (0, 1)."""
+        if choices(features).static:  # fewer kernels, and a table of I x d is nothing there
+            hidden = project(features, self.inner.weight, self.inner.bias)
+            return functional.linear(hidden, self.outer.weight, self.outer.bias).sigmoid_()
         # There is no activation between the two maps: multiplying their weights first saves one table.
         weight = self.outer.weight @ self.inner.weight
         bias = self.outer.weight @ self.inner.bias + self.outer.bias
@@ -156,6 +162,9 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(features, weight)
+        ctx.static = choices(features).static
+        if ctx.static and features.dtype == weight.dtype:
+            return features @ weight.T if bias is None else torch.addmm(bias, features, weight.T)
         product = weight.new_empty(len(features), len(weight))
         factor = weight.T.to(features.dtype).contiguous()
         same_type = features.dtype == weight.dtype
@@ -173,13 +182,16 @@ class _Projection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
-        grad_weight = torch.zeros_like(weight)
-        with fast_products() as fast:
-            for block, rows in _row_blocks(features, fast):
-                if features.dtype == weight.dtype:
-                    grad_weight.addmm_(grad[rows].T, block)
-                else:
-                    grad_weight += grad[rows].to(features.dtype).T @ block
+        if ctx.static and features.dtype == weight.dtype:
+            grad_weight = grad.T @ features
+        else:
+            grad_weight = torch.zeros_like(weight)
+            with fast_products() as fast:
+                for block, rows in _row_blocks(features, fast):
+                    if features.dtype == weight.dtype:
+                        grad_weight.addmm_(grad[rows].T, block)
+                    else:
+                        grad_weight += grad[rows].to(features.dtype).T @ block
         grad_features = (grad @ weight).to(features.dtype) if ctx.needs_input_grad[0] else None
         return grad_features, grad_weight, grad.sum(dim=0) if ctx.needs_input_grad[2] else None
 
@@ -190,7 +202,7 @@ def _row_blocks(features: Tensor, fast: bool) -> Iterator[tuple[Tensor, slice]]:
     MKL is a third faster if a block fits into the processor's cache. oneDNN divides a product itself.
     """
     size = len(features)
-    if not features.is_cuda:
+    if not choices(features).static:
         size = 128 if features.dtype == torch.float32 and not fast else 2048
     for start in range(0, len(features), max(size, 1)):
         rows = slice(start, start + size)
@@ -230,8 +242,7 @@ def unit_lengths(x: Tensor) -> Tensor:
         >>> unit_lengths(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [[5.0], [inf]]
     """
-    length = x.norm(dim=-1, keepdim=True)
-    return torch.where(length > SMALLEST_NORM, length, torch.inf)
+    return functional.threshold(x.norm(dim=-1, keepdim=True), SMALLEST_NORM, torch.inf)
 
 
 class _UnitRows(torch.autograd.Function):

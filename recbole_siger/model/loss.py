@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_siger.model.device import choices
 from recbole_siger.model.layers import unit_rows
 from recbole_siger.model.loss_kernels import (
     BernoulliDivergence,
     NeighborDiscrimination,
+    check_chunk_size,
     check_temperature,
     checked_target,
     contrast,
     full_precision,
 )
+from recbole_siger.model.rows import Rows
 
 __all__ = [
     "anchor_info_nce",
@@ -29,9 +32,6 @@ __all__ = [
     "norm_loss",
     "relation_loss",
 ]
-
-# Queries whose logits exist at a time.
-CHUNK_SIZE = 128
 
 
 def bpr_loss(pos_score: Tensor, neg_score: Tensor) -> Tensor:
@@ -69,7 +69,8 @@ def info_nce(
     *,
     target: Tensor | None = None,
     cosine: bool = True,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     r"""Pull each query to its own key, away from all other keys.
 
@@ -88,10 +89,12 @@ def info_nce(
         target: Index in ``key`` of each query's positive, shape ``(B,)``, int64; default ``0..B-1``, for N =
             B.
         cosine: Compare by the cosine; False compares by the inner product, as FAC of SLMRec does.
-        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value.
+        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value. None: as many as suit
+            the device.
+        weight: Weight of each query, without gradients, shape ``(B,)``, in place of 1 / B.
 
     Returns:
-        Mean over the queries, shape ``()``, >= 0.
+        Mean over the queries, or the weighted sum, shape ``()``, >= 0.
 
     Raises:
         ValueError: If the shapes do not fit, a target is out of range, or a number is.
@@ -104,7 +107,7 @@ def info_nce(
     target = checked_target(query, key, temperature, target, chunk_size)
     if cosine:
         query, key = unit_rows(query), unit_rows(key)
-    return contrast(query, key, None, temperature, target, chunk_size, bounded=cosine)
+    return contrast(query, key, None, temperature, target, chunk_size, bounded=cosine, weight=weight)
 
 
 def anchor_info_nce(
@@ -114,7 +117,8 @@ def anchor_info_nce(
     temperature: float,
     *,
     target: Tensor | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     r"""Pull both views of an entity to its anchor, away from the other entities' views.
 
@@ -132,10 +136,12 @@ def anchor_info_nce(
         anchor: Anchors of the queries, shape ``(B, d)``, any length.
         temperature: τ, > 0.
         target: Index in ``view_b`` of each query, shape ``(B,)``, int64; default ``0..B-1``, for N = B.
-        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value.
+        chunk_size: Queries compared at a time, >= 1; changes the memory, not the value. None: as many as suit
+            the device.
+        weight: Weight of each query, without gradients, shape ``(B,)``, in place of 1 / B.
 
     Returns:
-        Mean over the queries, shape ``()``, >= 0.
+        Mean over the queries, or the weighted sum, shape ``()``, >= 0.
 
     Raises:
         ValueError: If the shapes do not fit, a target is out of range, or a number is.
@@ -150,8 +156,10 @@ def anchor_info_nce(
         raise ValueError(f"view_a and anchor must have the same shape, got {shapes}")
     target = checked_target(view_a, view_b, temperature, target, chunk_size)
     a, b, c = unit_rows(view_a), unit_rows(view_b), unit_rows(anchor)
-    positive = torch.linalg.vecdot(a + b.index_select(0, target), c) / (2 * temperature)
-    return contrast(a, b, positive, temperature, target, chunk_size)
+    positive = torch.linalg.vecdot(a + (b if target is None else Rows(target, len(b)).of(b)), c) / (
+        2 * temperature
+    )
+    return contrast(a, b, positive, temperature, target, chunk_size, weight=weight)
 
 
 def l2_loss(*embeddings: Tensor) -> Tensor:
@@ -280,7 +288,7 @@ def relation_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, temperatu
 
 
 def bernoulli_divergence(
-    user: Tensor, item: Tensor, other: Tensor, *, chunk_size: int = CHUNK_SIZE
+    user: Tensor, item: Tensor, other: Tensor, *, chunk_size: int | None = None
 ) -> Tensor:
     r"""Pull the probabilities that two tables of items give to each user and item towards each other.
 
@@ -296,7 +304,8 @@ def bernoulli_divergence(
         user: Shape ``(B, d)``, B >= 1.
         item: First table, shape ``(n, d)``, n >= 1.
         other: Second table of the same items, shape ``(n, d)``.
-        chunk_size: Users at a time, >= 1; changes the memory, not the value.
+        chunk_size: Users at a time, >= 1; changes the memory, not the value. None: as many as suit the
+            device.
 
     Returns:
         Mean over users and items, shape ``()``, >= 0.
@@ -313,10 +322,10 @@ def bernoulli_divergence(
     if not fits or not len(user) or not len(item):
         shapes = ", ".join(str(tuple(x.shape)) for x in (user, item, other))
         raise ValueError(f"expected shapes (B, d), (n, d) and (n, d) with B and n >= 1, got {shapes}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_chunk_size(chunk_size)
+    size = chunk_size or choices(user).chunk_size(len(item), 6)
     with torch.autocast(user.device.type, enabled=False):
-        loss: Tensor = BernoulliDivergence.apply(*map(full_precision, (user, item, other)), chunk_size)
+        loss: Tensor = BernoulliDivergence.apply(*map(full_precision, (user, item, other)), size)
     return loss
 
 
@@ -326,7 +335,8 @@ def neighbor_discrimination(
     k: int,
     temperature: float,
     *,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     r"""Pull each item to its neighbours in all views, and to other neighbours in one view.
 
@@ -347,7 +357,9 @@ def neighbor_discrimination(
         items: Rows that are pulled, shape ``(n,)``, n >= 1, int64, in ``[0, N)``, distinct.
         k: Size of T and of O, in ``[1, N / 2]``.
         temperature: τ, > 0.
-        chunk_size: Items at a time, >= 1; changes the memory, not the value.
+        chunk_size: Items at a time, >= 1; changes the memory, not the value. None: as many as suit the
+            device.
+        weight: Weight of each item, without gradients, shape ``(n,)``, in place of 1 / n.
 
     Returns:
         Mean over items and views, shape ``()``, >= 0.
@@ -367,10 +379,10 @@ def neighbor_discrimination(
     n_items = len(views[0])
     if not 1 <= k <= n_items // 2:
         raise ValueError(f"k must be in [1, {n_items // 2}], half of the {n_items} items, got {k}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_chunk_size(chunk_size)
     check_temperature(temperature)
+    size = chunk_size or choices(items).chunk_size(n_items, 2 * len(views) + 6)
     with torch.autocast(items.device.type, enabled=False):
         units = [unit_rows(full_precision(view)) for view in views]
-        loss: Tensor = NeighborDiscrimination.apply(items, k, temperature, chunk_size, *units)
+        loss: Tensor = NeighborDiscrimination.apply(items, k, temperature, size, weight, *units)
     return loss

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_siger.model.device import choices
+from recbole_siger.model.rows import sum_rows
+
 __all__ = [
     "BernoulliDivergence",
     "CrossEntropy",
@@ -35,24 +38,34 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be finite and > 0, got {temperature}")
 
 
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Raise ValueError unless a number of rows at a time is at least 1 or left to the device."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+
+
 def checked_target(
-    query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int
-) -> Tensor:
-    """Refuse what would be broadcast, ignored or NaN; return the positives, ``(B,)`` int64."""
+    query: Tensor, key: Tensor, temperature: float, target: Tensor | None, chunk_size: int | None
+) -> Tensor | None:
+    """Refuse what would be broadcast, ignored or NaN; return the positives, ``(B,)`` int64.
+
+    None says on a GPU that the positive of each query is the key of the same row.
+    """
     if query.dim() != 2 or key.dim() != 2 or query.shape[1] != key.shape[1] or len(query) == 0:
         shapes = f"{tuple(query.shape)} and {tuple(key.shape)}"
         raise ValueError(f"queries and keys must have shapes (B, d) and (N, d) with B >= 1, got {shapes}")
     check_temperature(temperature)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_chunk_size(chunk_size)
     if target is None:
         if len(query) != len(key):
             raise ValueError(f"without target, B and N must be equal, got {len(query)} and {len(key)}")
-        return torch.arange(len(query), device=query.device)
+        return None if choices(query).static else torch.arange(len(query), device=query.device)
     if target.shape != (len(query),) or target.dtype != torch.int64:
         given = f"{target.dtype} of shape {tuple(target.shape)}"
         raise ValueError(f"target must be int64 of shape ({len(query)},), got {given}")
-    if target.is_cuda:  # a look would make every step wait for the device, whose kernels stop at a bad index
+    if choices(
+        query
+    ).static:  # a look would make every step wait for the device, whose kernels stop at a bad index
         return target
     outside = target[(target < 0) | (target >= len(key))]
     if len(outside):
@@ -65,19 +78,22 @@ def contrast(
     key: Tensor,
     positive: Tensor | None,
     temperature: float,
-    target: Tensor,
-    chunk_size: int,
+    target: Tensor | None,
+    chunk_size: int | None,
     *,
     bounded: bool = True,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Average the cross entropy of inner products; ``positive`` replaces the logit of the target.
 
-    ``bounded`` says that all rows have length 1 at most.
+    ``bounded`` says that all rows have length 1 at most. ``weight`` replaces the equal weights of the
+    average, shape ``(B,)``, without gradients.
     """
     tables = [t if t is None else full_precision(t) for t in (query, key, positive)]
     with torch.autocast(query.device.type, enabled=False):  # exponentials of half precision lose the small
         shift = not bounded or temperature < LOWEST_UNSHIFTED
-        loss: Tensor = CrossEntropy.apply(*tables, temperature, target, chunk_size, shift)
+        size = chunk_size or choices(query).chunk_size(len(key))
+        loss: Tensor = CrossEntropy.apply(*tables, temperature, target, size, shift, weight)
     return loss
 
 
@@ -100,12 +116,13 @@ class CrossEntropy(torch.autograd.Function):
         key: Tensor,
         positive: Tensor | None,
         temperature: float,
-        target: Tensor,
+        target: Tensor | None,
         chunk_size: int,
         shift: bool,
+        weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss and its gradients."""
-        query = query / temperature
+        """Compute the loss and its gradients; with ``weight``, the sum of the weighted losses of the rows."""
+        static, query = choices(query).static, query / temperature
         mass, top = torch.empty_like(query[:, 0]), torch.zeros_like(query[:, 0])
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
         buffer = query.new_empty(min(chunk_size, len(query)), len(key))
@@ -114,7 +131,10 @@ class CrossEntropy(torch.autograd.Function):
             part = query[rows]
             logits = torch.mm(part, key.T, out=buffer[: len(part)])
             if positive is not None:  # the target's logit is no product of query and key
-                logits.scatter_(1, target[rows, None], -torch.inf)
+                if target is None:
+                    logits[:, rows].diagonal().fill_(-torch.inf)
+                else:
+                    logits.scatter_(1, target[rows, None], -torch.inf)
             if shift:
                 torch.amax(logits, dim=1, out=top[rows])
                 if positive is not None:
@@ -124,28 +144,41 @@ class CrossEntropy(torch.autograd.Function):
             if positive is not None:
                 mass[rows] += (positive[rows] - top[rows]).exp()
             torch.mm(logits, key, out=grad_query[rows])
-            grad_key.addmm_(logits.T, part / mass[rows, None])
+            part = part / mass[rows, None]
+            grad_key.addmm_(logits.T, part if weight is None else part * weight[rows, None])
         grad_query.div_(mass.unsqueeze(1))
         grad_positive = None
         if positive is None:
-            wanted = key.index_select(0, target)
+            wanted = key if target is None else key.index_select(0, target)
             chosen = torch.linalg.vecdot(query, wanted)
             grad_query -= wanted
-            grad_key.index_add_(0, target, query, alpha=-1)
+            own = query if weight is None else query * weight.unsqueeze(1)
+            if target is None:
+                grad_key -= own
+            elif static:
+                grad_key -= sum_rows(own, target, len(key))
+            else:
+                grad_key.index_add_(0, target, own, alpha=-1)
         else:
             chosen = positive
             grad_positive = (positive - top).exp_().div_(mass).sub_(1)
-        ctx.save_for_backward(grad_query.div_(temperature), grad_key, grad_positive)
-        return (mass.log_() + top - chosen).mean()
+        grad_query.div_(temperature)
+        if weight is not None:
+            grad_query *= weight.unsqueeze(1)
+            grad_positive = None if grad_positive is None else grad_positive.mul_(weight)
+        ctx.save_for_backward(grad_query, grad_key, grad_positive)
+        ctx.n = len(query) if weight is None else 1
+        gap = mass.log_() + top - chosen
+        return gap.mean() if weight is None else gap @ weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients of the forward pass."""
         query, key, positive = ctx.saved_tensors
-        scale = grad / len(query)
+        scale = grad / ctx.n
         grad_positive = None if positive is None else positive * scale
-        return query * scale, key * scale, grad_positive, None, None, None, None
+        return query * scale, key * scale, grad_positive, None, None, None, None, None
 
 
 class BernoulliDivergence(torch.autograd.Function):
@@ -186,11 +219,19 @@ class NeighborDiscrimination(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, items: Tensor, k: int, temperature: float, chunk_size: int, *views: Tensor
+        ctx: Any,
+        items: Tensor,
+        k: int,
+        temperature: float,
+        chunk_size: int,
+        weight: Tensor | None,
+        *views: Tensor,
     ) -> Tensor:
-        """Compute the loss and its gradients."""
+        """Compute the loss and its gradients; with ``weight``, the weighted sum over items."""
+        static = choices(items).static
         total, grads = views[0].new_zeros(()), [torch.zeros_like(view) for view in views]
-        for some in items.split(chunk_size):
+        for start in range(0, len(items), chunk_size):
+            some = items[start : start + chunk_size]
             queries = [view.index_select(0, some) for view in views]
             cosines = [query @ view.T for query, view in zip(queries, views, strict=True)]
             chances = [cosine.softmax(dim=1) for cosine in cosines]
@@ -202,12 +243,18 @@ class NeighborDiscrimination(torch.autograd.Function):
                 single = chance.scatter_(1, common, -1.0).topk(k, dim=1).indices
                 # The shift changes no share and keeps exponentials at 1 or below.
                 power = cosine.sub_(1).div_(temperature).exp_()
-                loss, by_cosine = _discriminate(power, common, single)
-                total += loss
+                losses, by_cosine = _discriminate(power, common, single)
                 by_cosine /= temperature
+                if weight is not None:
+                    own = weight[start : start + chunk_size, None]
+                    losses, by_cosine = losses * own, by_cosine.mul_(own)
+                total += losses.sum()
                 grad.addmm_(by_cosine.T, query)
-                grad.index_add_(0, some, by_cosine @ view)
-        n_terms = len(items) * len(views)
+                if static:
+                    grad += sum_rows(by_cosine @ view, some, len(view))
+                else:
+                    grad.index_add_(0, some, by_cosine @ view)
+        n_terms = len(views) * (len(items) if weight is None else 1)
         ctx.save_for_backward(*(grad.div_(n_terms) for grad in grads))
         return total / n_terms
 
@@ -215,11 +262,11 @@ class NeighborDiscrimination(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients of the forward pass."""
-        return None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
+        return None, None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
 
 
 def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the losses of some rows, and its gradient by the logarithms of ``power``.
+    """Return losses of rows, ``(n, 1)``, and the gradient of their sum by the logarithms of ``power``.
 
     Args:
         power: Exponentials e, shape ``(n, N)``; overwritten.
@@ -232,7 +279,7 @@ def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor
     outside.clamp_min_(torch.finfo(outside.dtype).tiny)  # at a low temperature all of it can be 0
     everything = outside + in_common
     first, second = in_common / everything, in_single / outside
-    loss = -((first + SMALLEST_SHARE).log() + (second + SMALLEST_SHARE).log()).sum()
+    losses = -((first + SMALLEST_SHARE).log() + (second + SMALLEST_SHARE).log())
     # By a power outside T and O; a power in O or in T adds its own part. Each factor is a share of 1.
     first_slope, second_slope = 1 / (first + SMALLEST_SHARE), 1 / (second + SMALLEST_SHARE)
     by_common = of_common / everything * (first - 1) * first_slope
@@ -242,4 +289,4 @@ def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor
     gradient.addcmul_(power / everything, first * first_slope)
     gradient.scatter_(1, single, by_single)
     gradient.scatter_(1, common, by_common)
-    return loss, gradient
+    return losses, gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from recbole_siger.model.loss import CHUNK_SIZE
+from recbole_siger.model.device import CHUNK_SIZE
 
 __all__ = ["FLOAT", "MemoryTerms", "contrast_chunk"]
 

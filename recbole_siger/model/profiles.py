@@ -93,8 +93,8 @@ class ProfileRows(nn.Module):
         return ids[self.place[ids] >= 0]
 
     def of(self, ids: Tensor) -> Tensor:
-        """Return the profiles of ids that have one: ``(k, F)``."""
-        return self.rows.index_select(0, self.place[ids])
+        """Return the profiles of ids: ``(k, F)``; an id without a profile gets some row."""
+        return self.rows.index_select(0, self.place[ids].clamp_min(0))
 
 
 def item_profile(asked: str | None, features: Collection[str]) -> str:

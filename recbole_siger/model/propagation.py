@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_siger.model.csr import Csr
+from recbole_siger.model.device import Choices, choices
 from recbole_siger.model.layers import UserItem, unit_rows
 
 __all__ = [
@@ -27,7 +30,7 @@ class _Factor:
 
     shape: torch.Size
 
-    def pair(self) -> tuple[_Csr, _Csr]:
+    def pair(self) -> tuple[Csr, Csr]:
         """Return the matrix and its transpose."""
         raise NotImplementedError
 
@@ -39,7 +42,7 @@ class _Factor:
     def times(self, x: Tensor) -> Tensor:
         """Multiply: ``(m, d)`` to ``(n, d)``."""
         self.check(x)
-        product: Tensor = _SparseProduct.apply(x, *self.pair())
+        product: Tensor = _SparseProduct.apply(x, *self.pair(), choices(x))
         return product
 
 
@@ -81,6 +84,7 @@ class SparseMatrix(_Factor, nn.Module):
         self.shape = matrix.shape
         self.symmetric = symmetric
         self._order: Tensor | None = None
+        self._bags: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._register("", matrix)
         if not symmetric:
             self._register("transposed_", transpose)
@@ -97,12 +101,13 @@ class SparseMatrix(_Factor, nn.Module):
         """
         return self.times(x)
 
-    def pair(self) -> tuple[_Csr, _Csr]:
+    def pair(self) -> tuple[Csr, Csr]:
         """Return the matrix and its transpose."""
-        matrix = _Csr(self.crow, self.col, self.val, self.shape[1])
+        matrix = Csr(self.crow, self.col, self.val, self.shape[1], self._bags[0])
         if self.symmetric:
             return matrix, matrix
-        return matrix, _Csr(self.transposed_crow, self.transposed_col, self.transposed_val, self.shape[0])
+        arrays = self.transposed_crow, self.transposed_col, self.transposed_val
+        return matrix, Csr(*arrays, self.shape[0], self._bags[1])
 
     def with_values(self, value: Tensor) -> ValuedMatrix:
         """Return a matrix of the same pattern with other values; an entry of 0 is an edge that is left out.
@@ -122,41 +127,17 @@ class SparseMatrix(_Factor, nn.Module):
             self._order = self.col.argsort(stable=True)
         matrix, transpose = self.pair()
         value = value.detach()
-        return ValuedMatrix(matrix._replace(val=value), transpose._replace(val=value[self._order]))
+        return ValuedMatrix(replace(matrix, val=value), replace(transpose, val=value[self._order]))
 
     def extra_repr(self) -> str:
         """Say the size, for ``print(model)``."""
         return f"{self.shape[0]} x {self.shape[1]}, {len(self.val)} non-zeros"
 
 
-class _Csr(NamedTuple):
-    """A compressed sparse matrix of shape ``(len(crow) - 1, n_columns)``."""
-
-    crow: Tensor
-    col: Tensor
-    val: Tensor
-    n_columns: int
-
-    def times(self, x: Tensor) -> Tensor:
-        """Multiply by the fastest way of the device that ``x`` is on."""
-        return self.times_by_csr(x) if x.is_cuda else self.times_by_bags(x)
-
-    def times_by_bags(self, x: Tensor) -> Tensor:
-        # A bag is a row. On CPU 12 times as fast as torch.sparse.mm of a COO tensor.
-        value = self.val.to(x.dtype)
-        return functional.embedding_bag(
-            self.col, x, self.crow, mode="sum", per_sample_weights=value, include_last_offset=True
-        )
-
-    def times_by_csr(self, x: Tensor) -> Tensor:
-        shape, value = (len(self.crow) - 1, self.n_columns), self.val.to(x.dtype)
-        return torch.sparse_csr_tensor(self.crow, self.col, value, shape, check_invariants=False) @ x
-
-
 class ValuedMatrix(_Factor):
     """What :meth:`SparseMatrix.with_values` returns: it multiplies like a :class:`SparseMatrix`."""
 
-    def __init__(self, matrix: _Csr, transpose: _Csr) -> None:
+    def __init__(self, matrix: Csr, transpose: Csr) -> None:
         self.shape = torch.Size((len(matrix.crow) - 1, matrix.n_columns))
         self._pair = matrix, transpose
 
@@ -164,7 +145,7 @@ class ValuedMatrix(_Factor):
         """Multiply: ``(m, d)`` to ``(n, d)``, in the type of ``x``."""
         return self.times(x)
 
-    def pair(self) -> tuple[_Csr, _Csr]:
+    def pair(self) -> tuple[Csr, Csr]:
         """Return the matrix and its transpose."""
         return self._pair
 
@@ -173,13 +154,13 @@ class _SparseProduct(torch.autograd.Function):
     """A x with the gradient A^T g. torch's own backward would transpose A again at every step."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: _Csr, transpose: _Csr) -> Tensor:
-        ctx.matrix, ctx.transpose = matrix, transpose
-        return matrix.times(x.contiguous())
+    def forward(ctx: Any, x: Tensor, matrix: Csr, transpose: Csr, how: Choices) -> Tensor:
+        ctx.matrix, ctx.transpose, ctx.how = matrix, transpose, how
+        return matrix.times(x.contiguous(), how)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _SparseProduct.apply(grad, ctx.transpose, ctx.matrix), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _SparseProduct.apply(grad, ctx.transpose, ctx.matrix, ctx.how), None, None, None
 
 
 def _csr_arrays(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,7 +203,7 @@ def propagate_mean(matrix: SparseMatrix | ValuedMatrix, x: Tensor, n_layers: int
     """
     _check_layers(n_layers)
     matrix.check(x)
-    mean: Tensor = _MeanPropagation.apply(x, *matrix.pair(), n_layers)
+    mean: Tensor = _MeanPropagation.apply(x, *matrix.pair(), n_layers, choices(x))
     return mean
 
 
@@ -353,17 +334,17 @@ class _MeanPropagation(torch.autograd.Function):
     """(x + A (x + A (x + ...))) / (L + 1), summed in place; its gradient is the same with A^T."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: _Csr, transpose: _Csr, n_layers: int) -> Tensor:
-        ctx.matrix, ctx.transpose, ctx.n_layers = matrix, transpose, n_layers
+    def forward(ctx: Any, x: Tensor, matrix: Csr, transpose: Csr, n_layers: int, how: Choices) -> Tensor:
+        ctx.matrix, ctx.transpose, ctx.rest = matrix, transpose, (n_layers, how)
         total = x = x.contiguous()
         for _ in range(n_layers):
-            total = matrix.times(total).add_(x)
+            total = matrix.times(total, how).add_(x)
         return total.div_(n_layers + 1) if n_layers else x.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        back = _MeanPropagation.apply(grad, ctx.transpose, ctx.matrix, ctx.n_layers)
-        return back, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        back = _MeanPropagation.apply(grad, ctx.transpose, ctx.matrix, *ctx.rest)
+        return back, None, None, None, None
 
 
 def _check_layers(n_layers: int) -> None:

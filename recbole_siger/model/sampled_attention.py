@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_siger.model.rows import take_rows
+
 __all__ = ["SampledAttention"]
 
 
@@ -46,7 +48,7 @@ class SampledAttention(nn.Module):
             Shape ``(n, d)``.
         """
         query = self.query(nodes) / self.key.out_features**0.5
-        logits = torch.einsum("na,nsa->ns", query, self.key(items)[drawn])
+        logits = torch.einsum("na,nsa->ns", query, take_rows(self.key(items), drawn))
         logits = torch.cat(
             (torch.linalg.vecdot(query, self.key(nodes)).unsqueeze(1), _without_padding(logits, drawn)), dim=1
         )
@@ -70,7 +72,7 @@ class SampledAttention(nn.Module):
         Returns:
             Shape ``(B, S + 1)``; the first column is that of the node's own row.
         """
-        rows = torch.cat((nodes.unsqueeze(1), items[drawn]), dim=1)
+        rows = torch.cat((nodes.unsqueeze(1), take_rows(items, drawn)), dim=1)
         logits = self.query(rows) @ self.key(rows).transpose(1, 2) / self.key.out_features**0.5
         present = functional.pad(drawn, (1, 0), value=1)
         attention = _without_padding(logits, present.unsqueeze(1)).softmax(dim=2)

@@ -209,7 +209,8 @@ def test_without_the_anchor_the_modalities_are_contrasted_both_ways(tmp_path: Pa
     model, batch = experiment.model, first_batch(experiment)
     found = values(model.loss_terms(batch))["modality_alignment"]
     with torch.no_grad():
-        image, text = (model.encode_semantics(m)[0] for m in ("image", "text"))
+        encoded, _ = model.encode_semantics()
+    image, text = (encoded[m] for m in ("image", "text"))
     total, tau = 0.0, model.params.anchor_temperature
     for one, other, ids in ((image.user, text.user, "user_id"), (image.item, text.item, "item_id")):
         rows = np.unique(batch[ids].numpy())

@@ -252,11 +252,11 @@ def test_a_cold_item_has_semantic_edges_and_a_vector_that_follows_its_features(s
         for modality in ("image", "text"):
             graph = model.eisg[modality]
             assert (graph.crow[cold + 1] - graph.crow[cold] > 0).all()  # Eq. 7
-            item = model.encode_semantics(modality)[0].item[cold]
+            item = model.encode_semantics()[0][modality].item[cold]
             assert (item.norm(dim=1) > 0).all()  # Eq. 10
             before = item.clone()
             getattr(model.features, modality)[cold] += 3.0
-            assert not torch.equal(model.encode_semantics(modality)[0].item[cold], before)
+            assert not torch.equal(model.encode_semantics()[0][modality].item[cold], before)
         # Eq. 11: no user's vector holds a cold item.
         columns = model.user_items.col
         assert not set(columns.tolist()) & set(cold.tolist())

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.device import choices
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, dropout, embedding_tables
 from recbole_siger.model.loss import cosine_loss, norm_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import propagate_user_item
+from recbole_siger.model.rows import Distinct, take_rows
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["BM3", "BM3Params"]
@@ -118,29 +120,34 @@ class BM3(MultimodalRecommender):
         """Return the terms of the loss, weighted."""
         p, encoded = self.params, self.encode()
         # An entity is disturbed once a batch, however often it occurs.
-        (users, user), (items, item) = (
-            interaction[key].unique(return_inverse=True) for key in (self.USER_ID, self.ITEM_ID)
+        users, items = (
+            Distinct(ids, n, static=choices(ids).static)
+            for ids, n in (
+                (interaction[self.USER_ID], self.n_users),
+                (interaction[self.ITEM_ID], self.n_items),
+            )
         )
-        u, i = encoded.user[users], encoded.item[items]
-        user_target, item_target = self.disturb(u)[user], self.disturb(i)[item]
-        predicted_user, predicted_item = self.predictor(u)[user], self.predictor(i)[item]
+        u, i = users.of(encoded.user), items.of(encoded.item)
+        user_target, item_target = self.disturb(u)[users.place], self.disturb(i)[items.place]
+        predicted_user = take_rows(self.predictor(u), users.place)
+        predicted_item = take_rows(self.predictor(i), items.place)
         reconstruction = cosine_loss(predicted_user, item_target) + cosine_loss(predicted_item, user_target)
-        modality = torch.stack([self.modality_loss(m, items, item, item_target) for m in self.modalities])
+        modality = torch.stack([self.modality_loss(m, items, item_target) for m in self.modalities])
         return {
             "reconstruction": reconstruction,
             "modality": p.cl_weight * modality.sum(),
             "regularization": p.reg_weight * norm_loss(encoded.user[1:], encoded.item[1:]),
         }
 
-    def modality_loss(self, modality: str, items: Tensor, item: Tensor, target: Tensor) -> Tensor:
+    def modality_loss(self, modality: str, items: Distinct, target: Tensor) -> Tensor:
         """Pull a modality's prediction to the item and to the modality itself: ``()``.
 
         Args:
             modality: Its name.
-            items: The distinct items of the batch, shape ``(n,)``.
-            item: Position in ``items`` of each row of the batch, shape ``(B,)``.
+            items: The distinct items of the batch.
             target: The disturbed items of the batch, shape ``(B, d)``.
         """
-        content = self.projections[modality](getattr(self.features, modality)[items])
-        predicted, disturbed = self.predictor(content)[item], self.disturb(content)[item]
+        content = self.projections[modality](items.of(getattr(self.features, modality)))
+        predicted = take_rows(self.predictor(content), items.place)
+        disturbed = self.disturb(content)[items.place]
         return cosine_loss(predicted, target) + cosine_loss(predicted, disturbed)

@@ -26,11 +26,13 @@ from recbole_siger.graph.co_occurrence import co_occurrence_graph
 from recbole_siger.graph.knn import consistent_graphs
 from recbole_siger.graph.normalize import normalize_adjacency, sparse_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.device import choices
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import bernoulli_divergence, neighbor_discrimination
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.model.rows import Distinct, take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["DAMRS", "DAMRSParams"]
@@ -180,33 +182,45 @@ class DAMRS(MultimodalRecommender):
         behavior, views = self.encode()
         mean_view = torch.stack(views).mean(dim=0)
         liked, weak = self.weights(behavior.user, views, user, pos, neg)
-        final = behavior.item + mean_view
-        gap = share.of((behavior.user[user] * (final[pos] - final[neg])).sum(dim=-1))
+        u, i, j = take_triple(UserItem(behavior.user, behavior.item + mean_view), user, pos, neg)
+        gap = share.of((u * (i - j)).sum(dim=-1))
         denoised = share.of(liked) * functional.logsigmoid(gap) + share.of(weak) * functional.logsigmoid(-gap)
-        items = torch.cat([pos, neg]).unique()
-        divergence = self.divergence(behavior, mean_view, user.unique(), items)
+        static = choices(user).static and share.size == 1
+        items = Distinct(torch.cat([pos, neg]), self.n_items, static=static)
+        users = Distinct(user, self.n_users, static=static)
+        divergence = self.divergence(behavior, mean_view, users, items)
         return {
             "bpr": -share.weight(len(user)) * denoised.mean(),
             "divergence": p.divergence_weight * divergence,
             "neighbors": p.neighbor_weight * self.discrimination(views, items),
         }
 
-    def divergence(self, behavior: UserItem, mean_view: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """Align what behaviour and views say about users and items, ids ``(n,)`` each, AU: ``()``."""
-        own = self.share.of(users)
+    def divergence(self, behavior: UserItem, mean_view: Tensor, users: Distinct, items: Distinct) -> Tensor:
+        """Align what behaviour and views say about users and items, AU: ``()``."""
+        tables = [unit_rows(items.of(table)) for table in (behavior.item, mean_view)]
+        if users.count is not None and items.count is not None:
+            # A row of zeros has no divergence, so padding changes only the number of pairs in the mean.
+            tables = [table * items.valid().unsqueeze(1) for table in tables]
+            user = users.of(behavior.user) * users.valid().unsqueeze(1)
+            share = len(users.ids) * len(items.ids) / (users.count * items.count)
+            return (share * bernoulli_divergence(user, *tables)).squeeze(0)
+        own = self.share.of(users.ids)
         if len(own) == 0:  # fewer users than processes
             return mean_view.sum() * 0
-        tables = (unit_rows(table[items]) for table in (behavior.item, mean_view))
-        return self.share.weight(len(users)) * bernoulli_divergence(behavior.user[own], *tables)
+        weight = self.share.weight(len(users.ids))
+        return weight * bernoulli_divergence(take_rows(behavior.user, own), *tables)
 
-    def discrimination(self, views: list[Tensor], items: Tensor) -> Tensor:
-        """Align the views of items, ids ``(n,)``, with their neighbours among all items, AI: ``()``."""
-        own, p = self.share.of(items), self.params
+    def discrimination(self, views: list[Tensor], items: Distinct) -> Tensor:
+        """Align the views of items with their neighbours among all items, AI: ``()``."""
+        p, own, weight = self.params, self.share.of(items.ids) - 1, None
         if len(own) == 0:
             return views[0].sum() * 0
+        if items.count is not None:
+            own, weight = own.clamp_min(0), items.valid() / items.count
         every = [view[1:] for view in views]  # without padding
-        loss = neighbor_discrimination(every, own - 1, p.n_discriminated, p.neighbor_temperature)
-        return self.share.weight(len(items)) * loss
+        tau = p.neighbor_temperature
+        loss = neighbor_discrimination(every, own, p.n_discriminated, tau, weight=weight)
+        return self.share.weight(len(items.ids)) * loss
 
     @torch.no_grad()
     def weights(

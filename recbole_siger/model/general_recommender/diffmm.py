@@ -32,9 +32,10 @@ from recbole_siger.model.denoising import DenoisingParams, RowDiffusion
 from recbole_siger.model.diffusion import drop_entries
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import Projection, UserItem, embedding_tables, unit_rows
-from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, ValuedMatrix, propagate_mean
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import Rows, take_rows
 from recbole_siger.options.params import bounded
 from recbole_siger.parallel.shares import current_share
 
@@ -214,10 +215,10 @@ class DiffMM(MultimodalRecommender):
         p, share = self.params, self.share
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         nodes, content = self.encode(self.thinned)
-        u, i, j = (nodes[share.of(ids)] for ids in (user, self.n_users + pos, self.n_users + neg))
+        u, i, j = (take_rows(nodes, share.of(ids)) for ids in (user, self.n_users + pos, self.n_users + neg))
         tables = self.user_embedding.weight[1:], self.item_embedding.weight[1:]
         terms = {
-            "bpr": share.weight(len(user)) * bpr_loss((u * i).sum(dim=1), (u * j).sum(dim=1)),
+            "bpr": share.weight(len(user)) * ranking_loss(u, i, j),
             "regularization": p.reg_weight * torch.stack([x.square().sum() for x in tables]).sum(),
         }
         if p.contrast == "final" or len(content) > 1:
@@ -233,6 +234,6 @@ class DiffMM(MultimodalRecommender):
         for query, key in pairs:
             sides = zip(*(x.split([self.n_users, self.n_items]) for x in (query, key)), strict=True)
             for (rows, keys), ids in zip(sides, (user, pos), strict=True):
-                tau, own = self.params.contrast_temperature, rows.index_select(0, ids)
+                tau, own = self.params.contrast_temperature, Rows(ids, len(rows)).of(rows)
                 found.append(contrast_share(own, keys[1:], tau, target=ids - 1, share=self.share))
         return torch.stack(found).sum()

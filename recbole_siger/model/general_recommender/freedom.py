@@ -28,6 +28,8 @@ from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_rows, take_triple, without_repeats
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["FREEDOM", "FREEDOMParams"]
@@ -131,11 +133,11 @@ class FREEDOM(MultimodalRecommender):
         """Return the terms of the loss, weighted."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final = self.encode(self.pruned_adj)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
-        terms = {"bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
-        items, place = torch.cat([pos, neg]).unique(return_inverse=True)  # each is projected once
+        u, i, j = take_triple(final, user, pos, neg)
+        terms = {"bpr": ranking_loss(u, i, j)}
+        items, place = without_repeats(torch.cat([pos, neg]))  # each is projected once
         for m in self.modalities:
-            content = self.projections[m](getattr(self.features, m)[items])[place]
+            content = self.projections[m](take_rows(getattr(self.features, m), items))[place]
             liked, other = (u.repeat(2, 1) * content).sum(dim=-1).split(len(pos))
             terms[f"bpr_{m}"] = self.params.feature_weight * bpr_loss(liked, other)
         return terms

@@ -28,9 +28,10 @@ from recbole_siger.graph.user_item import user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
-from recbole_siger.model.loss import bpr_loss, l2_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item, sparse_product
+from recbole_siger.model.ranking import ranking_losses
+from recbole_siger.model.rows import take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["LATTICE", "LATTICEParams"]
@@ -165,8 +166,5 @@ class LATTICE(MultimodalRecommender):
             self.item_graph = SparseMatrix(graph)  # without gradients
         else:
             final = self.encode(self.item_graph)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
-        return {
-            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
-            "regularization": self.params.reg_weight * l2_loss(u, i, j),
-        }
+        ranked, squares = ranking_losses(*take_triple(final, user, pos, neg))
+        return {"bpr": ranked, "regularization": self.params.reg_weight * squares}

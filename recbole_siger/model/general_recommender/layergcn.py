@@ -24,9 +24,11 @@ from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
-from recbole_siger.model.loss import bpr_loss, l2_loss
+from recbole_siger.model.loss import l2_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix, propagate_refined
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["LayerGCN", "LayerGCNParams"]
@@ -103,9 +105,8 @@ class LayerGCN(MultimodalRecommender):
         """Return the terms of the loss, weighted; both are sums over the batch."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final = self.encode(self.pruned_adj)
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
         ids = self.user_embedding(user), self.item_embedding(pos), self.item_embedding(neg)
         return {
-            "bpr": len(user) * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "bpr": len(user) * ranking_loss(*take_triple(final, user, pos, neg)),
             "regularization": len(user) * self.params.reg_weight * l2_loss(*ids),
         }

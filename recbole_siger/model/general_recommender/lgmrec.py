@@ -29,9 +29,11 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.hypergraph import hypergraph
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import Projection, UserItem, embedding_tables, unit_rows
-from recbole_siger.model.loss import bpr_loss, info_nce, norm_loss
+from recbole_siger.model.loss import info_nce, norm_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["LGMRec", "LGMRecParams"]
@@ -183,10 +185,9 @@ class LGMRec(MultimodalRecommender):
         p, share = self.params, self.share
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final, gathered = self.encode()
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
-        scores = share.of((u * i).sum(dim=-1)), share.of((u * j).sum(dim=-1))
+        u, i, j = take_triple(final, user, pos, neg)
         terms = {
-            "bpr": share.weight(len(user)) * bpr_loss(*scores),
+            "bpr": share.weight(len(user)) * ranking_loss(*map(share.of, (u, i, j))),
             "regularization": p.reg_weight * norm_loss(u, i, j),
         }
         if len(gathered) > 1:
@@ -198,6 +199,6 @@ class LGMRec(MultimodalRecommender):
         total, tau = [], self.params.cl_temperature
         for earlier, later in combinations(gathered.values(), 2):
             for queries, keys, rows in zip(earlier, later, map(self.share.of, ids), strict=True):
-                total.append(info_nce(queries[rows], keys[1:], tau, target=rows - 1))
+                total.append(info_nce(take_rows(queries, rows), keys[1:], tau, target=rows - 1))
         n_rows = len(ids.user) * self.share.weight(len(ids.user))
         return n_rows * torch.stack(total).sum() / comb(len(gathered), 2)

@@ -26,10 +26,12 @@ from recbole_siger.graph.normalize import weighted_sum
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, project, sign_noise, unit_rows
-from recbole_siger.model.loss import bpr_loss, info_nce
+from recbole_siger.model.loss import info_nce
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.moments import moment_gap
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_mean
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["MENTOR", "Encoder", "MENTORParams"]
@@ -195,13 +197,13 @@ class MENTOR(MultimodalRecommender):
         layers = self.encode(self.encoders)
         every = self.gather(self.propagate([*layers, self.id_encoder(self.item_embedding.weight)]))
         final = self.fuse(UserItem(*(table[:, :n_modalities] for table in every)))
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
         penalty = [
-            self.encoders.get_parameter(f"{m}.preference")[user].square().mean() for m in self.modalities
+            take_rows(self.encoders.get_parameter(f"{m}.preference"), user).square().mean()
+            for m in self.modalities
         ]
         penalty.append(self.user_weight[1:].square().mean())
         return {
-            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)) / log(2),
+            "bpr": ranking_loss(*take_triple(final, user, pos, neg)) / log(2),
             "alignment": p.align_weight * self.alignment_loss(final, every),
             "contrast": p.cl_weight * self.noise_loss(layers, user, pos),
             "regularization": p.reg_weight * torch.stack(penalty).sum(),
@@ -221,5 +223,7 @@ class MENTOR(MultimodalRecommender):
         total = []
         for query, key, ids in zip(first, second, (user, pos), strict=True):
             rows = ids if self.params.noise_rows == "batch" else torch.arange(1, len(key), device=key.device)
-            total.append(info_nce(query[rows], key[1:], self.params.cl_temperature, target=rows - 1))
+            total.append(
+                info_nce(take_rows(query, rows), key[1:], self.params.cl_temperature, target=rows - 1)
+            )
         return torch.stack(total).sum()

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from recbole_siger.graph.normalize import normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.batch import batch_rows, contrast_share
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
-from recbole_siger.model.loss import bpr_loss, info_nce, l2_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.model.ranking import ranking_losses
+from recbole_siger.model.rows import take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["MGCN", "MGCNParams"]
@@ -165,22 +167,21 @@ class MGCN(MultimodalRecommender):
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         behavior, side = self.encode()
         final = UserItem(behavior.user + side.user, behavior.item + side.item)
-        own, (own_user, own_pos, own_neg) = self.share.weight(len(user)), map(self.share.of, (user, pos, neg))
-        u, i, j = final.user[own_user], final.item[own_pos], final.item[own_neg]
-        users, items = (user.unique(), pos.unique()) if p.contrast_dedup else (user, pos)
-        contrast = self.contrast(side.item, behavior.item, items) + self.contrast(
-            side.user, behavior.user, users
+        own = self.share.weight(len(user))
+        ranked, squares = ranking_losses(*take_triple(final, *map(self.share.of, (user, pos, neg))))
+        contrast = self.contrast(side.item, behavior.item, pos) + self.contrast(
+            side.user, behavior.user, user
         )
         return {
-            "bpr": own * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "bpr": own * ranked,
             "contrast": p.cl_weight * contrast,
-            "regularization": own * p.reg_weight * l2_loss(u, i, j),
+            "regularization": own * p.reg_weight * squares,
         }
 
     def contrast(self, query: Tensor, key: Tensor, ids: Tensor) -> Tensor:
         """Contrast the rows ``ids`` of two tables, of the queries this process's share: ``()``."""
-        own = self.share.of(torch.arange(len(ids), device=ids.device))
-        if len(own) == 0:
-            return query.sum() * 0
-        loss = info_nce(query[ids[own]], key[ids], self.params.cl_temperature, target=own)
-        return self.share.weight(len(ids)) * loss
+        tau = self.params.cl_temperature
+        if self.params.contrast_dedup:
+            rows = batch_rows(ids, n_rows=len(key), negatives="batch", share=self.share)
+            return rows.contrast(rows.keys_of(query), rows.keys_of(key), tau)
+        return contrast_share(take_rows(query, ids), take_rows(key, ids), tau, share=self.share)

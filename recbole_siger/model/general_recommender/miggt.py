@@ -28,10 +28,11 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.diffusion import drop_entries, propagate_restart
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, dropout, project, unit_rows
-from recbole_siger.model.loss import bpr_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.perceptron import Perceptron
 from recbole_siger.model.propagation import SparseMatrix
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_rows, take_triple
 from recbole_siger.model.sampled_attention import SampledAttention
 from recbole_siger.options.params import ModelParams, bounded
 
@@ -221,17 +222,17 @@ class MIGGT(MultimodalRecommender):
         ids = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         user, pos, neg = map(self.share.of, ids)
         nodes, drawn, final = self.encode()
-        u, i, j = final.user[user], final.item[pos], final.item[neg]
+        u, i, j = take_triple(final, user, pos, neg)
         squares = final.user[1:].square().sum() + final.item[1:].square().sum()
         unsmooth = self.unsmooth_loss(u, pos, nodes[self.n_users :], drawn[self.n_users :])
         n_shares = self.share.size  # processes average their terms
         return {
-            "bpr": n_shares * len(user) * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "bpr": n_shares * len(user) * ranking_loss(u, i, j),
             "unsmooth": n_shares * unsmooth,
             "regularization": self.params.reg_weight * squares / 2,
         }
 
     def unsmooth_loss(self, user: Tensor, pos: Tensor, items: Tensor, drawn: Tensor) -> Tensor:
         """Prefer positive items to what they attend to, by the users' scores of the rows of Z: ``()``."""
-        logits = self.attention.scores(user, items[pos], items, drawn[pos])
+        logits = self.attention.scores(user, take_rows(items, pos), items, drawn[pos])
         return functional.cross_entropy(logits, torch.zeros_like(pos), reduction="sum")

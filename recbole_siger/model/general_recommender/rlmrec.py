@@ -22,11 +22,15 @@ from torch import Tensor, nn
 
 from recbole_siger.model.backbone import Triples
 from recbole_siger.model.batch import contrast_share
+from recbole_siger.model.device import choices
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import Projection, UserItem
+from recbole_siger.model.loss import info_nce
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.profiled import ProfiledParams, ProfiledRecommender
 from recbole_siger.model.profiles import ProfileRows
+from recbole_siger.model.rows import take_rows
+from recbole_siger.model.stacked import stacked_contrast
 from recbole_siger.options.params import bounded
 
 __all__ = ["RLMRec", "RLMRecParams"]
@@ -131,6 +135,8 @@ class RLMRec(ProfiledRecommender):
     def contrastive(self, final: UserItem, triples: Triples) -> Tensor:
         """Pull embeddings to mapped profiles, Con: ``()``."""
         tau, share = self.params.align_temperature, self.share
+        if choices(final.user).static and share.size == 1:
+            return self.static_contrastive(final, triples)
         users = self.user_profile.having(triples.user)
         key, place = self.mlp(self.user_profile.rows), self.user_profile.place[users]
         found = [contrast_share(final.user.index_select(0, users), key, tau, target=place, share=share)]
@@ -140,6 +146,22 @@ class RLMRec(ProfiledRecommender):
             key = self.mlp(self.item_profile.of(distinct)).index_select(0, place)
             found.append(contrast_share(final.item.index_select(0, items), key, tau, share=share))
         return torch.stack(found).sum()
+
+    def static_contrastive(self, final: UserItem, triples: Triples) -> Tensor:
+        """Compute Con for all nodes of the batch; nodes without a profile have the weight 0: ``()``."""
+        tau, items = self.params.align_temperature, torch.cat(triples[1:])
+        place = self.user_profile.place.index_select(0, triples.user)
+        there = (place >= 0).float()
+        query, key = take_rows(final.user, triples.user), self.mlp(self.user_profile.rows)
+        weight = there / there.sum()
+        users = info_nce(query, key, tau, target=place.clamp_min(0), weight=weight)
+        n, valid = len(triples.pos), self.item_profile.place.index_select(0, items) >= 0
+        valid = valid.float().view(2, n)
+        queries = take_rows(final.item, items).split(n)
+        keys = self.mlp(self.item_profile.of(items)).split(n)
+        size = choices(query).chunk_size(n, 2)
+        count = valid.sum(dim=1, keepdim=True)
+        return users + stacked_contrast(queries, keys, (), valid, count, tau, size).sum()
 
     def generative(self, final: UserItem, nodes: UserItem) -> Tensor:
         """Find the profiles of masked nodes from their embeddings, Gen: ``()``."""

@@ -28,14 +28,16 @@ from recbole_siger.graph.normalize import normalize_adjacency, normalize_biparti
 from recbole_siger.graph.omp import subspace_graph
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.batch import batch_rows
+from recbole_siger.model.batch import Contrast, batch_rows, contrast_all
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
-from recbole_siger.model.loss import bpr_loss, info_nce, relation_loss
+from recbole_siger.model.loss import relation_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
+from recbole_siger.model.ranking import ranking_loss
 from recbole_siger.model.relations import Relations
+from recbole_siger.model.rows import take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["SCALE", "SCALEParams"]
@@ -222,16 +224,14 @@ class SCALE(MultimodalRecommender):
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         behavior, semantics = self.encode_behavior(self.pruned_adj), self.encode_semantics()
         final = self.merge(behavior, semantics)
-        u, i, j = (t[ids] for t, ids in ((final.user, user), (final.item, pos), (final.item, neg)))
-        u, i, j = share.of(u), share.of(i), share.of(j)
-        terms = {"bpr": share.weight(len(user)) * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
+        triple = map(share.of, take_triple(final, user, pos, neg))
+        terms = {"bpr": share.weight(len(user)) * ranking_loss(*triple)}
         if p.ablation != "semantic":
             users = batch_rows(user, n_rows=self.n_users, negatives="batch", share=share)
             items = batch_rows(pos, n_rows=self.n_items, negatives="batch", share=share)
-            aligned = [
-                rows.contrast(info_nce, rows.keys_of(a), rows.keys_of(b), p.semantic_temperature)
-                for rows, a, b in zip((users, items), behavior, semantics, strict=True)
-            ]
+            pairs = zip((users, items), behavior, semantics, strict=True)
+            tau, kept = p.semantic_temperature, [(rows, *map(rows.keys_of, pair)) for rows, *pair in pairs]
+            aligned = contrast_all([Contrast(*one, tau) for one in kept])
             terms["semantic_alignment"] = p.semantic_weight * torch.stack(aligned).sum()
         if self.relations:
             terms["relation_alignment"] = p.relation_weight * self.relation_loss(final)
@@ -244,6 +244,7 @@ class SCALE(MultimodalRecommender):
         for name, relations in self.relations.items():
             if len(relations):
                 left, right = tables[name[0]], tables[name[1]]
-                row, column, others = relations.draw(p.relation_batch, p.n_relation_negatives, self.generator)
-                total = total + relation_loss(left[row], right[column], right[others], p.relation_temperature)
+                drawn = relations.draw(p.relation_batch, p.n_relation_negatives, self.generator)
+                ends = map(take_rows, (left, right, right), drawn)
+                total = total + relation_loss(*ends, p.relation_temperature)
         return total

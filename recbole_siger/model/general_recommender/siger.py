@@ -15,6 +15,7 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 from math import comb
 from typing import Any, Literal
@@ -26,12 +27,13 @@ from recbole_siger.graph.eisg import item_graphs
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_bipartite
 from recbole_siger.graph.user_item import interaction_matrix, user_item_adjacency
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.batch import BatchRows, batch_rows
+from recbole_siger.model.batch import BatchRows, Contrast, batch_rows, contrast_all
 from recbole_siger.model.inputs import Batch
-from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables, perturb
-from recbole_siger.model.loss import anchor_info_nce, bpr_loss, info_nce, l2_loss
+from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
+from recbole_siger.model.ranking import ranking_losses
+from recbole_siger.model.views import ItemViews, Noise
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["SIGER", "SIGERParams"]
@@ -114,6 +116,7 @@ class SIGER(MultimodalRecommender):
         adjacency, user_items = self.build_user_item_graphs()
         self.norm_adj, self.user_items = SparseMatrix(adjacency, symmetric=True), SparseMatrix(user_items)
         self.eisg = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in self.build_item_graphs().items()})
+        self.item_views = ItemViews([self.eisg[m] for m in self.modalities])
 
     def build_user_item_graphs(self) -> tuple[Tensor, Tensor]:
         """Build the normalised graphs of Eqs. 1 and 11: sparse ``(N, N)`` and ``(U, I)``."""
@@ -148,40 +151,27 @@ class SIGER(MultimodalRecommender):
         user, item = self.user_embedding.weight, self.item_embedding.weight
         return propagate_user_item(self.norm_adj, user, item, self.params.n_ui_layers)
 
-    def encode_semantics(self, modality: str, n_views: int = 0) -> tuple[UserItem, list[Tensor]]:
-        """Encode one modality, Eqs. 8-11, and ``n_views`` perturbed views of its items, Eq. 12.
+    def encode_semantics(self, n_views: int = 0) -> tuple[Semantics, list[list[Tensor]]]:
+        """Encode the modalities, Eqs. 8-11, and ``n_views`` perturbed views of their items, Eq. 12.
 
         Returns:
-            Users ``(U, d)`` and items ``(I, d)``, and each view's items ``(I, d)``.
+            Users ``(U, d)`` and items ``(I, d)`` of each modality, and each modality's views ``(I, d)``.
         """
-        graph = self.eisg[modality]
-        item = graph(self.item_embedding.weight * self.gates[modality](getattr(self.features, modality)))
-        # Noise acts on a layer's output, so the clean pass and the views share the first product.
-        views = [self.perturb(item) for _ in range(n_views)]
-        for _ in range(self.params.n_semantic_layers - 1):
-            item, views = graph(item), [self.perturb(graph(view)) for view in views]
-        return UserItem(self.user_items(item), item), views
-
-    def perturb(self, item: Tensor) -> Tensor:
-        """Perturb a layer's output except its padding row, Eq. 12: ``(I, d)``."""
-        p = self.params
-        return perturb(
-            item,
-            p.noise_eps,
-            generator=self.generator,
-            modulus=p.ablation != "mp_weight",
-            detach_modulus=p.detach_modulus,
-            n_fixed=1,
-        )
+        p, ids = self.params, self.item_embedding.weight
+        gated = [ids * self.gates[m](getattr(self.features, m)) for m in self.modalities]
+        noise = Noise(p.noise_eps, p.ablation != "mp_weight", p.detach_modulus)
+        items, views = self.item_views(gated, p.n_semantic_layers, n_views, noise, self.generator)
+        users = (self.user_items(item) for item in items)
+        return dict(zip(self.modalities, map(UserItem, users, items), strict=True)), views
 
     def fuse(self, semantics: Semantics) -> UserItem:
         """Average the modalities, Eq. 15: ``(U, d)`` and ``(I, d)``."""
-        return UserItem(*(sum(tables) / len(semantics) for tables in zip(*semantics.values(), strict=True)))
+        tables = zip(*semantics.values(), strict=True)
+        return UserItem(*(reduce(torch.add, table) / len(semantics) for table in tables))
 
     def forward(self) -> UserItem:
         """Add behaviour and fused semantics, Eq. 17."""
-        semantics = {m: self.encode_semantics(m)[0] for m in self.modalities}
-        return self.merge(self.encode_behavior(), self.fuse(semantics))
+        return self.merge(self.encode_behavior(), self.fuse(self.encode_semantics()[0]))
 
     def merge(self, behavior: UserItem, fused: UserItem) -> UserItem:
         """Eq. 17 on encoded parts: ``(U, d)`` and ``(I, d)``."""
@@ -201,49 +191,50 @@ class SIGER(MultimodalRecommender):
             return UserItem(users.of(table.user), items.of(table.item))
 
         behavior = of_batch(self.encode_behavior())
-        encoded = {m: self.encode_semantics(m, 0 if p.ablation == "mp" else 2) for m in self.modalities}
-        semantics = {m: of_batch(clean) for m, (clean, _) in encoded.items()}
+        encoded, views = self.encode_semantics(0 if p.ablation == "mp" else 2)
+        semantics = {m: of_batch(table) for m, table in encoded.items()}
         fused = self.fuse(semantics)
         final = self.merge(behavior, fused)
-        u = final.user.index_select(0, users.positions[0])
-        i, j = (final.item.index_select(0, position) for position in items.positions)
+        ranked, squares = ranking_losses(*users.take(final.user), *items.take(final.item))
 
-        own = share.weight(len(user))
-        terms = {"bpr": own * bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1))}
+        rows, contrasts = (users, items), {}
         if p.ablation != "mp":
-            views = [[items.keys_of(view) for view in views] for _, views in encoded.values()]
-            terms["perturbation"] = p.cl_weight * self.perturbation_loss(views, items)
+            contrasts["perturbation"] = self.perturbation_contrasts(views, items)
         if p.ablation != "da":
-            if len(self.modalities) > 1:
-                aligned = self.modality_loss(behavior, semantics, users, items)
-                terms["modality_alignment"] = p.align_weight * aligned
-            terms["behavior_alignment"] = p.align_weight * self.behavior_loss(behavior, fused, users, items)
-        return {**terms, "regularization": own * p.reg_weight * l2_loss(u, i, j)}
+            contrasts["modality_alignment"] = self.modality_contrasts(behavior, semantics, rows)
+            tables = zip(rows, fused, behavior, strict=True)
+            contrasts["behavior_alignment"] = [Contrast(*one, p.align_temperature) for one in tables]
+        own = share.weight(len(user))
+        return {
+            "bpr": own * ranked,
+            **self.contrast_terms(contrasts),
+            "regularization": own * p.reg_weight * squares,
+        }
 
-    def perturbation_loss(self, views: list[list[Tensor]], items: BatchRows) -> Tensor:
-        """Contrast two perturbed views of each item, summed over modalities, Eq. 13: ``()``."""
+    def perturbation_contrasts(self, views: list[list[Tensor]], items: BatchRows) -> list[Contrast]:
+        """Contrast two perturbed views of each item in each modality, Eq. 13."""
         tau = self.params.cl_temperature
-        return torch.stack([items.contrast(info_nce, a, b, tau) for a, b in views]).sum()
+        return [Contrast(items, *map(items.keys_of, pair), tau) for pair in views]
 
-    def modality_loss(
-        self, behavior: UserItem, semantics: Semantics, users: BatchRows, items: BatchRows
-    ) -> Tensor:
-        """Align the modalities with behaviour as the anchor, users plus items, Eq. 14: ``()``."""
-        tau, total = self.params.anchor_temperature, []
+    def modality_contrasts(
+        self, behavior: UserItem, semantics: Semantics, rows: tuple[BatchRows, BatchRows]
+    ) -> list[Contrast]:
+        """Align the modalities with behaviour as the anchor, users and items, Eq. 14."""
+        tau, found = self.params.anchor_temperature, []
         for a, b in combinations(semantics.values(), 2):
-            for rows, x, y, anchor in zip((users, items), a, b, behavior, strict=True):
+            for own, x, y, anchor in zip(rows, a, b, behavior, strict=True):
                 if self.params.ablation == "anchor":
-                    both = rows.contrast(info_nce, x, y, tau) + rows.contrast(info_nce, y, x, tau)
-                    total.append(both / 2)
+                    found += [Contrast(own, x, y, tau), Contrast(own, y, x, tau)]
                 else:
-                    total.append(rows.contrast(anchor_info_nce, x, y, anchor, tau))
-        return torch.stack(total).sum() / comb(len(semantics), 2)
+                    found.append(Contrast(own, x, y, tau, anchor))
+        return found
 
-    def behavior_loss(
-        self, behavior: UserItem, fused: UserItem, users: BatchRows, items: BatchRows
-    ) -> Tensor:
-        """Align fused semantics with behaviour, users plus items, Eq. 16: ``()``."""
-        tau = self.params.align_temperature
-        return users.contrast(info_nce, fused.user, behavior.user, tau) + items.contrast(
-            info_nce, fused.item, behavior.item, tau
-        )
+    def contrast_terms(self, contrasts: dict[str, list[Contrast]]) -> dict[str, Tensor]:
+        """Sum the contrasts of each term of Eq. 19, weighted; Eq. 14 is a mean over pairs of modalities."""
+        p, n_pairs = self.params, comb(len(self.modalities), 2) * (1 + (self.params.ablation == "anchor"))
+        found = iter(contrast_all([one for term in contrasts.values() for one in term]))
+        sums = {
+            name: reduce(torch.add, [next(found) for _ in term]) for name, term in contrasts.items() if term
+        }
+        weights = {"perturbation": p.cl_weight, "modality_alignment": p.align_weight / max(n_pairs, 1)}
+        return {name: weights.get(name, p.align_weight) * total for name, total in sums.items()}

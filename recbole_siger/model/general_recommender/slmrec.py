@@ -27,6 +27,7 @@ from recbole_siger.model.layers import UserItem, XavierLinear, embedding_tables,
 from recbole_siger.model.loss import info_nce
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
 from recbole_siger.model.propagation import propagate_user_item
+from recbole_siger.model.rows import Rows
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["SLMRec", "SLMRecParams"]
@@ -143,13 +144,13 @@ class SLMRec(MultimodalRecommender):
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss, weighted."""
         p, user, pos = self.params, interaction[self.USER_ID], interaction[self.ITEM_ID]
-        items, place = pos, torch.arange(len(pos), device=pos.device)
+        items, place = pos, self.places(pos)
         if p.contrast_dedup:
             items, place = pos.unique(return_inverse=True)
-        encoded = self.encode()
-        own, users = self.share.of(place), self.share.of(user)
-        item_rows = encoded.item.index_select(0, items)
-        u, i = self.user_fusion(encoded.user.index_select(0, users)), self.item_fusion(item_rows)
+        encoded, users = self.encode(), self.share.of(user)
+        own = None if place is None else self.share.of(place)
+        item_rows = Rows(items, self.n_items).of(encoded.item)
+        u, i = self.user_fusion(Rows(users, self.n_users).of(encoded.user)), self.item_fusion(item_rows)
         main = info_nce(u, i, p.temperature, target=own)
         squares = torch.stack([parameter.square().sum() for parameter in self.parameters()])
         return {
@@ -158,14 +159,19 @@ class SLMRec(MultimodalRecommender):
             "regularization": p.reg_weight / 2 * squares.sum(),
         }
 
+    def places(self, rows: Tensor) -> Tensor | None:
+        """Return the number of each row, ``(n,)``; None: a process that is alone compares row with row."""
+        return None if self.share.size == 1 else torch.arange(len(rows), device=rows.device)
+
     def alignment_loss(self, rows: Tensor) -> Tensor:
         """Compare the chain of maps of the IDs with each modality, FAC, for rows ``(n, (M+1)d)``: ``()``."""
-        own = self.share.of(torch.arange(len(rows), device=rows.device))
-        if len(own) == 0:
+        place = self.places(rows)
+        own = None if place is None else self.share.of(place)
+        if own is not None and len(own) == 0:
             return rows.sum() * 0
         parts = rows.split(self.params.embedding_size, dim=1)
         views = dict(zip(self.modalities, parts[1:], strict=True))
-        query, total = parts[0].index_select(0, own), rows.new_zeros(())
+        query, total = self.share.of(parts[0]).contiguous(), rows.new_zeros(())
         for link, modality in zip(self.chain, self.aligned, strict=True):
             query = link(query)
             if modality is not None:

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.device import choices
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, project
-from recbole_siger.model.loss import bpr_loss, norm_loss
+from recbole_siger.model.loss import norm_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms
+from recbole_siger.model.ranking import ranking_loss
+from recbole_siger.model.rows import take_rows, without_repeats
 from recbole_siger.options.params import ModelParams, bounded
 
 __all__ = ["VBPR", "VBPRParams"]
@@ -89,11 +92,12 @@ class VBPR(MultimodalRecommender):
 
     def encode_items(self, items: Tensor | slice) -> Tensor:
         """Concatenate ID embeddings and projected features: ``(n, 2d)`` for n items."""
-        content = self.projection.bias.expand(self.n_items, -1)[items]
+        static = choices(self.projection.bias).static and isinstance(items, Tensor)
+        content = self.projection.bias if static else self.projection.bias.expand(self.n_items, -1)[items]
         # One weight for the joined features, but the joined features themselves would be a second copy.
         for m, weight in zip(self.modalities, self.projection.weight.split(self.widths, dim=1), strict=True):
-            content = content + project(getattr(self.features, m)[items], weight)
-        return torch.cat([self.item_embedding.weight[items], content], dim=1)
+            content = content + project(_pick(getattr(self.features, m), items), weight)
+        return torch.cat([_pick(self.item_embedding.weight, items), content], dim=1)
 
     def forward(self) -> UserItem:
         """Return users and items, ``(U, 2d)`` and ``(I, 2d)``."""
@@ -105,9 +109,13 @@ class VBPR(MultimodalRecommender):
         """Return the ranking loss and the penalty on the batch's embeddings."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         u = self.user_embedding(user)
-        items, place = torch.cat([pos, neg]).unique(return_inverse=True)  # each is projected once
+        items, place = without_repeats(torch.cat([pos, neg]))  # each is projected once
         i, j = self.encode_items(items)[place].split(len(pos))
         return {
-            "bpr": bpr_loss((u * i).sum(dim=-1), (u * j).sum(dim=-1)),
+            "bpr": ranking_loss(u, i, j),
             "regularization": self.params.reg_weight * norm_loss(u, i, j),
         }
+
+
+def _pick(table: Tensor, items: Tensor | slice) -> Tensor:
+    return table[items] if isinstance(items, slice) else take_rows(table, items)

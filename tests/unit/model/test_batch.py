@@ -14,20 +14,20 @@ def test_positions_find_the_given_ids(negatives):
     rows = batch_rows(POS, NEG, n_rows=11, negatives=negatives)
     table = torch.arange(11)
     for ids, position in zip((POS, NEG), rows.positions, strict=True):
-        assert torch.equal(table[rows.ids][position], ids)
+        assert torch.equal(rows.of(table)[position], ids)
 
 
 def test_the_batch_contrasts_its_distinct_rows():
     table, other, anchor = torch.randn(3, 11, 5).unbind()
     rows, distinct = batch_rows(POS, NEG, n_rows=11, negatives="batch"), torch.tensor([1, 2, 4, 9])
-    a, b, c = (t[rows.ids] for t in (table, other, anchor))
-    assert torch.equal(rows.contrast(info_nce, a, b, 0.2), info_nce(table[distinct], other[distinct], 0.2))
+    a, b, c = map(rows.of, (table, other, anchor))
+    assert torch.equal(rows.contrast(a, b, 0.2), info_nce(table[distinct], other[distinct], 0.2))
     assert torch.equal(
-        rows.contrast(info_nce, table[rows.key_ids], other[rows.key_ids], 0.2),
-        rows.contrast(info_nce, a, b, 0.2),
+        rows.contrast(rows.keys_of(table), rows.keys_of(other), 0.2),
+        rows.contrast(a, b, 0.2),
     )
     assert torch.equal(
-        rows.contrast(anchor_info_nce, a, b, c, 0.2),
+        rows.contrast(a, b, 0.2, c),
         anchor_info_nce(table[distinct], other[distinct], anchor[distinct], 0.2),
     )
 
@@ -35,12 +35,12 @@ def test_the_batch_contrasts_its_distinct_rows():
 def test_full_contrast_takes_every_row_but_the_padding_as_a_key():
     table, other, anchor = torch.randn(3, 11, 5).unbind()
     rows, distinct = batch_rows(USER, n_rows=11, negatives="full"), torch.tensor([1, 3, 5, 7])
-    a, b, c = (t[rows.ids] for t in (table, other, anchor))
+    a, b, c = map(rows.of, (table, other, anchor))
     options = {"target": distinct - 1}
     expected = info_nce(table[distinct], other[1:], 0.2, **options)
-    assert torch.equal(rows.contrast(info_nce, a, b, 0.2), expected)
+    assert torch.equal(rows.contrast(a, b, 0.2), expected)
     expected = anchor_info_nce(table[distinct], other[1:], anchor[distinct], 0.2, **options)
-    assert torch.equal(rows.contrast(anchor_info_nce, a, b, c, 0.2), expected)
+    assert torch.equal(rows.contrast(a, b, 0.2, c), expected)
 
 
 def test_unknown_negatives_are_refused():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_siger.model.device import CUDA, force_choices
 from recbole_siger.model.propagation import (
     SparseMatrix,
     propagate_last,
@@ -49,10 +50,38 @@ def test_sparse_matrix_follows_the_type_of_x():
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-def test_both_ways_to_multiply_agree():
-    matrix, _ = SparseMatrix(random_dense(11, 7).to_sparse()).pair()
+def test_all_ways_to_multiply_agree():
+    dense = random_dense(11, 7)
+    dense[3], dense[5], dense[10] = 1, 0, 0  # a full row and empty rows
+    matrix, _ = SparseMatrix(dense.to_sparse()).pair()
     x = torch.randn(7, 5)
     torch.testing.assert_close(matrix.times_by_csr(x), matrix.times_by_bags(x))
+    for size in (1, 2, 64):  # pieces of a row, and whole rows
+        torch.testing.assert_close(matrix.times_by_pieces(x, size), matrix.times_by_bags(x))
+
+
+def test_what_a_device_needs_of_a_matrix_is_made_once():
+    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
+    x = torch.randn(7, 5, requires_grad=True)
+    with force_choices(CUDA):
+        (2 * matrix(x)).sum().backward()
+        stored = [dict(one) for one in matrix._bags]
+        matrix.double().float()
+        matrix.with_values(2 * matrix.val)(x).sum().backward()
+    assert [len(one) for one in stored] == [1, 1]
+    assert all(
+        before[key] is now[key] for before, now in zip(stored, matrix._bags, strict=True) for key in before
+    )
+    torch.testing.assert_close(x.grad, 4 * random_dense(11, 7).T @ torch.ones(11, 5), check_stride=False)
+
+
+def test_a_product_is_chosen_in_the_forward_pass():
+    matrix = SparseMatrix(random_dense(11, 7).to_sparse())
+    x = torch.randn(7, 5, requires_grad=True)
+    with force_choices(CUDA):
+        product = matrix(x)
+    product.sum().backward()  # in another thread on a GPU
+    assert all(matrix._bags)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
