@@ -126,15 +126,17 @@ def contrast_all(contrasts: Sequence[Contrast]) -> list[Tensor]:
 
 def _contrast(one: Contrast) -> Tensor:
     """Compute a contrast of the queries of this process."""
-    rows, options = one.rows, {}
+    rows, tau, weight = one.rows, one.temperature, None
     if rows.weight == 0.0:  # fewer queries than processes
         return one.query.sum() * 0
     if rows.distinct is not None and rows.distinct.count is not None:
-        options = {"weight": rows.distinct.valid() / rows.distinct.count}
-    query, key = rows.queries_of(one.query), _first(one.key, rows.n_keys)
-    given = (query, key) if one.anchor is None else (query, key, rows.queries_of(one.anchor))
-    loss = info_nce if one.anchor is None else anchor_info_nce
-    found = loss(*given, one.temperature, target=rows.queries, **options)
+        weight = rows.distinct.valid() / rows.distinct.count
+    query, key, target = rows.queries_of(one.query), _first(one.key, rows.n_keys), rows.queries
+    if one.anchor is None:
+        found = info_nce(query, key, tau, target=target, weight=weight)
+    else:
+        anchor = rows.queries_of(one.anchor)
+        found = anchor_info_nce(query, key, anchor, tau, target=target, weight=weight)
     return found if rows.weight == 1.0 else found * rows.weight
 
 

@@ -83,7 +83,8 @@ class Csr:
         if key not in self.stored:
             self.stored[key] = self.crow.int(), self.col.int()
         shape, value = (len(self.crow) - 1, self.n_columns), self.val.to(x.dtype)
-        return torch.sparse_csr_tensor(*self.stored[key], value, shape, check_invariants=False) @ x
+        crow, col = self.stored[key]
+        return torch.sparse_csr_tensor(crow, col, value, shape, check_invariants=False) @ x
 
     def _pieces(self, size: int) -> _Pieces:
         key = "pieces", size, self.col.device

@@ -118,7 +118,7 @@ def take_triple(tables: UserItem, user: Tensor, pos: Tensor, neg: Tensor) -> tup
     if not choices(tables.item).static:
         return tables.user[user], tables.item[pos], tables.item[neg]
     items = take_rows(tables.item, torch.cat((pos, neg)))  # one sort for both
-    return take_rows(tables.user, user), *items.split(len(pos))  # type: ignore[return-value]
+    return take_rows(tables.user, user), *items.split(len(pos))
 
 
 def without_repeats(ids: Tensor) -> tuple[Tensor, Tensor | slice]:
@@ -165,7 +165,8 @@ class Distinct:
         # The marked rows are numbered in order: no sort, and no shape depends on the ids.
         self._rank = ids.new_zeros(n_rows).index_fill_(0, ids, 1).cumsum(0)
         self.place = self._rank.index_select(0, ids) - 1
-        self.ids = torch.zeros_like(ids).scatter_(0, self.place, ids)  # equal ids write one number
+        every = torch.arange(1, len(ids) + 1, device=ids.device)
+        self.ids = torch.searchsorted(self._rank, every).remainder_(n_rows)  # of no row: n_rows, which is 0
         self.count = self._rank[-1:]
 
     def valid(self) -> Tensor:

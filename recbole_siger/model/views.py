@@ -16,8 +16,8 @@ from recbole_siger.model.propagation import SparseMatrix, ValuedMatrix
 
 __all__ = ["ItemViews", "Noise"]
 
-KEY_BITS = 30
-"""Bits of the numbers whose order is a permutation: those of the table, then random ones."""
+RANDOM_BITS = 34
+"""Random bits of the keys whose order is a permutation; above them is the table, below them the item."""
 
 
 class Noise(NamedTuple):
@@ -119,32 +119,25 @@ def _block_diagonal(blocks: Sequence[Csr]) -> Csr:
 class _Places(NamedTuple):
     """Numbers that do not change from step to step, for :func:`draw_noise`."""
 
-    base: Tensor  # (tables, 1) x int32, what lies below the keys of each table
+    base: Tensor  # (tables, I) x int64, what is added to the keys: all keys of a table lie above those before
     first: Tensor  # (layers, 1) x int64, the first row of each layer among the rows of all layers
-    every: Tensor  # (layers, rows) x int64, the numbers of the rows of a layer
+    shift: int  # bits below the random bits
 
     @classmethod
     def of(cls, shape: tuple[int, ...], device: torch.device) -> _Places:
         """Compute the numbers for a shape ``(layers, graphs, views, items, width)``."""
         n_layers, n, n_views, n_items = shape[:4]
-        n_tables, size = n_layers * n * n_views, n * n_views * n_items
-        base = torch.arange(n_tables, dtype=torch.int32, device=device) << _random_bits(n_tables)
-        first = torch.arange(n_layers, device=device) * size
-        every = torch.arange(size, device=device).expand(n_layers, -1)
-        return cls(base.unsqueeze(1), first.unsqueeze(1), every)
-
-
-def _random_bits(n_tables: int) -> int:
-    return KEY_BITS - (n_tables - 1).bit_length()
+        shift = n_items.bit_length()
+        table = torch.arange(n_layers * n * n_views, device=device).unsqueeze(1)
+        base = (table << (shift + RANDOM_BITS)) + torch.arange(n_items, device=device)
+        first = torch.arange(n_layers, device=device).unsqueeze(1) * (n * n_views * n_items)
+        return cls(base, first, shift)
 
 
 def draw_noise(
     shape: tuple[int, int, int, int, int], generator: torch.Generator, like: Tensor, places: _Places
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Draw noise and permutations for all layers.
-
-    One sort gives all permutations: the keys of a table lie above those of the table before. Two items with
-    equal keys, which are rare, keep their order.
+    """Draw noise and permutations for all layers; one sort of distinct keys gives all permutations.
 
     Args:
         shape: Layers, graphs, views, items I, width d.
@@ -156,15 +149,16 @@ def draw_noise(
         For each layer: noise with rows of length 1, ``(n, V, I, d)``; for each row of the flat views,
         ``(n * V * I,)``, the row that pulls it, of the padding row 0 itself; and the row that it pulls.
     """
-    noise = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+    draws: dict[str, Any] = {"generator": generator, "device": like.device}
+    noise = torch.rand(shape, dtype=like.dtype, **draws)
     noise.div_(unit_lengths(noise))
-    n_tables = len(places.base)
-    draws: dict[str, Any] = {"generator": generator, "dtype": torch.int32, "device": like.device}
-    key = torch.randint(1, 2 ** _random_bits(n_tables), (n_tables, shape[3]), **draws)
+    key = torch.randint(1, 2**RANDOM_BITS, places.base.shape, **draws)
     key[:, 0].zero_()
-    order = (key + places.base).flatten().sort(stable=True).indices.view(shape[0], -1)
-    order = order - places.first
-    back = torch.empty_like(order).scatter_(1, order, places.every)
+    key = key.bitwise_left_shift_(places.shift).add_(places.base).flatten()
+    ordered, order = key.sort()
+    order, back = (
+        place.view(shape[0], -1) - places.first for place in (order, torch.searchsorted(ordered, key))
+    )
     return [*zip(noise.unbind(), order.unbind(), back.unbind(), strict=True)]
 
 

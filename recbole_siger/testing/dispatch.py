@@ -37,7 +37,8 @@ _FREE = {
     ),
 }
 # Kernels of an operation with more than one, as PyTorch's CUDA code launches them: scans and sorts of cub
-# have a kernel for each pass. The number for `sort` is that of more than 4,096 numbers of 4 bytes.
+# have a kernel for each pass. The number for `sort` is that of more than 4,096 numbers of 4 bytes; numbers of
+# 8 bytes take 4 passes more. Runs use torch's deterministic kernels, in which a write by indices is a sort.
 _KERNELS = {
     **{"cumsum": 2, "cumsum_": 2, "randperm": 9, "sort": 9, "topk": 3, "multinomial": 4},
     **{"slice_backward": 2, "select_backward": 2, "embedding_dense_backward": 2},
@@ -147,10 +148,13 @@ def _repeats(index: Tensor, dim: int) -> bool:
 
 
 def _kernels(name: str, args: Any, kwargs: Any) -> int:
-    if name in ("index_put", "index_put_", "_index_put_impl_") and _accumulates(args, kwargs):
+    if name in ("index_put", "index_put_", "_index_put_impl_"):
         return _SORTED_INDEX_PUT
-    if name == "sort" and args[0].shape[-1] <= _SMALL:
-        return _SMALL_SORT
+    if name in ("index_copy", "index_copy_", "scatter", "scatter_") and isinstance(args[3], Tensor):
+        return _SORTED_INDEX_PUT
+    if name == "sort":
+        small, passes = args[0].shape[-1] <= _SMALL, 4 * (args[0].element_size() == 8)
+        return _SMALL_SORT if small else _KERNELS[name] + passes
     return _KERNELS.get(name, 1)
 
 

@@ -38,7 +38,7 @@ LAUNCHES = {
     "KAR": 417,
     "SLMRec": 311,
     "LGMRec": 395,
-    "DAMRS": 495,
+    "DAMRS": 540,
 }
 # Options for which a step still waits, and why.
 WAITS = {

@@ -321,6 +321,7 @@ def feature_tensors() -> dict[int, int]:
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
 def test_features_are_kept_once_in_the_type_asked_for(tmp_path: Path, dtype: str, size: int) -> None:
     """Dataset, model and the requests of the graph cache share one tensor for each modality."""
+    gc.collect()  # a tensor of another test that dies later may give its address to a tensor of this test
     before = feature_tensors()
     experiment = build(tmp_path, feature_dtype=dtype)
     train_steps(experiment, 1)

@@ -229,9 +229,8 @@ class SCALE(MultimodalRecommender):
         if p.ablation != "semantic":
             users = batch_rows(user, n_rows=self.n_users, negatives="batch", share=share)
             items = batch_rows(pos, n_rows=self.n_items, negatives="batch", share=share)
-            pairs = zip((users, items), behavior, semantics, strict=True)
-            tau, kept = p.semantic_temperature, [(rows, *map(rows.keys_of, pair)) for rows, *pair in pairs]
-            aligned = contrast_all([Contrast(*one, tau) for one in kept])
+            tau, pairs = p.semantic_temperature, zip((users, items), behavior, semantics, strict=True)
+            aligned = contrast_all([Contrast(r, r.keys_of(a), r.keys_of(b), tau) for r, a, b in pairs])
             terms["semantic_alignment"] = p.semantic_weight * torch.stack(aligned).sum()
         if self.relations:
             terms["relation_alignment"] = p.relation_weight * self.relation_loss(final)
@@ -244,7 +243,7 @@ class SCALE(MultimodalRecommender):
         for name, relations in self.relations.items():
             if len(relations):
                 left, right = tables[name[0]], tables[name[1]]
-                drawn = relations.draw(p.relation_batch, p.n_relation_negatives, self.generator)
-                ends = map(take_rows, (left, right, right), drawn)
-                total = total + relation_loss(*ends, p.relation_temperature)
+                row, column, others = relations.draw(p.relation_batch, p.n_relation_negatives, self.generator)
+                ends = take_rows(left, row), take_rows(right, column)
+                total = total + relation_loss(*ends, take_rows(right, others), p.relation_temperature)
         return total

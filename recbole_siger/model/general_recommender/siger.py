@@ -115,8 +115,8 @@ class SIGER(MultimodalRecommender):
 
         adjacency, user_items = self.build_user_item_graphs()
         self.norm_adj, self.user_items = SparseMatrix(adjacency, symmetric=True), SparseMatrix(user_items)
-        self.eisg = nn.ModuleDict({m: SparseMatrix(graph) for m, graph in self.build_item_graphs().items()})
-        self.item_views = ItemViews([self.eisg[m] for m in self.modalities])
+        graphs = {m: SparseMatrix(graph) for m, graph in self.build_item_graphs().items()}
+        self.eisg, self.item_views = nn.ModuleDict(graphs), ItemViews([graphs[m] for m in self.modalities])
 
     def build_user_item_graphs(self) -> tuple[Tensor, Tensor]:
         """Build the normalised graphs of Eqs. 1 and 11: sparse ``(N, N)`` and ``(U, I)``."""
@@ -214,7 +214,7 @@ class SIGER(MultimodalRecommender):
     def perturbation_contrasts(self, views: list[list[Tensor]], items: BatchRows) -> list[Contrast]:
         """Contrast two perturbed views of each item in each modality, Eq. 13."""
         tau = self.params.cl_temperature
-        return [Contrast(items, *map(items.keys_of, pair), tau) for pair in views]
+        return [Contrast(items, items.keys_of(a), items.keys_of(b), tau) for a, b in views]
 
     def modality_contrasts(
         self, behavior: UserItem, semantics: Semantics, rows: tuple[BatchRows, BatchRows]

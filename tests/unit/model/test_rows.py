@@ -48,9 +48,11 @@ def test_distinct_ids_are_padded_to_the_length_of_the_batch():
     ids = torch.tensor([7, 2, 7, 1, 10, 2, 7])
     plain, padded = (Distinct(ids, 11, static=static) for static in (False, True))
     n = len(plain.ids)
-    assert torch.equal(padded.ids[:n], plain.ids) and not padded.ids[n:].any()
+    assert torch.equal(padded.ids[:n], plain.ids)
+    assert not padded.ids[n:].any()
     assert torch.equal(padded.place, plain.place)
-    assert padded.count.item() == n and padded.valid().sum() == n
+    assert padded.count.item() == n
+    assert padded.valid().sum() == n
     table = torch.randn(11, 5, requires_grad=True)
     with force_choices(CUDA):
         (padded.of(table)[:n] * torch.arange(n).unsqueeze(1)).sum().backward()
@@ -62,4 +64,5 @@ def test_distinct_ids_are_padded_to_the_length_of_the_batch():
 def test_a_gpu_does_not_look_for_repeated_ids():
     with force_choices(CUDA):
         ids, place = without_repeats(IDS)
-    assert ids is IDS and place == slice(None)
+    assert ids is IDS
+    assert place == slice(None)
