@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from recbole_siger.model.device import choices
-
 from recbole_siger.common.processor import fast_products
+from recbole_siger.model.device import choices
 
 __all__ = [
     "FeatureGate",
