@@ -25,6 +25,7 @@ SCRIPTS = (
     "prepare",
     "recommend",
     "serve",
+    "processes",
 )
 WITHOUT_DATA = ("graphs", "subspaces", "prepare", "recommend", "serve")
 

@@ -17,7 +17,16 @@ from recbole_siger.cli.declared import (
 )
 from recbole_siger.errors import UserError
 
-__all__ = ["dataset", "files_of", "given", "keys_of_run", "keys_of_search", "model", "run_options"]
+__all__ = [
+    "config_files",
+    "dataset",
+    "files_of",
+    "given",
+    "keys_of_run",
+    "keys_of_search",
+    "model",
+    "run_options",
+]
 
 
 def model(meaning: str = "Model; `recbole-siger models` lists the names.", *, required: bool = False) -> Opt:
@@ -30,12 +39,17 @@ def dataset(meaning: str = "Dataset, the name of its folder.", *, required: bool
     return option("dataset", meaning, metavar="NAME", required=required)
 
 
+def config_files(meaning: str = "YAML files of options, separated by blanks.") -> Opt:
+    """Return the option ``--config_files``."""
+    return option("config_files", meaning, metavar='"FILE FILE"')
+
+
 def run_options() -> list[Opt]:
     """Return the options that say what a run is."""
     files = (
         "YAML files of options, separated by blanks; a later file is stronger, the command line strongest."
     )
-    return [model(), dataset(), option("config_files", files, metavar='"FILE FILE"')]
+    return [model(), dataset(), config_files(files)]
 
 
 def files_of(config_files: str | None) -> list[str]:

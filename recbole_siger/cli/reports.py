@@ -8,7 +8,7 @@ import click
 
 from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import dataset, files_of, keys_of_search, model
+from recbole_siger.cli.common import config_files, dataset, files_of, keys_of_search, model
 from recbole_siger.errors import UserError
 
 __all__ = ["COMMANDS"]
@@ -34,9 +34,7 @@ def report_command() -> Command:
                 "data_path", "Folder of the datasets, if the data have moved since the run.", metavar="FOLDER"
             ),
             dataset("overlap: dataset."),
-            option(
-                "config_files", "overlap: YAML files of options, separated by blanks.", metavar='"FILE FILE"'
-            ),
+            config_files("overlap: YAML files of options, separated by blanks."),
         ],
         usage="RUN_DIR ... | curves RUN_DIR | vectors RUN_DIR | overlap --dataset=NAME [--key=value ...]",
         summary="Write one offline page of runs, or one figure: curves, vectors or graph overlap.",
@@ -100,7 +98,7 @@ def audit_command() -> Command:
             dataset("Dataset to check; by default that of the run."),
             option("run", "Finished run to check; its own configuration is used.", metavar="DIR"),
             model(which),
-            option("config_files", "YAML files of options, separated by blanks.", metavar='"FILE FILE"'),
+            config_files(),
             option("json", "Whether JSON is printed.", kind="bool", default="False"),
         ],
         usage="--dataset=NAME | --run=DIR [--json] [--key=value ...]",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import dataset, files_of, given, keys_of_search
+from recbole_siger.cli.common import config_files, dataset, files_of, given, keys_of_search
 from recbole_siger.errors import UserError
 from recbole_siger.options.resources import find_resource
 
@@ -49,7 +49,7 @@ def reproduce_command() -> Command:
             option("gpus_per_run", "GPUs that Ray reserves for a run.", metavar="FLOAT", default="0"),
             option("original_features", features, kind="bool", default="False"),
             option("out", out, metavar="FOLDER"),
-            option("config_files", "YAML files of options, separated by blanks.", metavar='"FILE FILE"'),
+            config_files(),
         ],
         usage="NAME | FILE.yaml [--dataset=NAME] [--dry_run] [--key=value ...]",
         summary="Reproduce a table or figure of a paper: published numbers beside ours, with verdicts.",

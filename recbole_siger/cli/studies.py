@@ -8,7 +8,15 @@ from typing import Any
 
 from recbole_siger.cli.check import check_models, check_run
 from recbole_siger.cli.command import Command, Opt, option, options_of
-from recbole_siger.cli.common import dataset, files_of, given, keys_of_run, keys_of_search, model
+from recbole_siger.cli.common import (
+    config_files,
+    dataset,
+    files_of,
+    given,
+    keys_of_run,
+    keys_of_search,
+    model,
+)
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
 from recbole_siger.errors import UserError
 
@@ -32,6 +40,7 @@ _MEANINGS = {
     "runs_dir": "Folder in which finished runs are looked for and new runs are written.",
     "jobs": "Runs at a time.",
 }
+_OF_TABLE = ("stat", "correct", "over", "allow_mixed", "columns")
 
 
 def _described(module: str, cls: str, *names: str) -> list[Opt]:
@@ -40,26 +49,23 @@ def _described(module: str, cls: str, *names: str) -> list[Opt]:
 
 
 def _study_options() -> list[Opt]:
-    files = "YAML files of options of every run, separated by blanks."
     return [
         dataset(),
         *_described("studies.compare", "Study", "seeds", "runs_dir", "jobs"),
-        option("config_files", files, metavar='"FILE FILE"'),
+        config_files("YAML files of options of every run, separated by blanks."),
     ]
 
 
 def _table_options(formats: str) -> list[Opt]:
-    names = ("stat", "correct", "over", "allow_mixed", "columns")
     out = option("out", formats, metavar="FILE", repeated=True)
-    return [*_described("report.comparison", "TableParams", *names), out]
+    return [*_described("report.comparison", "TableParams", *_OF_TABLE), out]
 
 
 def _table(given_values: dict[str, Any]) -> Any:
     """Remove the fields of ``TableParams`` from the values of a command and return them."""
     from recbole_siger.report.comparison import table_params
 
-    names = ("stat", "correct", "over", "allow_mixed", "columns")
-    values = {name: given_values.pop(name) for name in names if name in given_values}
+    values = {name: given_values.pop(name) for name in _OF_TABLE if name in given_values}
     if "columns" in values:
         values["columns"] = values["columns"].split(",")
     return table_params(values)
@@ -240,7 +246,7 @@ def tune_command() -> Command:
             option("seeds", _MEANINGS["seeds"], default="1"),
             option("out", out, metavar="FOLDER"),
             option("resume", "Whether the search in the folder is continued.", kind="bool", default="False"),
-            option("config_files", "YAML files of options, separated by blanks.", metavar='"FILE FILE"'),
+            config_files(),
         ],
         usage="--model=NAME --dataset=NAME [--key=value ...]",
         summary="Search a model's hyper-parameters, choose on validation, and test the winner once.",

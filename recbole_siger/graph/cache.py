@@ -108,27 +108,22 @@ class GraphCache:
         Returns:
             Coalesced sparse COO tensor on the device of the first of ``tensors``.
         """
-        self.requests.append(GraphRequest(kind, build, tensors, arguments))
-        return self._cached(kind, build, tensors, arguments)
+        request = GraphRequest(kind, build, tensors, arguments)
+        self.requests.append(request)
+        return self._graph(request)
 
     def again(self, request: GraphRequest) -> Tensor:
         """Return the graph of an earlier request, from its file or built again."""
-        return self._cached(*request)
+        return self._graph(request)
 
-    def _cached(
-        self,
-        kind: str,
-        build: Callable[..., Tensor],
-        tensors: Mapping[str, Tensor],
-        arguments: Mapping[str, str | int | float | bool | None],
-    ) -> Tensor:
+    def _graph(self, request: GraphRequest) -> Tensor:
+        kind, build, tensors, arguments = request
         if self.folder is None:
             return build(**tensors, **arguments)
         path = self.folder / f"{kind}-{_digest(kind, tensors, arguments)[:32]}{SUFFIX}"
-        device = next(iter(tensors.values())).device
         stored = _stored(path)
         if stored is not None:
-            return stored.to(device)
+            return stored.to(next(iter(tensors.values())).device)
         graph = build(**tensors, **arguments).coalesce()
         try:
             _write(path, graph)

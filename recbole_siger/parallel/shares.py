@@ -6,7 +6,7 @@ processes have the same parameters after every step, independent of their shares
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,15 @@ def current_share() -> Share:
     return Share(dist.get_rank(), dist.get_world_size())
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter], clip: Mapping[str, Any] | None = None) -> None:
     """Replace each gradient by its mean over the processes; a missing gradient counts as zero.
 
-    A parameter without a gradient in all processes, which the step does not train, stays without one.
+    A parameter without a gradient in all processes, which the step does not train, stays without one. All
+    gradients are one message. A second message has the number of gradients of each parameter.
+
+    Args:
+        parameters: Parameters of an optimizer. Frozen parameters are not sent.
+        clip: Arguments of ``clip_grad_norm_`` for the means; None to clip nothing.
     """
     shared = [parameter for parameter in parameters if parameter.requires_grad]
     if not shared:
@@ -80,6 +85,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     for parameter, mean in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
         parameter.grad = mean.view_as(parameter)
+    if clip:
+        nn.utils.clip_grad_norm_(shared, **clip)
 
 
 def losses_of_share(model: Any, loss_func: Callable[[Any], Any], interaction: Any) -> Any:

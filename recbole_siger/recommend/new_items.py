@@ -25,7 +25,7 @@ from torch import Tensor
 
 from recbole_siger.data.features import fill_missing, has_feature
 from recbole_siger.errors import UserError
-from recbole_siger.graph.cache import GraphCache
+from recbole_siger.graph.cache import GraphCache, GraphRequest
 from recbole_siger.graph.knn import consistent_rows, semantic_rows
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.options.params import build_params
@@ -66,9 +66,8 @@ class ExtendedGraphs(GraphCache):
         known = {name: x[: self._n_known] for name, x in tensors.items()}
         return self._extended(kind, build, tensors, arguments, build(**known, **arguments))
 
-    def _cached(
-        self, kind: str, build: Callable[..., Tensor], tensors: Mapping[str, Tensor], arguments: Arguments
-    ) -> Tensor:
+    def _graph(self, request: GraphRequest) -> Tensor:
+        kind, build, tensors, arguments = request
         number = len(self.requests) - 1
         if number >= len(self._stored) or self._stored[number].kind != kind:
             raise UserError(f"{GRAPHS_FILE}: damaged: graph {number} is not of kind {kind!r}")

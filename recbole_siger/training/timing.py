@@ -2,8 +2,8 @@
 
 The trainer itself runs two short epochs, so that all work that happens once an epoch is counted: graphs that
 are drawn again, auxiliary losses, clusters. The first epoch is a warm-up. The second epoch is timed, and its
-steps and batches of users are scaled to a whole epoch. The cost of the first batch of an epoch is counted
-once, because some models build a graph there.
+steps and batches of users are scaled to a whole epoch. The cost of the first two batches of an epoch is
+counted once: some models build a graph in the first, and a CUDA graph is captured in the second.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from recbole_siger.training.settings import run_settings
 __all__ = ["Timing", "time_run"]
 
 _WARMUP_STEPS = 3
+_ONCE = 2  # batches at the start of an epoch that can take longer
 _VALID_BATCHES = 64
 
 
@@ -131,7 +132,7 @@ def _run_two_epochs(experiment: Any, n_steps: int, device: torch.device, *, vali
     # Groups of cold and warm users need all users.
     limit = len(valid_data) if getattr(valid_data, "cold", None) is not None else _VALID_BATCHES
     valid = _first_batches(valid_data, limit, device) if validates else None
-    clock = trainer.progress = _Clock(train, valid, n_steps + 1)
+    clock = trainer.progress = _Clock(train, valid, n_steps + _ONCE)
     trainer.epochs, trainer.eval_step = 2, int(validates)
     trainer.fit(train, valid)
     return clock
@@ -165,7 +166,7 @@ class _FirstBatches:
 
     @property
     def typical_seconds(self) -> list[float]:
-        """Seconds of each batch, without the first batch of a pass where others follow."""
+        """Seconds of each batch, without the first batches of a pass where others follow."""
         return [value for _, seconds in self.passes for value in _typical(seconds)]
 
     @property
@@ -184,18 +185,19 @@ class _FirstBatches:
 
 
 def _typical(seconds: Sequence[float]) -> Sequence[float]:
-    return seconds[1:] or seconds
+    return seconds[_ONCE:] or seconds
 
 
 def _scaled(seconds: Sequence[float], batches: int) -> float:
-    """Scale the seconds of some batches to a number of batches; the first batch counts once.
+    """Scale the seconds of some batches to a number of batches; the first two batches count once.
 
-    >>> _scaled([5.0, 1.0, 2.0, 1.5], 4), _scaled([5.0, 1.0, 2.0, 1.5], 11), _scaled([5.0], 3)
-    (9.5, 20.0, 15.0)
+    >>> _scaled([5.0, 7.0, 1.0, 2.0, 1.5], 5), _scaled([5.0, 7.0, 1.0, 2.0, 1.5], 12), _scaled([5.0, 6.0], 3)
+    (16.5, 27.0, 16.5)
     """
     if not seconds or batches == len(seconds):
         return sum(seconds)
-    return seconds[0] + (batches - 1) * median(_typical(seconds))
+    once = seconds[: min(_ONCE, batches)]
+    return sum(once) + (batches - len(once)) * median(_typical(seconds))
 
 
 def _first_batches(loader: Any, limit: int, device: torch.device) -> Any:

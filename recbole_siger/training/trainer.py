@@ -102,7 +102,9 @@ class RunTrainer(Trainer):
                 group["fused"], group["foreach"] = True, None
         if self.share.size > 1:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            optimizer.register_step_pre_hook(lambda *_: average_gradients(parameters))
+            # RecBole would clip the gradient of a share, before the shares are averaged.
+            clip, self.clip_grad_norm = self.config["clip_grad_norm"], None
+            optimizer.register_step_pre_hook(lambda *_: average_gradients(parameters, clip))
         return optimizer
 
     # ---- training

@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "SLMRec": {},
     "LGMRec": {"cl_weight": 0.01},
     "DAMRS": {"n_discriminated": 3, "neighbor_weight": 0.1},
-    "LightGCN": {},
+    "LightGCN": {"clip_grad_norm": {"max_norm": 0.01}},
     "BPR": {},
 }
 
