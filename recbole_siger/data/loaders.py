@@ -21,9 +21,9 @@ from recbole_siger.parallel.shares import current_share
 
 __all__ = ["FullRankingDataLoader", "TrainLoader"]
 
-# Bytes of the scores of one block of users. On CPU, the cache holds a block while it is made, masked and
-# ranked.
-_BLOCK = {"cpu": 2 << 20, "cuda": 256 << 20}
+# Bytes of the scores of one block of users. On CPU, the last cache holds a block while it is made, masked and
+# ranked; a smaller block has more calls.
+_BLOCK = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 # Rows that are moved to a GPU at a time, and pairs that an evaluation loader keeps on a GPU: 24 and 256 MiB.
 _ROWS_A_MOVE = 1 << 20

@@ -21,6 +21,7 @@ Ids = NDArray[np.int64]
 
 # A drawn pair is rarely a training pair. A table of this many bits per pair decides most pairs at once.
 _BITS_A_PAIR = 64
+_FEW = 64  # pairs; so few are searched for without the table, which would take longer
 _BITS_AT_A_TIME = 1 << 26
 _LEAST_CHANCE = 1e-6  # of a draw that is no training pair; RecBole draws again until there is one
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
@@ -57,15 +58,21 @@ class PairSet:
 
     def contains(self, users: Ids, items: Ids) -> NDArray[np.bool_]:
         """Return which pairs are in the set: ``(B,)`` and ``(B,)`` to ``(B,)``."""
-        keys = np.multiply(users, self.n_items, dtype=np.int64) + items
-        place = self._place(keys)
-        found = ((self._bits[place >> 3] >> (place & 7).astype(np.uint8)) & 1).view(np.bool_)
-        maybe = np.flatnonzero(found)
-        if len(maybe):
-            wanted = keys[maybe]
-            at = np.searchsorted(self.keys[:-1], wanted)  # the last key need not be searched beyond
-            found[maybe] = self.keys[at] == wanted
+        found = np.zeros(len(users), dtype=bool)
+        found[self.find(users, items)] = True
         return found
+
+    def find(self, users: Ids, items: Ids) -> Ids:
+        """Return the positions of the pairs that are in the set, ascending: ``(B,)`` each to ``(n,)``."""
+        keys = np.multiply(users, self.n_items, dtype=np.int64) + items
+        sorted_keys = self.keys[:-1]  # the last key need not be searched beyond
+        if len(keys) <= _FEW and len(self.keys):
+            return (self.keys[sorted_keys.searchsorted(keys)] == keys).nonzero()[0]
+        place = self._place(keys)
+        bits = (self._bits[place >> 3] >> (place & 7).astype(np.uint8)) & 1
+        maybe = bits.view(np.bool_).nonzero()[0]
+        wanted = keys[maybe]
+        return maybe[self.keys[sorted_keys.searchsorted(wanted)] == wanted]
 
 
 def _set_bits(places: Ids, n_bits: int) -> NDArray[np.uint8]:
@@ -169,8 +176,8 @@ class NegativeSampler(Sampler):
         """
         users = np.asarray(key_ids) if num == 1 else np.tile(np.asarray(key_ids), num)
         items = self.sampling(len(users))
-        refused = np.flatnonzero(self.used_ids.contains(users, items))
+        refused = self.used_ids.find(users, items)
         while len(refused):
             items[refused] = drawn = self.sampling(len(refused))
-            refused = refused[self.used_ids.contains(users[refused], drawn)]
+            refused = refused[self.used_ids.find(users[refused], drawn)]
         return torch.from_numpy(items)

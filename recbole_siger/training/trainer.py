@@ -16,6 +16,7 @@ from recbole.utils import get_trainer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_siger.common.processor import fast_products
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.groups import ColdSet
@@ -389,7 +390,8 @@ class RunTrainer(Trainer):
         return found
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
-        interaction, scores, *positives = super()._full_sort_batch_eval(batched_data)
+        with fast_products():
+            interaction, scores, *positives = super()._full_sort_batch_eval(batched_data)
         if self._unranked is not None:
             scores.index_fill_(1, self._unranked, -torch.inf)
         return interaction, scores, *positives

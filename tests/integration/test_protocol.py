@@ -14,6 +14,7 @@ from recbole.trainer import Trainer
 from recbole.utils import InputType, init_seed
 from torch import Tensor, nn
 
+from recbole_siger.common import processor
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loading import split_and_load
@@ -100,6 +101,26 @@ def test_the_hand_made_case(
     trainer = build_trainer(config, Scorer(config, train._dataset, scores), None)
     result = trainer.evaluate(valid if phase == "valid" else test, load_best_model=False)
     assert result == pytest.approx(EXPECTED[protocol, phase], rel=1e-12)
+
+
+def test_scores_are_products_of_the_fastest_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path, "toy", HAND_MADE)
+    config, dataset = build(tmp_path, metrics=["Recall"], topk=[2], valid_metric="Recall@2")
+    train, _, test = split_and_load(config, dataset)
+    inside: list[bool] = []
+
+    class Noting(Scorer):
+        def full_sort_predict(self, interaction: Any) -> Tensor:
+            inside.append(processor._inside.get())
+            return super().full_sort_predict(interaction)
+
+    model = Noting(config, train._dataset, torch.rand(dataset.user_num, dataset.item_num))
+    for expected in (True, False):
+        monkeypatch.setattr(processor, "_onednn_is_faster", lambda fast=expected: fast)
+        build_trainer(config, model, None).evaluate(test, load_best_model=False)
+        assert set(inside) == {expected and hasattr(torch.backends.mkldnn, "matmul")}
+        inside.clear()
 
 
 RANKING = ["Recall", "NDCG", "Hit", "Precision", "MRR", "MAP"]

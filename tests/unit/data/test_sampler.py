@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -40,9 +41,11 @@ def test_the_set_holds_its_pairs_and_no_other(pairs: list[Any], asked: list[Any]
     users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     asked = [*asked, *pairs]
     asked_users, asked_items = np.array(asked, dtype=np.int64).reshape(-1, 2).T
-    found = PairSet(users, items, N_ITEMS).contains(asked_users, asked_items)
-    assert found.dtype == bool
-    assert found.tolist() == [pair in pairs for pair in asked]
+    for few in (0, 64):  # with the table of bits, and without it
+        with mock.patch.object(module, "_FEW", few):
+            found = PairSet(users, items, N_ITEMS).contains(asked_users, asked_items)
+        assert found.dtype == bool
+        assert found.tolist() == [pair in pairs for pair in asked]
 
 
 def test_the_set_holds_the_greatest_ids() -> None:
