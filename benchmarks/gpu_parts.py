@@ -90,6 +90,7 @@ def step(bench: Bench) -> None:
 
 def launches(bench: Bench) -> None:
     """Count the kernel launches of a step, and the share of time in which the device computes."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     for name in ("SIGER, float32", NAIVE):
@@ -100,8 +101,9 @@ def launches(bench: Bench) -> None:
         n_steps = bench.rounds(5)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             wall = bench.seconds(lambda: [run() for _ in range(n_steps)])  # noqa: B023
-        events = seen.key_averages()
+        events = [e for e in seen.key_averages() if not getattr(e, "is_user_annotation", False)]
         n = sum(e.count for e in events if "LaunchKernel" in e.key) / n_steps
+        events = [e for e in events if e.device_type == DeviceType.CUDA]  # kernels and copies, not operators
         busy = sum(e.self_device_time_total for e in events) / 1e6
         bench.say(
             f"{name:32} {n:6.0f} launches a step, device {busy / n_steps * 1e3:.2f} ms a step, "
@@ -115,7 +117,7 @@ def launches(bench: Bench) -> None:
         if name != NAIVE:
             bench.say(
                 "longest: "
-                + ", ".join(f"{key[:28]} {time:.0f} us" for key, (_, time) in [*table.items()][:4])
+                + ", ".join(f"{key[:28]} {spent:.0f} us" for key, (_, spent) in [*table.items()][:4])
             )
 
 
