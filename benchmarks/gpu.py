@@ -49,14 +49,14 @@ class Part:
 
 PARTS = (
     Part("data", 90, lines=1),
-    Part("tests", 180, needs_gpu=True, lines=6),
+    Part("tests", 180, needs_gpu=True, lines=5),
     Part("step", 75, lines=6),
     Part("launches", 40, needs_gpu=True, lines=4),
     Part("captured", 60, lines=5),
     Part("epoch", 60, lines=4),
     Part("precision", 60, lines=5),
     Part("evaluation", 45, lines=4),
-    Part("products", 40, lines=6),
+    Part("products", 45, lines=10),
     Part("side_by_side", 60, lines=4),
 )
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from benchmarks.measure import interleave, machine, spread, write_records
 from benchmarks.shapes import write_dataset
 from benchmarks.step import NAIVE, build, compare_losses, make_step
 from recbole_siger.config import Config
+from recbole_siger.model.device import CUDA, Choices, force_choices
 from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.training.settings import run_settings
 
@@ -207,7 +210,7 @@ def evaluation(bench: Bench) -> None:
 
 
 def products(bench: Bench) -> None:
-    """Time the variants of a product of a graph and a table, forward."""
+    """Time the variants of a product of a graph and a table, forward; then a step with some of them."""
     model = build(bench.folder, bench.shape, "LightGCN", **bench.card).model
     matrix = model.norm_adj_matrix.product
     assert isinstance(matrix, SparseMatrix)
@@ -228,10 +231,20 @@ def products(bench: Bench) -> None:
         "COO": lambda: torch.sparse.mm(coo, x),
         "matrix(x) of the package": lambda: matrix(x),
     }
-    times = interleave(variants, bench.rounds(20), warmup=3)
-    for name, seconds in times.items():
-        bench.say(f"{name:28} {spread(seconds)['median'] * 1e3:8.3f} ms")
-        bench.keep(candidate=name, nnz=len(val), seconds=spread(seconds))
+    run, kinds = make_step(bench.folder, bench.shape, "SIGER, float32", **bench.card), {}
+    for size in (32, 64, 128):
+        kinds[f"a step of SIGER, bags of {size}"] = replace(CUDA, bag_size=size)
+    kinds["a step of SIGER, cuSPARSE"] = replace(CUDA, product="csr")
+    steps = {name: partial(_forced, run, these) for name, these in kinds.items()}
+    for part in (variants, steps):
+        for name, seconds in interleave(part, bench.rounds(20), warmup=3).items():
+            bench.say(f"{name:28} {spread(seconds)['median'] * 1e3:8.3f} ms")
+            bench.keep(candidate=name, nnz=len(val), seconds=spread(seconds))
+
+
+def _forced(run: Callable[[], None], these: Choices) -> None:
+    with force_choices(these):
+        run()
 
 
 def side_by_side(bench: Bench) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_siger.errors import UserError
+from recbole_siger.model.device import CUDA, force_choices
+from recbole_siger.testing.dispatch import StepRecorder
 from recbole_siger.training.loss_watch import LossWatch
 from recbole_siger.training.settings import run_settings
 from recbole_siger.training.step_graph import StepGraph
@@ -114,31 +115,16 @@ def test_a_run_records_the_same_however_seldom_it_fetches(
     assert all(value != 0 for loss in recorded[0] for value in loss.values())
 
 
-class Reads(TorchDispatchMode):
-    """Note the operations that wait for a GPU, except ``unique``, which a model uses on CPU alone."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "is_nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(word in func.__name__ for word in self.WAITING):
-            self.seen.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("is_captured", [False, True])
 def test_the_loop_of_an_epoch_reads_no_value(
     is_captured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the end of the epoch, whose sums are fetched at once."""
+    """Until the end of the epoch, whose sums are fetched at once; with the choices of a GPU."""
     monkeypatch.setattr("recbole_siger.training.loss_watch._BATCHES", {})  # as on a GPU
     monkeypatch.setattr("recbole_siger.training.loss_watch._SECONDS", 1e9)
     fetch, n_fetched = LossWatch.fetch, []
     monkeypatch.setattr(LossWatch, "fetch", lambda self: n_fetched.append(len(self._waiting)) or fetch(self))
-    trainer, data = (experiment := make_experiment(tmp_path, "VBPR")).trainer, experiment.train_data
+    trainer, data = (experiment := make_experiment(tmp_path, "SIGER")).trainer, experiment.train_data
     if is_captured:
         trainer.step_graph = StepGraph(experiment.model, trainer.optimizer, FakeGraphs())
         trainer.step_graph.reason = "for the loop alone"
@@ -147,9 +133,11 @@ def test_the_loop_of_an_epoch_reads_no_value(
     class Loaded(list[Any]):
         shuffle = False
 
-    with run_settings(experiment.config), Reads() as reads:
-        trainer._train_epoch(Loaded(batches), 0)
-    assert reads.seen == []
-    assert n_fetched == [len(batches)]
+    with run_settings(experiment.config), force_choices(CUDA):
+        trainer._train_epoch(Loaded(batches), 0)  # the first epoch stores what products need
+        with StepRecorder() as recorder:
+            trainer._train_epoch(Loaded(batches), 1)
+    assert not +recorder.count.waiting
+    assert n_fetched == [len(batches)] * 2
     assert trainer._record is not None
     assert trainer._record.loss["bpr"] > 0

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.model.device import CUDA, force_choices
 from recbole_siger.parallel.shares import ALONE, Share
+from recbole_siger.registry import MODELS, get_model_class
+from recbole_siger.testing.dispatch import StepRecorder
 from recbole_siger.training import step_graph
 from recbole_siger.training.experiment import Experiment
 from recbole_siger.training.settings import run_settings
@@ -114,6 +117,29 @@ def test_losses_and_parameters_are_those_of_eager_training(
     assert graphs.n_replays - sum(graphs.n_warm_ups) == 3 * len(epochs[0]) - n_eager
     assert graphs.n_warm_ups == [2] + [1] * (n_captures - 1)
     assert all(generators == [captured.model.generator] for generators in graphs.generators)
+
+
+class StrictGraphs(FakeGraphs):
+    """Fails as a GPU would: if a step that is to be captured waits for a value."""
+
+    def warm_up(self, step: Callable[[], Tensor], n_steps: int) -> list[Tensor]:
+        with StepRecorder() as recorder:
+            values = super().warm_up(step, n_steps)
+        if +recorder.count.waiting:
+            raise RuntimeError(f"waits for {dict(recorder.count.waiting)}")
+        return values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "DiffMM"])
+def test_every_model_can_be_captured_with_the_choices_of_a_gpu(model: str, tmp_path: Path) -> None:
+    """Losses are those of eager training with the same choices, and a step waits for no value."""
+    eager, captured = (make_experiment(tmp_path, model) for _ in range(2))
+    steps, epochs = StepGraph(captured.model, captured.trainer.optimizer, StrictGraphs()), draw(eager, 3)
+    with force_choices(CUDA):
+        assert train(captured, steps, epochs) == train(eager, None, epochs)
+    assert steps.reason is None
+    assert steps.n_captures >= 1
 
 
 def test_the_optimizer_is_capturable_in_the_capture_alone(tmp_path: Path) -> None:
@@ -235,8 +261,6 @@ def test_on_cpu_auto_is_none_and_says_nothing(tmp_path: Path, caplog: pytest.Log
 
 
 def test_the_models_with_a_hook_are_known() -> None:
-    from recbole_siger.registry import MODELS, get_model_class
-
     ours = {name: get_model_class(name) for name in MODELS}
     hooked = {n for n, c in ours.items() if c.on_epoch_start is not MultimodalRecommender.on_epoch_start}
     assert hooked == {"FREEDOM", "LATTICE", "LayerGCN", "SCALE"}
