@@ -135,7 +135,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(model: str, tmp_path: Path) -
         losses.append(total.detach())
     torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=1e-5, atol=1e-6)
     gradients = {name: p.grad for name, p in there.model.named_parameters()}
-    # Relative to the largest gradient of the model: sums that cancel, as of a bias, have no digits of their own.
+    # Relative to the largest gradient of the model: sums that cancel have no digits of their own.
     largest = max(float(p.grad.abs().max()) for p in here.model.parameters() if p.grad is not None)
     for name, parameter in here.model.named_parameters():
         assert (parameter.grad is None) is (gradients[name] is None), name
