@@ -2,8 +2,8 @@
 
 The trainer itself runs two short epochs, so that all work that happens once an epoch is counted: graphs that
 are drawn again, auxiliary losses, clusters. The first epoch is a warm-up. The second epoch is timed, and its
-steps and batches of users are scaled to a whole epoch. The cost of the first two batches of an epoch is
-counted once: some models build a graph in the first, and a CUDA graph is captured in the second.
+steps and batches of users are scaled to a whole epoch. The cost of the first three batches of an epoch is
+counted once: some models build a graph in the first, and a CUDA graph is captured in the third.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from recbole_siger.common.machine import processor_name
 from recbole_siger.training.processes import check_shares, n_processes, threads_of_process
 from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 from recbole_siger.training.settings import run_settings
+from recbole_siger.training.step_graph import N_EAGER
 
 __all__ = ["Timing", "time_run"]
 
-_WARMUP_STEPS = 3
-_ONCE = 2  # batches at the start of an epoch that can take longer
+_ONCE = N_EAGER + 1  # batches at the start of an epoch that can take longer
+_WARMUP_STEPS = _ONCE + 1
 _VALID_BATCHES = 64
 
 
@@ -189,10 +190,10 @@ def _typical(seconds: Sequence[float]) -> Sequence[float]:
 
 
 def _scaled(seconds: Sequence[float], batches: int) -> float:
-    """Scale the seconds of some batches to a number of batches; the first two batches count once.
+    """Scale the seconds of some batches to a number of batches; the first three batches count once.
 
-    >>> _scaled([5.0, 7.0, 1.0, 2.0, 1.5], 5), _scaled([5.0, 7.0, 1.0, 2.0, 1.5], 12), _scaled([5.0, 6.0], 3)
-    (16.5, 27.0, 16.5)
+    >>> _scaled([5.0, 7.0, 4.0, 1.0, 2.0], 5), _scaled([5.0, 7.0, 4.0, 1.0, 2.0], 13), _scaled([5.0, 6.0], 3)
+    (19.0, 31.0, 16.5)
     """
     if not seconds or batches == len(seconds):
         return sum(seconds)

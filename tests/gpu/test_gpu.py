@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_siger.common.machine import processor_name
 from recbole_siger.config import Config
 from recbole_siger.evaluation.metrics import Ranking
 from recbole_siger.model.device import CUDA, force_choices
@@ -29,7 +30,9 @@ from recbole_siger.testing.dispatch import training_step
 from recbole_siger.testing.experiments import start_epoch, tensors_of
 from recbole_siger.training.evaluator import RankingCollector
 from recbole_siger.training.experiment import Experiment, build_experiment, config_of_run
+from recbole_siger.training.memory import MIB, estimate
 from recbole_siger.training.settings import run_settings
+from recbole_siger.training.timing import time_run
 from recbole_siger.tuning import tune_model
 from tests.conftest import first_batch, make_experiment, score_table
 from tests.contract.test_models import WITHOUT_NOISE
@@ -339,8 +342,7 @@ def test_a_step_does_not_wait_for_the_gpu(model: str, tmp_path: Path) -> None:
 def test_hits_are_counted_as_on_the_cpu(tmp_path: Path) -> None:
     make_experiment(tmp_path, "BPR", **CPU)
     rng = np.random.default_rng(5)
-    row, item = (np.sort(rng.integers(0, 7, 29)), rng.integers(1, 23, 29))
-    keys = np.unique(row * 23 + item)
+    keys = np.unique(np.sort(rng.integers(0, 7, 29)) * 23 + rng.integers(1, 23, 29))
     row, item = (torch.from_numpy(x) for x in np.divmod(keys, 23))
     scores, found = torch.from_numpy(rng.permutation(7 * 23).reshape(7, 23).astype(np.float32)), []
     values = {"data_path": str(tmp_path / "dataset"), "topk": [5], "valid_metric": "Recall@5"}
@@ -355,3 +357,18 @@ def test_hits_are_counted_as_on_the_cpu(tmp_path: Path) -> None:
     rankings: list[Ranking] = [ranking for _, ranking in found if ranking is not None]
     for name in ("users", "items", "pair_row", "pair_item"):
         assert np.array_equal(getattr(rankings[0], name), getattr(rankings[1], name)), name
+
+
+@pytest.mark.parametrize("model", ["SIGER", "FREEDOM", "LightGCN"])
+@pytest.mark.parametrize("compile", ["none", "auto"])
+def test_a_run_is_timed_on_its_device(model: str, compile: str, tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, model, train_batch_size=7, compile=compile, **CARD)
+    found = time_run(experiment, 5)
+    assert found.device == (torch.cuda.get_device_name() if IS_CUDA else processor_name())
+    assert (found.threads is None) is IS_CUDA
+    assert len(found.steps) == 5
+    assert min(*found.steps, found.seconds_valid) > 0
+    assert found.seconds_train > sum(found.steps)
+    if IS_CUDA:  # the toy is small, and a process on the CPU has Python and its libraries
+        counted = estimate(experiment).peak / MIB
+        assert counted / 20 < found.peak_mib < 20 * counted + 64
