@@ -12,6 +12,7 @@ from recbole.data.interaction import cat_interactions
 from recbole.data.utils import create_samplers, data_preparation, get_dataloader
 
 from recbole_siger.common.locks import scratch_folder
+from recbole_siger.common.sorted_keys import contains, distinct
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.exact import dataset_class
@@ -116,8 +117,9 @@ def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
 def _warn_of_repeats(config: Config, splits: list[MultimodalDataset]) -> None:
     """Say how many pairs of validation and test are training pairs too: they are known to the model."""
     keys = [split.train_edges[0] * split.item_num + split.train_edges[1] for split in splits]
+    known = distinct(keys[0].numpy())
     for part, held_out in zip(("validation", "test"), keys[1:], strict=True):
-        n_repeats = int(np.isin(held_out.numpy(), keys[0].numpy()).sum())
+        n_repeats = int(contains(known, held_out.numpy()).sum())
         if n_repeats:
             fix = "remove them from the files" if config["benchmark_filename"] else "set --rm_dup_inter=first"
             _log.warning(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recbole.sampler import Sampler
 from torch import Tensor
 
+from recbole_siger.common.sorted_keys import distinct
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 
@@ -47,7 +48,7 @@ class PairSet:
 
     def __init__(self, users: Ids, items: Ids, n_items: int) -> None:
         self.n_items = n_items
-        self.keys = np.unique(users.astype(np.int64) * n_items + items)
+        self.keys = distinct(users.astype(np.int64) * n_items + items)
         n_bits = max(8, 1 << int(len(self.keys) * _BITS_A_PAIR - 1).bit_length())
         self._shift = np.uint64(64 - n_bits.bit_length() + 1)
         self._bits = _set_bits(self._place(self.keys), n_bits)
@@ -117,7 +118,7 @@ class NegativeSampler(Sampler):
         self.candidates: Ids | None = None
         users, items = train.train_edges.numpy()
         if train_items:
-            self.candidates = np.unique(items)
+            self.candidates = distinct(items)
         super().__init__(["train"], [train], distribution, alpha)
         self.used_ids: Any = PairSet(users, items, train.item_num)
         self.phase = "train"

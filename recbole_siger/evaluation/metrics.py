@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_siger.common.sorted_keys import contains, distinct
 from recbole_siger.evaluation.ranking import Ids
 
 __all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "chance", "user_metrics"]
@@ -44,7 +45,7 @@ class Ranking:
         """Which recommended items are relevant, shape ``(U, K)``."""
         width = 1 + max(self.items.max(initial=0), self.pair_item.max(initial=0))
         rows = np.arange(len(self.users))[:, None]
-        return np.isin(rows * width + self.items, self.pair_row * width + self.pair_item)
+        return contains(distinct(self.pair_row * width + self.pair_item), rows * width + self.items)
 
     def restricted(self, keep: Mask) -> Ranking:
         """Keep only the pairs ``keep``, shape ``(P,)``, and the users with such a pair; lists do not change.

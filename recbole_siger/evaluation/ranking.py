@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recbole_siger.common.sorted_keys import contains, distinct
+
 __all__ = [
     "ItemLists",
     "hits_at_k",
@@ -48,7 +50,7 @@ class ItemLists:
             >>> ItemLists.from_pairs(np.array([2, 0, 2]), np.array([5, 1, 3]), 3, 7).of(np.array([2, 0]))
             (array([0, 0, 1]), array([3, 5, 1]))
         """
-        keys = np.unique(users.astype(np.int64) * n_items + items)
+        keys = distinct(users.astype(np.int64) * n_items + items)
         counts = np.bincount(keys // n_items, minlength=n_users)
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), keys % n_items)
 
@@ -57,7 +59,7 @@ class ItemLists:
         n_users = len(self.indptr) - 1
         mine = np.repeat(np.arange(n_users), np.diff(self.indptr)) * n_items + self.items
         theirs = np.repeat(np.arange(n_users), np.diff(other.indptr)) * n_items + other.items
-        left = np.setdiff1d(mine, theirs, assume_unique=True)
+        left = mine[~contains(theirs, mine)]
         return ItemLists.from_pairs(left // n_items, left % n_items, n_users, n_items)
 
     def of(self, users: Ids) -> tuple[Ids, Ids]:

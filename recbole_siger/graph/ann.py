@@ -40,8 +40,8 @@ WIDTHS = (63, 127, 255)
 N_FOR_AXES, N_PER_LIST, N_ROUNDS = 16_384, 32, 6
 # Rows that a row is compared with, at most; rows whose lists are searched together.
 MOST_COMPARED, SLAB = 2**18, 16_384
-# Products have few different shapes, because oneDNN prepares each shape once.
-ROW_PAD, COLUMN_PAD, MOST_COLUMNS = 256, 64, 1024
+# Products have few different shapes, because oneDNN prepares each shape once, and are small beside a cache.
+ROW_PAD, MOST_ROWS, COLUMN_PAD, MOST_COLUMNS = 256, 2048, 64, 512
 BELOW_ALL = -1.5
 SECONDS_BETWEEN_MESSAGES = 30.0
 
@@ -270,32 +270,33 @@ class _Search:
         self.wide = np.ascontiguousarray(panel[:, :width].float().numpy())
         self.best = np.full((len(panel), n_kept), BELOW_ALL, np.float32)
         self.place = np.full((len(panel), n_kept), -1, np.int64)
-        n_rows = -(-len(panel) // ROW_PAD) * ROW_PAD
-        self.left = torch.zeros((n_rows, panel.shape[1]), dtype=panel.dtype)
-        self.score = torch.empty(n_rows * MOST_COLUMNS, dtype=panel.dtype)
+        self.left = torch.zeros((MOST_ROWS, panel.shape[1]), dtype=panel.dtype)
+        self.score = torch.empty(MOST_ROWS * MOST_COLUMNS, dtype=panel.dtype)
         self.rounding = exact.ROUNDING[panel.dtype]
 
     def compare(self, query: Tensor, block: Tensor, first: int, n_columns: int) -> None:
         """Compare queries with a block of rows.
 
         Args:
-            query: ``(n,)``.
+            query: ``(n,)``, ascending.
             block: Rows with the columns of :class:`_Table`, ``(m, W)``, m a multiple of ``COLUMN_PAD``.
             first: Place of the first row.
             n_columns: Rows of the block that count.
         """
         from recbole_siger.graph.compiled import keep_nearest
 
-        n_rows = -(-len(query) // ROW_PAD) * ROW_PAD
-        left = self.left[:n_rows]
-        torch.index_select(self.panel, 0, query, out=left[: len(query)])
-        floor = torch.from_numpy(self.best[query.numpy(), -1])
-        left[: len(query), self.width] = -(floor - 2 * self.rounding * floor.abs())
-        score = self.score[: n_rows * len(block)].view(n_rows, len(block))
-        torch.mm(left, block.T, out=score)
-        above = score.view(exact.INTEGER[score.dtype]).numpy()
-        keep_nearest(above, query.numpy(), self.self_place, first, n_columns, self.wide,
-                     block.view(exact.INTEGER[block.dtype]).numpy(), self.best, self.place)  # fmt: skip
+        right = block.view(exact.INTEGER[block.dtype]).numpy()
+        for some in query.split(MOST_ROWS):
+            n_rows = -(-len(some) // ROW_PAD) * ROW_PAD
+            left, ids = self.left[:n_rows], some.numpy()
+            torch.index_select(self.panel, 0, some, out=left[: len(some)])
+            floor = torch.from_numpy(self.best[ids, -1])
+            left[: len(some), self.width] = -(floor - 2 * self.rounding * floor.abs())
+            score = self.score[: n_rows * len(block)].view(n_rows, len(block))
+            torch.mm(left, block.T, out=score)
+            above = score.view(exact.INTEGER[score.dtype]).numpy()
+            keep_nearest(above, ids, self.self_place, first, n_columns, self.wide, right,
+                         self.best, self.place)  # fmt: skip
 
 
 class _Lists:
@@ -345,7 +346,8 @@ class _Lists:
         place = self.place_of[queries]
         panel = self.sorted[place]
         search = _Search(panel, self.width, place, n_candidates(k))
-        for one, some in enumerate(self._probing(panel, n_probes)):
+        for one, chosen in enumerate(self._probing(panel, n_probes)):
+            some = chosen.nonzero()[:, 0]
             start, stop = int(self.start[one]), int(self.start[one + 1])
             for first in range(start, stop if len(some) else start, MOST_COLUMNS):
                 n_columns = min(MOST_COLUMNS, stop - first)
@@ -354,14 +356,14 @@ class _Lists:
         candidates = self.order[found.clamp_min(0)].masked_fill_(found < 0, -1)
         return _ranked(rows, queries, candidates, k)
 
-    def _probing(self, panel: Tensor, n_probes: int) -> tuple[Tensor, ...]:
-        """Return for each list the queries that have the list among their nearest lists."""
+    def _probing(self, panel: Tensor, n_probes: int) -> Tensor:
+        """Return for each list which queries have the list among their nearest lists, ``(n_lists, Q)``."""
         probed = torch.empty((self.n_lists, len(panel)), dtype=torch.bool)
         for part, out in zip(panel.split(BATCH), probed.split(BATCH, dim=1), strict=True):
             nearness = self._nearness(part)
             last = np.partition(nearness, self.n_lists - n_probes, axis=1)[:, self.n_lists - n_probes]
             out.copy_(torch.from_numpy(nearness >= last[:, None]).T)
-        return probed.nonzero()[:, 1].split(probed.sum(dim=1).tolist())
+        return probed
 
 
 def _centres(table: _Table, n_rows: int) -> Tensor:

@@ -35,7 +35,7 @@ def interaction_matrix(edges: Tensor, n_users: int, n_items: int) -> Tensor:
     check_edges(edges, n_users, n_items)
     index = torch.stack(distinct_pairs(edges, n_items))
     ones = torch.ones(index.shape[1], device=edges.device)
-    return sparse_matrix(index, ones, (n_users, n_items))
+    return sparse_matrix(index, ones, (n_users, n_items), ordered=True)
 
 
 def check_edges(edges: Tensor, n_users: int, n_items: int) -> None:
@@ -90,16 +90,17 @@ def user_item_adjacency(edges: Tensor, n_users: int, n_items: int, *, self_loops
         >>> user_item_adjacency(torch.tensor([[0], [1]]), 1, 2).to_dense().tolist()
         [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
-    user, item = interaction_matrix(edges, n_users, n_items).indices()
-    item = item + n_users
-    index = torch.stack((torch.cat((user, item)), torch.cat((item, user))))
+    check_edges(edges, n_users, n_items)
+    user, item = distinct_pairs(edges, n_items)
+    back_item, back_user = distinct_pairs(edges.flip(0), n_users)
+    index = torch.stack((torch.cat((user, back_item + n_users)), torch.cat((item + n_users, back_user))))
     n_nodes = n_users + n_items
     if self_loops:
         node = torch.arange(n_nodes, device=edges.device)
         node = node[(node != 0) & (node != n_users)]
         index = torch.cat((index, torch.stack((node, node))), dim=1)
     ones = torch.ones(index.shape[1], device=edges.device)
-    return sparse_matrix(index, ones, (n_nodes, n_nodes))
+    return sparse_matrix(index, ones, (n_nodes, n_nodes), ordered=not self_loops)
 
 
 def draw_edges(weight: Tensor, n_kept: int, generator: torch.Generator | None = None) -> Tensor:

@@ -124,3 +124,15 @@ def test_a_refusal_names_the_argument(normalize, name):
 def test_an_index_outside_the_shape_is_refused(index: list[list[int]]) -> None:
     with pytest.raises(RuntimeError, match=r"size is inconsistent with indices|negative ind"):
         sparse_matrix(torch.tensor(index), torch.ones(2), (3, 5))
+
+
+def test_entries_that_are_said_to_be_in_order_are_checked():
+    index, value = torch.tensor([[0, 0, 1], [0, 2, 1]]), torch.tensor([1.0, 2.0, 3.0])
+    sorted_here = sparse_matrix(index, value, (2, 3))
+    as_said = sparse_matrix(index, value, (2, 3), ordered=True)
+    assert as_said.is_coalesced()
+    assert torch.equal(as_said.indices(), sorted_here.indices())
+    assert torch.equal(as_said.values(), sorted_here.values())
+    for wrong in (index.flip(1), index[:, [0, 0, 1]]):
+        with pytest.raises(RuntimeError, match="coalesced"):
+            sparse_matrix(wrong, value, (2, 3), ordered=True)
