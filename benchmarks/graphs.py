@@ -33,6 +33,8 @@ SPORTS = 18_357
 K = 10
 NAMES = ("dense", "exact", "ann", "co_occurrence")
 USERS_PER_ITEM, ITEMS_PER_USER = 2, 20  # 20 interactions, 2 users for each item: 800 pairs for each item
+# Users and interactions of each, for a million items: about 2.5 and 8 billion pairs.
+HEAVY = ((250_000, 100), (1_000, 2_830))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +92,12 @@ def tasks(quick: bool, largest: int) -> list[dict[str, Any]]:
         for n in ns
         if n <= largest
     ]
-    return against + grown
+    heavy = [
+        {"graph": "co_occurrence", "n_items": 1_000_000, "width": 0, "n_users": users, "each": each}
+        for users, each in HEAVY
+        if not quick and largest >= 1_000_000
+    ]
+    return against + grown + heavy
 
 
 def in_own_process(task: dict[str, Any]) -> dict[str, Any]:
@@ -105,20 +112,18 @@ def in_own_process(task: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(graph: str, n_items: int, width: int, noise: bool = False) -> dict[str, Any]:
+def measure(
+    graph: str, n_items: int, width: int, noise: bool = False, n_users: int = 0, each: int = 0
+) -> dict[str, Any]:
     """Build one graph and return time and memory."""
     if graph == "co_occurrence":
-        edges, n_users = random_edges(n_items)
+        heavy, n_users = bool(n_users), n_users or n_items * USERS_PER_ITEM
+        edges = random_edges(n_items, n_users, each or ITEMS_PER_USER)
         build: Callable[[], Any] = lambda: co_occurrence_graph(edges, n_users, n_items, 5)  # noqa: E731
     else:
         x = random_features(n_items, width, noise)
         build = (lambda: dense(x)) if graph == "dense" else (lambda: semantic_graph(x, K, method=graph))
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("recbole_siger.graph.ann")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    messages = logged_messages("recbole_siger.graph.ann")
     before = reset_peak()
     wall, processor = time.perf_counter(), time.process_time()
     built = build()
@@ -132,10 +137,23 @@ def measure(graph: str, n_items: int, width: int, noise: bool = False) -> dict[s
     if graph == "co_occurrence":
         history = torch.bincount(edges[0])
         result["n_pairs"] = int((history * history).sum())
-        start = time.perf_counter()
-        build()
-        result["seconds_warm"] = time.perf_counter() - start
+        if heavy:
+            result |= {"n_users": n_users, "n_edges_given": edges.shape[1]}
+        else:
+            start = time.perf_counter()
+            build()
+            result["seconds_warm"] = time.perf_counter() - start
     return result
+
+
+def logged_messages(name: str) -> list[str]:
+    """Return a list to which the messages of a logger are added from now on."""
+    messages: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger(name)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return messages
 
 
 def dense(features: Tensor) -> Tensor:
@@ -161,13 +179,13 @@ def random_features(n_items: int, width: int, noise: bool) -> Tensor:
     return x
 
 
-def random_edges(n_items: int) -> tuple[Tensor, int]:
-    """Draw interactions with item popularities as uneven as in shops: users then items, and users."""
+def random_edges(n_items: int, n_users: int, each: int) -> Tensor:
+    """Draw ``each`` interactions a user, with item popularities as uneven as in shops: users then items."""
     generator = torch.Generator().manual_seed(1)
-    n_users = n_items * USERS_PER_ITEM
-    user = torch.arange(n_users).repeat_interleave(ITEMS_PER_USER)
-    item = (n_items * torch.rand(len(user), generator=generator) ** 2).long()
-    return torch.stack((user, item)), n_users
+    edges = torch.empty((2, n_users * each), dtype=torch.int64)
+    torch.arange(n_users * each, out=edges[0]).floor_divide_(each)
+    edges[1] = torch.rand(n_users * each, generator=generator).square_().mul_(n_items)
+    return edges
 
 
 def reset_peak() -> float:
@@ -195,7 +213,9 @@ def line(result: dict[str, Any]) -> str:
         return f"{head} failed: {result['failed']}"
     notes = [f"recall {result['recall']:.4f}"] if "recall" in result else []
     if "n_pairs" in result:
-        notes.append(f"{result['n_pairs'] / 1e6:,.1f} M pairs, warm {result['seconds_warm']:.3f} s")
+        notes.append(f"{result['n_pairs'] / 1e6:,.1f} M pairs")
+    if "seconds_warm" in result:
+        notes.append(f"warm {result['seconds_warm']:.3f} s")
     numbers = f"{result['seconds']:9.2f} {result['cpu_seconds']:9.2f} {result['peak_mib']:8.0f}"
     return f"{head} {numbers}  {', '.join(notes)}"
 
@@ -230,7 +250,11 @@ def print_growth(results: list[dict[str, Any]]) -> None:
 
 def curve(results: list[dict[str, Any]], graph: str) -> list[dict[str, Any]]:
     """Select one graph's measurements against the number of items."""
-    return [one for one in results if one["graph"] == graph and not one.get("noise") and "failed" not in one]
+    return [
+        one
+        for one in results
+        if one["graph"] == graph and not {"failed", "n_users"} & set(one) and not one.get("noise")
+    ]
 
 
 def exponent(results: list[dict[str, Any]], name: str) -> float:
