@@ -143,8 +143,8 @@ def _contrast(one: Contrast) -> Tensor:
 def _contrast_together(group: Sequence[Contrast]) -> tuple[Tensor, ...]:
     """Compute contrasts of one temperature and size, those with an anchor last."""
     n, distinct = group[0].rows.n_keys, [one.rows.distinct for one in group if one.rows.distinct]
-    queries, keys = [_first(one.query, n) for one in group], [_first(one.key, n) for one in group]
-    anchors = [_first(one.anchor, n) for one in group if one.anchor is not None]
+    queries, keys = [one.query for one in group], [one.key for one in group]
+    anchors = [one.anchor for one in group if one.anchor is not None]
     valid = (torch.stack([one.ids for one in distinct]) > 0).float()
     count = torch.stack([one.count for one in distinct if one.count is not None])
     size = choices(valid).chunk_size(n, len(group))

@@ -162,12 +162,12 @@ class Distinct:
         if not static:
             self.ids, self.place = ids.unique(return_inverse=True)
             return
-        # The marked rows are numbered in order: no sort, and no shape depends on the ids.
-        self._rank = ids.new_zeros(n_rows).index_fill_(0, ids, 1).cumsum(0)
-        self.place = self._rank.index_select(0, ids) - 1
-        every = torch.arange(1, len(ids) + 1, device=ids.device)
-        self.ids = torch.searchsorted(self._rank, every).remainder_(n_rows)  # of no row: n_rows, which is 0
-        self.count = self._rank[-1:]
+        # Numbers of marked rows before each row: no sort, and no shape depends on the ids.
+        self._first = ids.new_zeros(n_rows + 1).index_fill_(0, ids + 1, 1).cumsum(0)
+        self._every = torch.arange(len(ids), device=ids.device)
+        self.place, self.count = self._first.index_select(0, ids), self._first[-1:]
+        found = torch.searchsorted(self._first[1:], self._every, right=True)
+        self.ids = found.remainder_(n_rows)  # after the last id n_rows was found, which becomes 0
 
     def valid(self) -> Tensor:
         """Return 1 for an id and 0 for padding, shape of ``ids``, float32."""
@@ -181,5 +181,4 @@ class Distinct:
         """Return what takes the rows of the distinct ids; the gradients of padding go nowhere."""
         if self.count is None:
             return Rows(self.ids, self.n_rows)
-        every = torch.arange(len(self.ids), device=self.ids.device)
-        return Rows(self.ids, self.n_rows, every, functional.pad(self._rank, (1, 0)))
+        return Rows(self.ids, self.n_rows, self._every, self._first)

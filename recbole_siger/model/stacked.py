@@ -42,9 +42,9 @@ def stacked_contrast(
     not valid are neither queries nor keys.
 
     Args:
-        queries: G tables, ``(B, d)`` each.
-        keys: G tables, ``(B, d)`` each.
-        anchors: At most G tables, ``(B, d)`` each, of the last contrasts.
+        queries: G tables, ``(B, d)`` each, or longer: B rows count, and the others get a gradient of zeros.
+        keys: G tables, as ``queries``.
+        anchors: At most G tables, as ``queries``, of the last contrasts.
         valid: 1 for a row that counts, else 0, shape ``(G, B)``.
         count: Number of rows that count, shape ``(G, 1)``.
         temperature: τ, > 0.
@@ -72,7 +72,8 @@ class StackedContrast(torch.autograd.Function):
         """Compute the losses and their gradients."""
         n, n_natural = len(valid), len(valid) - plan.n_anchors
         anchored = slice(n_natural, None)
-        stack = torch.stack(tables)
+        size = valid.shape[1]
+        stack = torch.stack([table[:size] for table in tables])
         length = stack.norm(dim=2).mul_(torch.cat((valid, valid, valid[anchored])))
         # Rows of the length 1 / sqrt(temperature): their inner products are the logits.
         length = functional.threshold(length, SMALLEST_NORM, torch.inf).mul_(sqrt(plan.temperature))
@@ -83,7 +84,9 @@ class StackedContrast(torch.autograd.Function):
             middle = (query[anchored] + key[anchored]) / 2
             torch.mul(middle, anchor, out=positive[anchored])
         positive = positive.sum(dim=2)
-        weight, grad = valid / count, torch.empty_like(unit)
+        whole = unit.new_empty((len(unit), max(map(len, tables)), unit.shape[2]))
+        whole[:, size:].zero_()
+        weight, grad = valid / count, whole[:, :size]
         mass, top = _fill(grad, plan, (query, key, positive, weight, valid))
         slope = -weight  # by the positive; without anchors the target is among the exponentials
         if plan.n_anchors:
@@ -97,8 +100,9 @@ class StackedContrast(torch.autograd.Function):
         if plan.n_anchors:
             torch.mul(slope[anchored], middle, out=grad[2 * n :])
         along = torch.linalg.vecdot(unit, grad).unsqueeze_(2)
-        ctx.save_for_backward(grad.addcmul_(unit, along, value=-plan.temperature).div_(length))
-        ctx.n_natural = n_natural
+        grad.addcmul_(unit, along, value=-plan.temperature).div_(length)
+        ctx.save_for_backward(whole)
+        ctx.n_natural, ctx.lengths = n_natural, [len(table) for table in tables]
         gap = mass.log_().sub_(positive)
         return torch.linalg.vecdot(gap if top is None else gap + top, weight)
 
@@ -108,7 +112,8 @@ class StackedContrast(torch.autograd.Function):
         """Scale the gradients of the forward pass."""
         (saved,) = ctx.saved_tensors
         factor = torch.cat((grad, grad, grad[ctx.n_natural :]))
-        return None, None, None, *(saved * factor[:, None, None]).unbind()
+        grads = (saved * factor[:, None, None]).unbind()
+        return None, None, None, *(x[:n] for x, n in zip(grads, ctx.lengths, strict=True))
 
 
 def _fill(grad: Tensor, plan: _Plan, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
