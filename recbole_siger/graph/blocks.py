@@ -152,6 +152,8 @@ def draw_non_neighbors(
     share = torch.rand((len(row), n_draws), generator=generator, device=row.device, dtype=torch.float64)
     free = n_free[row].unsqueeze(1)
     drawn = (share * free).long().clamp_max_(free - 1)
-    for column in excluded[row].unbind(1):
-        drawn += drawn >= column.unsqueeze(1)
-    return drawn
+    # An excluded column raises a number that is at least this column after the raises by the columns before.
+    # The columns that raise a number are the first ones, up to the first that does not.
+    before = torch.arange(excluded.shape[1], device=row.device)
+    raises = drawn.unsqueeze(2) + before >= excluded[row].unsqueeze(1)
+    return drawn + raises.long().cumprod(dim=2).sum(dim=2)
