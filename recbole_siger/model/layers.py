@@ -156,14 +156,17 @@ def project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 class _Projection(torch.autograd.Function):
-    """X W^T + b in blocks of rows, by the fastest float32 products of the processor."""
+    """X W^T + b: on a processor in blocks of rows, by its fastest float32 products."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.static = choices(features).static
-        if ctx.static and features.dtype == weight.dtype:
-            return features @ weight.T if bias is None else torch.addmm(bias, features, weight.T)
+        if ctx.static:
+            if features.dtype == weight.dtype and bias is not None:
+                return torch.addmm(bias, features, weight.T)
+            whole = (features @ weight.T.to(features.dtype)).to(weight.dtype)
+            return whole if bias is None else whole.add_(bias)
         product = weight.new_empty(len(features), len(weight))
         factor = weight.T.to(features.dtype).contiguous()
         same_type = features.dtype == weight.dtype
@@ -181,8 +184,8 @@ class _Projection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
-        if ctx.static and features.dtype == weight.dtype:
-            grad_weight = grad.T @ features
+        if ctx.static:
+            grad_weight = (grad.T.to(features.dtype) @ features).to(weight.dtype)
         else:
             grad_weight = torch.zeros_like(weight)
             with fast_products() as fast:
@@ -196,14 +199,12 @@ class _Projection(torch.autograd.Function):
 
 
 def _row_blocks(features: Tensor, fast: bool) -> Iterator[tuple[Tensor, slice]]:
-    """Cut features into the blocks of rows that are multiplied fastest; one block on CUDA.
+    """Cut features into the blocks of rows that a processor multiplies fastest.
 
     MKL is a third faster if a block fits into the processor's cache. oneDNN divides a product itself.
     """
-    size = len(features)
-    if not choices(features).static:
-        size = 128 if features.dtype == torch.float32 and not fast else 2048
-    for start in range(0, len(features), max(size, 1)):
+    size = 128 if features.dtype == torch.float32 and not fast else 2048
+    for start in range(0, len(features), size):
         rows = slice(start, start + size)
         yield features[rows], rows
 

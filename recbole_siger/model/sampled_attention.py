@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_siger.model.device import choices
 from recbole_siger.model.rows import take_rows
 
 __all__ = ["SampledAttention"]
@@ -54,7 +55,9 @@ class SampledAttention(nn.Module):
         )
         own, others = logits.softmax(dim=1).split((1, drawn.shape[1]), dim=1)
         mixed = own * nodes
-        if drawn.shape[1]:
+        if choices(items).static:
+            mixed = mixed + torch.einsum("ns,nsd->nd", others, take_rows(items, drawn))
+        elif drawn.shape[1]:
             mixed = mixed + functional.embedding_bag(
                 drawn, items, mode="sum", per_sample_weights=others.contiguous()
             )

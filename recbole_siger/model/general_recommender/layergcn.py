@@ -105,8 +105,10 @@ class LayerGCN(MultimodalRecommender):
         """Return the terms of the loss, weighted; both are sums over the batch."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         final = self.encode(self.pruned_adj)
-        ids = self.user_embedding(user), self.item_embedding(pos), self.item_embedding(neg)
+        table = UserItem(self.user_embedding.weight, self.item_embedding.weight)
         return {
             "bpr": len(user) * ranking_loss(*take_triple(final, user, pos, neg)),
-            "regularization": len(user) * self.params.reg_weight * l2_loss(*ids),
+            "regularization": len(user)
+            * self.params.reg_weight
+            * l2_loss(*take_triple(table, user, pos, neg)),
         }

@@ -108,7 +108,7 @@ class VBPR(MultimodalRecommender):
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the ranking loss and the penalty on the batch's embeddings."""
         user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        u = self.user_embedding(user)
+        u = take_rows(self.user_embedding.weight, user)
         items, place = without_repeats(torch.cat([pos, neg]))  # each is projected once
         i, j = self.encode_items(items)[place].split(len(pos))
         return {
