@@ -22,6 +22,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_siger.config import Config
+from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.parallel.shares import Share
 
@@ -230,15 +231,25 @@ class StepGraph:
     # ---- capturing
 
     def _captured(self) -> Recorded | None:
-        """Capture the step; None, with the reason in :attr:`reason`, if it cannot be used."""
+        """Capture the step; None, with the reason in :attr:`reason`, if it cannot be used.
+
+        Raises:
+            UserError: If the state cannot be restored, so that no further step can be trained.
+        """
         state, recorded = _State.of(self.model, self.optimizer, self.backend), None
         try:
             recorded = self._compared(state)
         except RuntimeError as error:
             self.reason = _first_line(error)
-            _log.info("compile=auto: steps are trained eagerly: %s", self.reason)
-        finally:
+        try:
             state.restore()
+        except RuntimeError as error:  # a capture that fails can leave the device unusable
+            why = self.reason or _first_line(error)
+            raise UserError(
+                f"compile=auto: the device is not usable after a capture: {why}; train with --compile=none"
+            ) from error
+        if self.reason is not None:
+            _log.info("compile=auto: steps are trained eagerly: %s", self.reason)
         if recorded is not None:
             self._say_captured()
             self.n_captures, self._rates = self.n_captures + 1, self._learning_rates()

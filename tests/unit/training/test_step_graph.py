@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.device import CUDA, force_choices
 from recbole_siger.parallel.shares import ALONE, Share
@@ -179,6 +180,23 @@ def test_a_step_that_cannot_be_captured_is_trained_eagerly(
     assert "\n" not in lines[0]
     for name, value in state_of(eager).items():
         assert torch.equal(value, state_of(captured)[name]), name
+
+
+def test_a_device_that_a_capture_leaves_unusable_is_an_error(tmp_path: Path) -> None:
+    class Broken(FakeGraphs):
+        n_restored = 0
+
+        def set_random_state(self, state: Tensor) -> None:
+            self.n_restored += 1
+            if self.n_restored > 1:  # after the eager steps, then after the capture
+                raise RuntimeError("an earlier error")
+
+    experiment = make_experiment(tmp_path, "VBPR")
+    graphs = Broken(error="operation not permitted")
+    steps = StepGraph(experiment.model, experiment.trainer.optimizer, graphs)
+    expected = "not usable after a capture: operation not permitted; train with --compile=none"
+    with pytest.raises(UserError, match=expected):
+        train(experiment, steps, draw(experiment, 1))
 
 
 def test_a_step_that_assigns_an_attribute_is_not_captured(tmp_path: Path) -> None:
