@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.utils.data import RandomSampler, SequentialSampler
 
+from recbole_siger.common.sorted_keys import contains, distinct
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.evaluation.groups import ColdSet
@@ -155,7 +156,7 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
         self.history = history.without(self.positives, n_items)
         evaluated = self.positives.users
         if users is not None:
-            evaluated = np.intersect1d(evaluated, users)
+            evaluated = evaluated[contains(distinct(users), evaluated)]
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         self.uid_list = torch.from_numpy(evaluated)
         self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))

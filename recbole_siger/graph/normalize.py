@@ -37,9 +37,9 @@ def normalize_adjacency(adjacency: Tensor) -> Tensor:
     """
     if adjacency.dim() != 2 or adjacency.shape[0] != adjacency.shape[1]:
         raise ValueError(f"adjacency must be square, got shape {tuple(adjacency.shape)}")
-    row, _, weight = entries = _entries(adjacency, "adjacency")
-    scale = _inverse_root_of_sums(weight, row, adjacency.shape[0])
-    return _scaled(entries, scale, scale)
+    index, weight = _entries(adjacency, "adjacency")
+    scale = _inverse_root_of_sums(weight, index[0], adjacency.shape[0])
+    return _scaled(index, weight, scale, scale)
 
 
 def normalize_bipartite(interactions: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ def normalize_bipartite(interactions: Tensor) -> Tensor:
     """
     if interactions.dim() != 2:
         raise ValueError(f"interactions must have 2 dimensions, got shape {tuple(interactions.shape)}")
-    row, col, weight = entries = _entries(interactions, "interactions")
-    left = _inverse_root_of_sums(weight, row, interactions.shape[0])
-    right = _inverse_root_of_sums(weight, col, interactions.shape[1])
-    return _scaled(entries, left, right)
+    index, weight = _entries(interactions, "interactions")
+    left = _inverse_root_of_sums(weight, index[0], interactions.shape[0])
+    right = _inverse_root_of_sums(weight, index[1], interactions.shape[1])
+    return _scaled(index, weight, left, right)
 
 
 def normalize_rows(adjacency: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ def normalize_rows(adjacency: Tensor) -> Tensor:
     """
     if adjacency.dim() != 2:
         raise ValueError(f"adjacency must have 2 dimensions, got shape {tuple(adjacency.shape)}")
-    row, _, weight = entries = _entries(adjacency, "adjacency")
-    scale = _inverse_root_of_sums(weight, row, adjacency.shape[0]).square()
-    return _scaled(entries, scale, weight.new_ones(adjacency.shape[1]))
+    index, weight = _entries(adjacency, "adjacency")
+    scale = _inverse_root_of_sums(weight, index[0], adjacency.shape[0]).square()
+    return _scaled(index, weight, scale, weight.new_ones(adjacency.shape[1]))
 
 
 def weighted_sum(graphs: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
@@ -157,8 +157,8 @@ def sparse_matrix(index: Tensor, value: Tensor, shape: tuple[int, int], *, order
     ).coalesce()
 
 
-def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, columns and float64 weights, each ``(nnz,)``, after checking the weights."""
+def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return rows and columns, ``(2, nnz)``, and float64 weights, ``(nnz,)``, after checking the weights."""
     if matrix.layout != torch.sparse_coo:
         raise ValueError(f"{name} must be a sparse COO tensor, got layout {matrix.layout}")
     matrix = matrix.coalesce()
@@ -166,8 +166,7 @@ def _entries(matrix: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     refused = weight[~(torch.isfinite(weight) & (weight >= 0))]
     if len(refused):
         raise ValueError(f"{name} must have finite weights >= 0, got {refused[0].item()}")
-    row, col = matrix.indices()
-    return row, col, weight
+    return matrix.indices(), weight
 
 
 def _inverse_root_of_sums(weight: Tensor, index: Tensor, size: int) -> Tensor:
@@ -177,11 +176,12 @@ def _inverse_root_of_sums(weight: Tensor, index: Tensor, size: int) -> Tensor:
     return torch.where(degree > 0, degree, torch.inf).rsqrt()  # selected first: 0 has no gradient here
 
 
-def _scaled(entries: tuple[Tensor, Tensor, Tensor], left: Tensor, right: Tensor) -> Tensor:
+def _scaled(index: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Multiply rows by ``left`` and columns by ``right``; remove zeros."""
-    row, col, weight = entries
+    row, col = index
     # Multiply both scales first: the product commutes, so a symmetric matrix is symmetric to the last bit.
     value = (weight * (left[row] * right[col])).float()
     kept = value > 0
-    index = torch.stack((row[kept], col[kept]))
-    return sparse_matrix(index, value[kept], (len(left), len(right)), ordered=True)
+    if not kept.all():
+        index, value = index[:, kept], value[kept]
+    return sparse_matrix(index, value, (len(left), len(right)), ordered=True)

@@ -121,8 +121,8 @@ class SIGER(MultimodalRecommender):
     def build_user_item_graphs(self) -> tuple[Tensor, Tensor]:
         """Build the normalised graphs of Eqs. 1 and 11: sparse ``(N, N)`` and ``(U, I)``."""
         sizes = self.train_edges, self.n_users, self.n_items
-        adjacency, interactions = user_item_adjacency(*sizes), interaction_matrix(*sizes)
-        return normalize_adjacency(adjacency), normalize_bipartite(interactions)
+        adjacency = normalize_adjacency(user_item_adjacency(*sizes))
+        return adjacency, normalize_bipartite(interaction_matrix(*sizes))
 
     def build_item_graphs(self) -> dict[str, Tensor]:
         """Build the enhanced item-item graph of each modality, Eqs. 3-7: sparse ``(I, I)``."""
