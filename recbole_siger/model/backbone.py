@@ -153,4 +153,4 @@ class Backbone(nn.Module):
         if p.backbone == "sgl":
             step += 5 * nodes // 2 + 3 * thinned // 2 + 5 * rows
             n_keys = max(n_keys, n_users, n_items)
-        return MemoryTerms(step + contrast_chunk(n_keys), 3 * nodes)
+        return MemoryTerms(step + contrast_chunk(self.norm_adj.val.device, n_keys, batch_size), 3 * nodes)

@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-__all__ = ["CHUNK_SIZE", "CPU", "CUDA", "Choices", "choices", "force_choices"]
+__all__ = ["CHUNK_SIZE", "CPU", "CUDA", "Choices", "choices", "choices_of", "force_choices"]
 
 CHUNK_SIZE = 128
 """Queries that a CPU compares at a time: their logits stay in its cache."""
@@ -58,7 +59,12 @@ _forced: ContextVar[Choices | None] = ContextVar("forced", default=None)
 
 def choices(x: Tensor) -> Choices:
     """Return the choices for the device of a tensor."""
-    return _forced.get() or (CUDA if x.is_cuda else CPU)
+    return choices_of(x.device)
+
+
+def choices_of(device: torch.device) -> Choices:
+    """Return the choices for a device."""
+    return _forced.get() or (CUDA if device.type == "cuda" else CPU)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from recbole_siger.model.device import CHUNK_SIZE
+import torch
+
+from recbole_siger.model.device import choices_of
 
 __all__ = ["FLOAT", "MemoryTerms", "contrast_chunk"]
 
@@ -24,6 +26,16 @@ class MemoryTerms(NamedTuple):
     forward: int
 
 
-def contrast_chunk(n_keys: int) -> int:
-    """Return the bytes of the logits that a contrastive loss holds at a time."""
-    return FLOAT * CHUNK_SIZE * n_keys
+def contrast_chunk(device: torch.device, n_keys: int, n_queries: int, n_stacked: int = 1) -> int:
+    """Return the bytes of the logits that a contrastive loss holds at a time.
+
+    Args:
+        device: Where it is computed.
+        n_keys: Keys.
+        n_queries: Queries; a CPU compares fewer of them at a time.
+        n_stacked: Contrasts that a GPU computes together.
+    """
+    how = choices_of(device)
+    if not how.static:
+        return FLOAT * how.chunk_size(n_keys) * n_keys
+    return FLOAT * n_stacked * min(how.chunk_size(n_keys, n_stacked), n_queries) * n_keys

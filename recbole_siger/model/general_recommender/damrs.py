@@ -117,8 +117,8 @@ class DAMRS(MultimodalRecommender):
         """Count tables of nodes and views, the batch's rows, and the chunks of both alignments."""
         p, width, n_views = self.params, FLOAT * self.params.embedding_size, len(self.modalities) + 1
         nodes, items = (self.n_users + self.n_items) * width, self.n_items * width
-        pairs = contrast_chunk(min(2 * batch_size, self.n_items))
-        chunk = max((2 * n_views + 5) * contrast_chunk(self.n_items), 6 * pairs)
+        pairs = contrast_chunk(self.device, min(2 * batch_size, self.n_items), batch_size)
+        chunk = max((2 * n_views + 5) * contrast_chunk(self.device, self.n_items, 2 * batch_size), 6 * pairs)
         tables = 3 * nodes + (3 + 3 * n_views * (p.neighbor_weight > 0)) * items
         return MemoryTerms(tables + 5 * batch_size * width + chunk, 2 * nodes + (n_views + 2) * items)
 

@@ -122,7 +122,7 @@ class DiffMM(MultimodalRecommender):
         """Count the tables of nodes and the batch's rows, or the rows of a denoiser if those are more."""
         p, n_nodes = self.params, self.n_users + self.n_items
         nodes, rows = (FLOAT * p.embedding_size * n for n in (n_nodes, batch_size))
-        chunk = contrast_chunk(max(self.n_users, self.n_items))
+        chunk = contrast_chunk(self.device, max(self.n_users, self.n_items), batch_size)
         n_modalities, by_final = len(self.modalities), p.contrast == "final"
         n_pairs = n_modalities if by_final else n_modalities * (n_modalities - 1) // 2
         step = (5 * n_modalities + 2) * nodes + (6 * n_pairs + 4) * rows + (chunk if n_pairs else 0)

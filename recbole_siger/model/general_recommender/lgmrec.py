@@ -120,7 +120,7 @@ class LGMRec(MultimodalRecommender):
         tables = (3 + 4 * n_modalities) * nodes * p.embedding_size
         pairs = comb(n_modalities, 2)
         rows = (8 + 4 * pairs) * batch_size * p.embedding_size
-        chunk = contrast_chunk(max(self.n_users, self.n_items)) if pairs else 0
+        chunk = contrast_chunk(self.device, max(self.n_users, self.n_items), batch_size) if pairs else 0
         forward = (3 + 2 * n_modalities) * nodes * p.embedding_size + 3 * nodes * p.n_hyperedges
         return MemoryTerms(FLOAT * (tables + edges + rows) + chunk, FLOAT * forward)
 

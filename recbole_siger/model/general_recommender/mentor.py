@@ -149,7 +149,8 @@ class MENTOR(MultimodalRecommender):
         contrasted = 2 * batch_size if rows else n_nodes
         step = (n_encoders + 7 * n_modalities + 7) * n_nodes * width + n_encoders * hidden
         step += 6 * n_modalities * (contrasted + batch_size) * width
-        step += contrast_chunk(max(self.n_users, self.n_items))
+        n_keys = max(self.n_users, self.n_items)
+        step += contrast_chunk(self.device, n_keys, batch_size if rows else n_keys)
         return MemoryTerms(step, 4 * n_modalities * n_nodes * width)
 
     # ---- representations

@@ -116,7 +116,8 @@ class MGCN(MultimodalRecommender):
         width, n_modalities = FLOAT * self.params.embedding_size, len(self.modalities)
         nodes, rows = (self.n_users + self.n_items) * width, batch_size * width
         fused = max(self.n_users, self.n_items) * width * (4 * n_modalities + 1)
-        step = (6 * n_modalities + 3) * nodes + 13 * rows + 2 * contrast_chunk(batch_size)
+        chunk = contrast_chunk(self.device, batch_size, batch_size)
+        step = (6 * n_modalities + 3) * nodes + 13 * rows + 2 * chunk
         return MemoryTerms(step, (n_modalities + 1) * nodes + fused)
 
     # ---- representations

@@ -143,7 +143,7 @@ class SCALE(MultimodalRecommender):
         n_pairs = max((p.relation_batch or len(pairs) for pairs in self.relations.values()), default=0)
         n_pairs *= 4 + 3 * p.n_relation_negatives
         step = (5 * nodes + 6 * batch_size + 1.3 * n_pairs) * FLOAT * p.embedding_size
-        step += contrast_chunk(min(batch_size, max(self.n_users, self.n_items)))
+        step += contrast_chunk(self.device, min(batch_size, max(self.n_users, self.n_items)), batch_size, 2)
         return MemoryTerms(round(step), 5 * nodes * FLOAT * p.embedding_size)
 
     # ---- graphs

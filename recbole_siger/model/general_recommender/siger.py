@@ -141,7 +141,8 @@ class SIGER(MultimodalRecommender):
         contrasts = aligned * (user_keys + item_keys) + n_modalities * views // 2 * item_keys
         width, nodes, rows = FLOAT * p.embedding_size, n_users + n_items, (n_modalities + 6) * batch_size
         step = (4 * nodes + items + n_modalities * n_users + rows + 3 * contrasts) * width
-        step += contrast_chunk(max(user_keys, item_keys))
+        n_contrasts = 2 * aligned + n_modalities * views // 2
+        step += contrast_chunk(self.device, max(user_keys, item_keys), batch_size, n_contrasts)
         return MemoryTerms(step, (n_modalities + 3) * nodes * width)
 
     # ---- representations

@@ -117,7 +117,8 @@ class SLMRec(MultimodalRecommender):
         width, n_parts = FLOAT * self.params.embedding_size, len(self.modalities) + 1
         nodes, rows = (self.n_users + self.n_items) * width, batch_size * width
         encoding = round(4.4 * n_parts * nodes)
-        contrasts = 2 * n_parts * nodes + (5 * n_parts + 4) * rows + contrast_chunk(batch_size)
+        chunk = contrast_chunk(self.device, batch_size, batch_size)
+        contrasts = 2 * n_parts * nodes + (5 * n_parts + 4) * rows + chunk
         return MemoryTerms(max(encoding, contrasts), encoding)
 
     # ---- representations
