@@ -8,7 +8,7 @@ import torch
 
 from recbole_siger.model.device import choices_of
 
-__all__ = ["FLOAT", "MemoryTerms", "contrast_chunk"]
+__all__ = ["FLOAT", "MemoryTerms", "contrast_chunk", "distinct_rows"]
 
 FLOAT = 4
 """Bytes of a float32."""
@@ -39,3 +39,8 @@ def contrast_chunk(device: torch.device, n_keys: int, n_queries: int, n_stacked:
     if not how.static:
         return FLOAT * how.chunk_size(n_keys) * n_keys
     return FLOAT * n_stacked * min(how.chunk_size(n_keys, n_stacked), n_queries) * n_keys
+
+
+def distinct_rows(device: torch.device, n_ids: int, n_rows: int) -> int:
+    """Return the number of distinct ids among some ids at most; a GPU pads them to the number of ids."""
+    return n_ids if choices_of(device).static else min(n_ids, n_rows)

@@ -30,7 +30,7 @@ from recbole_siger.model.device import choices
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import bernoulli_divergence, neighbor_discrimination
-from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
+from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk, distinct_rows
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.model.rows import Distinct, take_rows, take_triple
 from recbole_siger.options.params import ModelParams, bounded
@@ -117,7 +117,8 @@ class DAMRS(MultimodalRecommender):
         """Count tables of nodes and views, the batch's rows, and the chunks of both alignments."""
         p, width, n_views = self.params, FLOAT * self.params.embedding_size, len(self.modalities) + 1
         nodes, items = (self.n_users + self.n_items) * width, self.n_items * width
-        pairs = contrast_chunk(self.device, min(2 * batch_size, self.n_items), batch_size)
+        n_keys = distinct_rows(self.device, 2 * batch_size, self.n_items)
+        pairs = contrast_chunk(self.device, n_keys, batch_size)
         chunk = max((2 * n_views + 5) * contrast_chunk(self.device, self.n_items, 2 * batch_size), 6 * pairs)
         tables = 3 * nodes + (3 + 3 * n_views * (p.neighbor_weight > 0)) * items
         return MemoryTerms(tables + 5 * batch_size * width + chunk, 2 * nodes + (n_views + 2) * items)

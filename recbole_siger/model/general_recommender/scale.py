@@ -32,7 +32,7 @@ from recbole_siger.model.batch import Contrast, batch_rows, contrast_all
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import relation_loss
-from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
+from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk, distinct_rows
 from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.model.ranking import ranking_loss
@@ -143,7 +143,8 @@ class SCALE(MultimodalRecommender):
         n_pairs = max((p.relation_batch or len(pairs) for pairs in self.relations.values()), default=0)
         n_pairs *= 4 + 3 * p.n_relation_negatives
         step = (5 * nodes + 6 * batch_size + 1.3 * n_pairs) * FLOAT * p.embedding_size
-        step += contrast_chunk(self.device, min(batch_size, max(self.n_users, self.n_items)), batch_size, 2)
+        n_keys = distinct_rows(self.device, batch_size, max(self.n_users, self.n_items))
+        step += contrast_chunk(self.device, n_keys, batch_size, 2)
         return MemoryTerms(round(step), 5 * nodes * FLOAT * p.embedding_size)
 
     # ---- graphs

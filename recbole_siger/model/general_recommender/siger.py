@@ -30,7 +30,7 @@ from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.model.batch import BatchRows, Contrast, batch_rows, contrast_all
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import FeatureGate, UserItem, embedding_tables
-from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk
+from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk, distinct_rows
 from recbole_siger.model.propagation import SparseMatrix, propagate_user_item
 from recbole_siger.model.ranking import ranking_losses
 from recbole_siger.model.views import ItemViews, Noise
@@ -137,7 +137,7 @@ class SIGER(MultimodalRecommender):
         # Of each modality: the gate, then for each layer the clean table and two for each view.
         items = n_modalities * n_items * (3 + p.n_semantic_layers * (1 + 2 * views))
         whole, sizes = p.contrast_negatives == "full", (n_users, n_items)
-        user_keys, item_keys = (n if whole else min(batch_size, n) for n in sizes)
+        user_keys, item_keys = (n if whole else distinct_rows(self.device, batch_size, n) for n in sizes)
         contrasts = aligned * (user_keys + item_keys) + n_modalities * views // 2 * item_keys
         width, nodes, rows = FLOAT * p.embedding_size, n_users + n_items, (n_modalities + 6) * batch_size
         step = (4 * nodes + items + n_modalities * n_users + rows + 3 * contrasts) * width
