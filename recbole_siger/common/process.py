@@ -1,7 +1,8 @@
-"""Settings of this process that end with a block: environment, signals, streams; and how threads wait."""
+"""Settings of this process that end with a block: environment, signals, streams; how threads wait; memory."""
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 from recbole_siger.errors import Terminated
 
-__all__ = ["any_encoding", "ending_orderly", "restored_environment", "wait_briefly"]
+__all__ = ["any_encoding", "ending_orderly", "restored_environment", "return_free_memory", "wait_briefly"]
 
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # GNU's OpenMP counts turns of the waiting loop, LLVM's and Intel's milliseconds.
@@ -84,3 +85,9 @@ def any_encoding() -> Iterator[None]:
         for stream, errors in zip(streams, before, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+def return_free_memory() -> None:
+    """Give memory that is free within this process back to the system; only glibc has such a call."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

@@ -21,6 +21,12 @@ BLOCK_BYTES = 2**20
 PAIR_BYTES = 2**19
 # From this width on, the pairs of a row are multiplied together, at most this many at a time.
 WIDE, PAIRS_OF_ROW = 1024, 32
+_INTEGER = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 # Outside this range squares could overflow or underflow; such features are scaled first.
 TINY, HUGE = 1e-15, 1e15
 
@@ -32,6 +38,8 @@ class UnitRows:
 
     Args:
         features: Shape ``(I, F)``, float, finite.
+        keep_few_bits: Do not copy a wide matrix that has fewer bits than float32; for :meth:`unit`,
+            :meth:`cosines` and :meth:`duplicates`.
 
     Attributes:
         index: Indices of these rows in the matrix, shape ``(V,)``, int64, ascending.
@@ -41,8 +49,9 @@ class UnitRows:
         ValueError: If a number is not finite.
     """
 
-    def __init__(self, features: Tensor) -> None:
-        if features.dtype not in (torch.float32, torch.float64):
+    def __init__(self, features: Tensor, *, keep_few_bits: bool = False) -> None:
+        has_few_bits = features.dtype not in (torch.float32, torch.float64)
+        if has_few_bits and not (keep_few_bits and features.shape[1] >= WIDE):
             features = features.float()
         norm = _row_norms(features)
         if ((norm < TINY) & (norm > 0) | ~(norm < HUGE)).any() or features.dtype == torch.float64:
@@ -104,7 +113,7 @@ class UnitRows:
         The pairs of one row are one product of a matrix and a vector. With wide rows, this is three times as
         fast as sums over pairs.
         """
-        x, order = self.features.numpy(), np.argsort(i.numpy(), kind="stable")
+        x, order = self.features, np.argsort(i.numpy(), kind="stable")
         row, column, dot = i.numpy()[order], j.numpy()[order], torch.empty(len(i), dtype=torch.float64)
         # A new row, or a full buffer, ends a product.
         ends = np.flatnonzero(np.diff(row, append=-1)) + 1
@@ -113,15 +122,17 @@ class UnitRows:
             for first, stop in pairwise([0, *ends.tolist()])
             for start in range(first, stop, PAIRS_OF_ROW)
         ]
-        taken = np.empty((PAIRS_OF_ROW, x.shape[1]), x.dtype)
-        right, vector = np.empty_like(taken, np.float64), np.empty(x.shape[1])
-        left, rights = torch.from_numpy(vector), [torch.from_numpy(right[:n]) for n in range(len(right) + 1)]
+        buffer = torch.empty((PAIRS_OF_ROW, x.shape[1]), dtype=x.dtype)
+        right, left = torch.empty_like(buffer, dtype=torch.float64), torch.empty_like(buffer[0]).double()
+        lengths = range(PAIRS_OF_ROW + 1)
+        takens, rights = [buffer[:n] for n in lengths], [right[:n] for n in lengths]
+        # NumPy takes rows with less overhead than torch, and has no bfloat16.
+        bits, taken = (table.view(_INTEGER[x.dtype]).numpy() for table in (x, buffer))
         for start, stop in parts:
             n = stop - start
-            np.take(x, column[start:stop], axis=0, out=taken[:n], mode="clip")
-            np.copyto(right[:n], taken[:n])
-            np.copyto(vector, x[row[start]])
-            torch.mv(rights[n], left, out=dot[start:stop])
+            np.take(bits, column[start:stop], axis=0, out=taken[:n], mode="clip")
+            left.copy_(x[row[start]])
+            torch.mv(rights[n].copy_(takens[n]), left, out=dot[start:stop])
         return torch.empty_like(dot).scatter_(0, torch.from_numpy(order), dot)
 
     def duplicates(self, k: int) -> tuple[Tensor, Tensor]:
@@ -153,7 +164,8 @@ class UnitRows:
     def _keys(self) -> Tensor:
         """Hash each row by its bits, ``(V,)``, int64; 0.0 and -0.0 have the same hash."""
         x = self.features
-        integer = torch.int32 if x.dtype == torch.float32 else torch.int64
+        integer = _INTEGER[x.dtype]
+        total = torch.int32 if integer == torch.int16 else integer
         generator = torch.Generator("cpu").manual_seed(0)
         bits = torch.iinfo(integer)
         weight = torch.randint(bits.min, bits.max, x.shape[1:], generator=generator, device="cpu")
@@ -163,7 +175,7 @@ class UnitRows:
 
         def hashes(rows: Tensor) -> Tensor:
             product = torch.add(rows, 0.0, out=buffer[: len(rows)]).view(integer).mul_(weight)
-            return product.sum(dim=1, dtype=integer)
+            return product.sum(dim=1, dtype=total)
 
         return _by_rows(x, hashes, torch.int64)[self.index]
 

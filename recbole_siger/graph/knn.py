@@ -66,7 +66,7 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
                 [0.0000, 0.0000, 0.8536, 1.0000]])
     """
     _check(features, k, method, chunk_size)
-    rows = UnitRows(features)
+    rows = UnitRows(features, keep_few_bits=method == "exact")
     loops = torch.arange(len(rows), device=features.device)
     pairs, step = torch.stack((loops, loops)), torch.full_like(loops, round(1 / STEP))
     if k > 1 and len(rows) > 1:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from recbole.utils import ModelType, init_seed
 
+from recbole_siger.common.process import return_free_memory
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.fingerprint import candidates_of, protocol_facts
@@ -279,6 +280,7 @@ def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | No
             config["model"],
         )
     trainer = build_trainer(config, model, run, progress)
+    return_free_memory()  # reading tables and building graphs leaves gaps of tens of MiB
     return Experiment(config, run, dataset, train_data, valid_data, test_data, model, trainer)
 
 

@@ -194,6 +194,7 @@ class SIGER(MultimodalRecommender):
         behavior = of_batch(self.encode_behavior())
         encoded, views = self.encode_semantics(0 if p.ablation == "mp" else 2)
         semantics = {m: of_batch(table) for m, table in encoded.items()}
+        del encoded  # the tables of all users and items, before the contrasts need memory
         fused = self.fuse(semantics)
         final = self.merge(behavior, fused)
         ranked, squares = ranking_losses(*users.take(final.user), *items.take(final.item))
@@ -201,6 +202,7 @@ class SIGER(MultimodalRecommender):
         rows, contrasts = (users, items), {}
         if p.ablation != "mp":
             contrasts["perturbation"] = self.perturbation_contrasts(views, items)
+        del views
         if p.ablation != "da":
             contrasts["modality_alignment"] = self.modality_contrasts(behavior, semantics, rows)
             tables = zip(rows, fused, behavior, strict=True)

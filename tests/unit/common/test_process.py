@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from recbole_siger.common.process import restored_environment, wait_briefly
+from recbole_siger.common.process import restored_environment, return_free_memory, wait_briefly
 
 ROOT = Path(__file__).parents[3]
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -69,3 +71,17 @@ def test_a_command_sets_the_policy_and_an_import_does_not() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "None 1000"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back on request")
+def test_free_memory_between_blocks_in_use_is_returned() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+    blocks = [ctypes.create_string_buffer(b"x" * 65_000, 65_536) for _ in range(1024)]
+    kept = blocks[::16]
+    before = resident()
+    del blocks
+    return_free_memory()
+    assert resident() < before - 40
+    assert all(block.raw[:64_999:1000] == b"x" * 65 for block in kept)

@@ -191,6 +191,21 @@ def test_compiled_products_are_the_same(monkeypatch):
     assert same(semantic_graph(awkward_features().double(), 10), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_wide_table_of_few_bits_is_not_copied(monkeypatch, dtype):
+    features = awkward_features().to(dtype)
+    expected = semantic_graph(features, 6)
+    monkeypatch.setattr(cosine, "WIDE", 1)
+    rows = cosine.UnitRows(features, keep_few_bits=True)
+    assert rows.features is features
+    assert torch.equal(rows.index, cosine.UnitRows(features).index)
+    pool, first_equal = rows.duplicates(6)
+    assert first_equal[rows.index == 37].tolist() == (rows.index == 20).nonzero()[:, 0].tolist()
+    assert len(pool) < len(rows)
+    assert same(semantic_graph(features, 6), expected)
+    assert same(semantic_graph(features, 6, chunk_size=29), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_of_wide_rows_are_the_same(monkeypatch, dtype):
     """Rows at once, more pairs of a row than fit at once, and pairs in any order."""
