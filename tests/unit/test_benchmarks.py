@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import parts
 from benchmarks.naive.siger import NaiveSIGER
 from tests.conftest import make_experiment, make_toy
 
@@ -23,3 +24,19 @@ def test_naive_siger_has_the_losses_and_gradients_of_siger(tmp_path, modalities)
     assert set(mine) == set(theirs) - {f"features.{m}" for m in modalities}
     for name, parameter in mine.items():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-8)
+
+
+def test_the_parts_of_siger_are_ranked_by_the_evaluator_of_the_run(tmp_path):
+    experiment = make_experiment(tmp_path, "SIGER", make_toy(("image", "text")))
+    experiment.model.eval()
+    expected = [
+        experiment.trainer.evaluate(loader, load_best_model=False)[experiment.trainer.valid_metric]
+        for loader in experiment.loaders()[1:]
+    ]
+    tables = dict(parts.parts(experiment.model))
+    assert list(parts.evaluate(experiment, tables["all of SIGER"])) == expected
+    assert list(parts.evaluate(experiment, tables["semantics of image"])) != expected
+    assert len(tables) == 8
+    for _, mean, deviation in parts.gates(experiment.model):
+        assert 0.3 < mean < 0.7  # of an untrained sigmoid
+        assert 0 < deviation < 0.5
