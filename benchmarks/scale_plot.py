@@ -38,6 +38,8 @@ def plot(records: Sequence[Mapping[str, Any]], knn: Path | None, path: Path) -> 
             )
     for subject, style in STEPS.items():
         found = [r for r in records if r["subject"] == subject and "stages" in r]
+        if not found:
+            continue
         users = [r["n_users"] for r in found]
         axes[1, 0].plot(users, [r["stages"]["step"]["cpu_seconds"] for r in found], style, label=subject)
         for name in ("step", "model"):
