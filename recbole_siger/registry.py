@@ -231,10 +231,14 @@ def get_model_class(name: str) -> type[Any]:
             return spec.load()
     check_model_name(name)
     compat.apply()
+    import torch
     from recbole.utils import get_model
 
     try:
-        return get_model(name)
+        # SINE's module turns on the detection of anomalies for the whole process, and every sequential model
+        # imports it; each step would check all gradients for NaN.
+        with torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled()):
+            return get_model(name)
     except (ImportError, ValueError) as error:
         raise UserError(f"RecBole's model {name!r} cannot be imported: {error}") from error
 

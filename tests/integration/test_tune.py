@@ -167,6 +167,7 @@ def test_the_seeds_of_a_point_are_pruned_together(
 
 
 @LINUX
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_a_failed_trial_is_a_row_and_features_are_shared(
     workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -202,6 +203,7 @@ def test_a_killed_worker_is_a_failed_row(
     assert "died" in failed["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_trials_read_no_data_file(
     tmp_path: Path, workdir: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch

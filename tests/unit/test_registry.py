@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from recbole_siger import compat, registry
 from recbole_siger.errors import UserError
@@ -238,3 +239,18 @@ def test_files_of_options_lie_beside_the_module(install: Install) -> None:
     assert [path.name for _, path in option_files(mine)] == ["SIGER.yaml", "Mine.yaml"]
     assert search_file(mine, "outside_i.models:Mine") == folder / "Mine.search.yaml"
     assert search_file(SIGER, "SIGER").name == "SIGER.yaml"
+
+
+def test_a_sequential_model_leaves_the_detection_of_anomalies_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("recbole.model.sequential_recommender")]:
+        monkeypatch.delitem(sys.modules, name)
+    before = torch.is_anomaly_enabled()
+    try:
+        torch.autograd.set_detect_anomaly(False)
+        assert get_model_class("SASRec").__name__ == "SASRec"
+        assert "recbole.model.sequential_recommender.sine" in sys.modules
+        assert not torch.is_anomaly_enabled()
+    finally:
+        torch.autograd.set_detect_anomaly(before)
