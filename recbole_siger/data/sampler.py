@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recbole.sampler import Sampler
 from torch import Tensor
 
-from recbole_siger.common.sorted_keys import distinct
+from recbole_siger.common.sorted_keys import contains, distinct
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
 
@@ -66,14 +66,12 @@ class PairSet:
     def find(self, users: Ids, items: Ids) -> Ids:
         """Return the positions of the pairs that are in the set, ascending: ``(B,)`` each to ``(n,)``."""
         keys = np.multiply(users, self.n_items, dtype=np.int64) + items
-        sorted_keys = self.keys[:-1]  # the last key need not be searched beyond
-        if len(keys) <= _FEW and len(self.keys):
-            return (self.keys[sorted_keys.searchsorted(keys)] == keys).nonzero()[0]
+        if len(keys) <= _FEW:
+            return contains(self.keys, keys).nonzero()[0]
         place = self._place(keys)
         bits = (self._bits[place >> 3] >> (place & 7).astype(np.uint8)) & 1
         maybe = bits.view(np.bool_).nonzero()[0]
-        wanted = keys[maybe]
-        return maybe[self.keys[sorted_keys.searchsorted(wanted)] == wanted]
+        return maybe[contains(self.keys, keys[maybe])]
 
 
 def _set_bits(places: Ids, n_bits: int) -> NDArray[np.uint8]:
