@@ -11,13 +11,12 @@ skips these processes, which take most of the time on a GPU.
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
-from benchmarks.shapes import shape_parser, write_dataset
+from benchmarks.measure import fresh_process_peak, interleave, print_table, spread
+from benchmarks.shapes import measure_shapes, shape_parser
 from benchmarks.step import NAIVE, candidate
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 
@@ -36,13 +35,12 @@ def main() -> None:
     names = (NAMES[0], NAMES[-1]) if options.quick else NAMES
     names = tuple(options.models or names)
     names = (*names, NAIVE) if options.naive else names
-    for shape in shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            real = write_dataset(Path(folder), shape, options.data_path)
-            peaks = {} if options.without_memory else measure_peaks(Path(folder), shape, names)
-            warmup = 0 if options.quick else 1
-            records = measure_shape(Path(folder), shape, names, rounds, warmup, peaks)
-        write_records(options.out, [{**r, "interactions": "real" if real else "drawn"} for r in records])
+
+    def measure(folder: Path, shape: str) -> list[dict[str, Any]]:
+        peaks = {} if options.without_memory else measure_peaks(folder, shape, names)
+        return measure_shape(folder, shape, names, rounds, 0 if options.quick else 1, peaks)
+
+    measure_shapes(shapes, options, measure)
 
 
 def measure_peaks(folder: Path, shape: str, names: tuple[str, ...]) -> dict[str, float]:

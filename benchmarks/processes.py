@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,8 +31,8 @@ import torch
 import torch.distributed as dist
 from recbole.data.interaction import Interaction, cat_interactions
 
-from benchmarks.measure import print_table, spread, write_records
-from benchmarks.shapes import shape_parser, write_dataset
+from benchmarks.measure import print_table, spread
+from benchmarks.shapes import measure_shapes, shape_parser
 from benchmarks.step import build
 from recbole_siger.parallel.shares import Share, losses_of_share
 from recbole_siger.training import trainer as trainer_module
@@ -57,11 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="training steps in each turn")
     options = parser.parse_args()
     rounds, steps = (1, 1) if options.quick else (options.rounds, options.steps)
-    for shape in options.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            real = write_dataset(Path(folder), shape, options.data_path)
-            records = measure_shape(Path(folder), shape, rounds, steps)
-        write_records(options.out, [{**r, "interactions": "real" if real else "drawn"} for r in records])
+    measure_shapes(options.shapes, options, lambda folder, shape: measure_shape(folder, shape, rounds, steps))
 
 
 def measure_shape(folder: Path, shape: str, rounds: int, steps: int) -> list[dict[str, Any]]:

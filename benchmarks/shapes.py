@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["SHAPES", "Shape", "shape_parser", "write_dataset"]
+from benchmarks.measure import write_records
+
+__all__ = ["SHAPES", "Shape", "measure_shapes", "shape_parser", "write_dataset"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,26 @@ def shape_parser(doc: str | None, shapes: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a small part of Baby only")
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to")
     return parser
+
+
+def measure_shapes(
+    shapes: Iterable[str],
+    options: argparse.Namespace,
+    measure: Callable[[Path, str], list[dict[str, Any]]],
+) -> None:
+    """Write the dataset of each shape, measure, and append the records to a file.
+
+    Args:
+        shapes: Names of shapes.
+        options: Of :func:`shape_parser`: the keys ``data_path`` and ``out`` are read.
+        measure: Takes the folder of the dataset and the name of the shape; returns the records.
+    """
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            real = write_dataset(Path(folder), shape, options.data_path)
+            records = measure(Path(folder), shape)
+        interactions = "real" if real else "drawn"
+        write_records(options.out, [{**record, "interactions": interactions} for record in records])
 
 
 def write_dataset(folder: Path, name: str, data_path: Path | None, *, features: bool = True) -> bool:

@@ -12,16 +12,15 @@ import contextlib
 import io
 import itertools
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measure import fresh_process_peak, interleave, print_table, spread, write_records
+from benchmarks.measure import fresh_process_peak, interleave, print_table, spread
 from benchmarks.naive.siger import NaiveSIGER
-from benchmarks.shapes import shape_parser, write_dataset
+from benchmarks.shapes import measure_shapes, shape_parser
 from recbole_siger.config import Config
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import Experiment, build_experiment
@@ -46,13 +45,9 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also the peak of each, in a separate process")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 5) if options.quick else (options.shapes, options.rounds)
-    for shape in shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            real = write_dataset(Path(folder), shape, options.data_path)
-            records = measure_shape(Path(folder), shape, rounds, options.memory)
-        for record in records:
-            record["interactions"] = "real" if real else "drawn"
-        write_records(options.out, records)
+    measure_shapes(
+        shapes, options, lambda folder, shape: measure_shape(folder, shape, rounds, options.memory)
+    )
 
 
 def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[dict[str, Any]]:

@@ -13,14 +13,13 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import interleave, print_table, spread, write_records
-from benchmarks.shapes import shape_parser, write_dataset
+from benchmarks.measure import interleave, print_table, spread
+from benchmarks.shapes import measure_shapes, shape_parser
 
 POLICY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 CANDIDATES: dict[str, tuple[int, dict[str, str]]] = {
@@ -42,11 +41,7 @@ def main() -> None:
         work(Path(options.worker[0]), options.shapes[0], int(options.worker[1]), options.steps)
         return
     rounds, steps = (1, 1) if options.quick else (options.rounds, options.steps)
-    for shape in options.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            real = write_dataset(Path(folder), shape, options.data_path)
-            records = measure_shape(Path(folder), shape, rounds, steps)
-        write_records(options.out, [{**r, "interactions": "real" if real else "drawn"} for r in records])
+    measure_shapes(options.shapes, options, lambda folder, shape: measure_shape(folder, shape, rounds, steps))
 
 
 def measure_shape(folder: Path, shape: str, rounds: int, steps: int) -> list[dict[str, Any]]:
