@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_siger.model.hypergraph import hypergraph
+from recbole_siger.model.hypergraph import directions, hypergraph
 from recbole_siger.model.layers import unit_rows
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, score_table
@@ -78,11 +78,11 @@ def test_hypergraph(seed: int, n_layers: int) -> None:
     tables = [torch.from_numpy(table) for table in (items, users, x)]
     found = hypergraph(tables[0], tables[1], tables[2], n_layers)
     for mine, expected in zip(found, over_hyperedges(items, users, x, n_layers), strict=True):
-        np.testing.assert_allclose(mine.numpy(), expected * (3 / 7) ** n_layers, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(mine.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_hypergraph_by_hand() -> None:
-    """Items 2 and 4 share the first of two hyperedges: 2 / 2 * (2 + 4) = 6, which each of them gets."""
+    """Items 2 and 4 share the first of two hyperedges: 2 + 4 = 6, which each of them gets."""
     x, items = torch.tensor([[2.0], [4.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     user, item = hypergraph(items, torch.tensor([[0.5, 0.5]]), x, n_layers=1)
     assert (user.tolist(), item.tolist()) == ([[3.0]], [[6.0], [6.0]])
@@ -116,11 +116,11 @@ def test_a_hyper_layer_is_needed() -> None:
 
 
 def test_many_layers_keep_their_directions() -> None:
-    """Without the factor K / I, the squares of these numbers are infinite in float32."""
+    """The squares of these numbers are infinite in float32."""
     generator = torch.Generator().manual_seed(1)
     items = torch.rand(30_011, 2, generator=generator).softmax(dim=1)
     x = torch.randn(30_011, 3, generator=generator) + 0.1
-    found = unit_rows(hypergraph(items, items[:7], x, n_layers=6).item)
+    found = directions(hypergraph(items, items[:7], x, n_layers=6).item)
     exact = x.double()
     for _ in range(6):
         exact = items.double() @ (items.double().T @ exact)
@@ -162,6 +162,51 @@ def test_scores_and_loss(tmp_path: Path, modalities: tuple[str, ...], n_hyper_la
         expected["contrast"] = 0.7 * total / len(pairs)
     experiment.model.train()
     assert_loss(experiment.model.loss_terms(batch), expected)
+
+
+def test_rows_near_zero_are_divided_by_the_shortest_length(tmp_path: Path) -> None:
+    """Public code divides by max(length, 1e-12), so the rows of any length have a gradient."""
+    experiment = scrambled(tmp_path, "LGMRec", ("image", "text"), **OPTIONS, n_hyper_layers=2, cl_weight=1.0)
+    model, batch = experiment.model, batch_of(experiment)[0]
+    masks = {
+        m: (torch.rand(model.n_items, 5) < 0.5, torch.rand(model.n_users, 5) < 0.5) for m in model.modalities
+    }
+    steep = {m: (60 * model.hyper_maps[m].weight).detach().double() for m in model.modalities}
+    wanted = {m: weight.clone().requires_grad_() for m, weight in steep.items()}
+    history = torch.from_numpy(twins.interactions(training_edges(experiment), N_USERS, N_ITEMS)).double()
+
+    def shares(logit: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        share = (logit / 0.7).softmax(dim=1) * kept
+        return torch.cat([share[:1] * 0, share[1:]])
+
+    behavior, views = model.encode_behavior().item.detach().double(), []
+    for m in model.modalities:
+        logit = model.raw_features[m].double() @ wanted[m].T
+        items, users, x = shares(logit, masks[m][0]), shares(history @ logit, masks[m][1]), behavior
+        for _ in range(2):
+            edges = items.T @ x
+            x = items @ edges
+        views.append((users @ edges, x))
+    lengths = torch.cat([x.norm(dim=1) for view in views for x in view])
+    assert ((lengths > 0) & (lengths < 1e-12)).any()
+    assert ((lengths > 1e-12) & (lengths < 1e-9)).any()
+    expected = torch.zeros(())
+    for side, key in enumerate(("user_id", "item_id")):
+        queries, keys = (torch.nn.functional.normalize(view[side]) for view in views)
+        logits = queries[batch[key]] @ keys[1:].T / model.params.cl_temperature
+        expected = expected + torch.nn.functional.cross_entropy(logits, batch[key] - 1, reduction="sum")
+    expected.backward()
+
+    model.train()
+    kept = iter([mask for m in model.modalities for mask in reversed(masks[m])])  # users first
+    model.share_out = lambda logit: shares(logit, next(kept)).to(logit.dtype)
+    with torch.no_grad():
+        for m in model.modalities:
+            model.hyper_maps[m].weight.copy_(steep[m])
+    model.loss_terms(batch)["contrast"].backward()
+    for m in model.modalities:
+        found = model.hyper_maps[m].weight.grad.double()
+        torch.testing.assert_close(found, wanted[m].grad, rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_has_no_noise_unless_asked(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from recbole_siger.graph.normalize import normalize_rows
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
-from recbole_siger.model.hypergraph import hypergraph
+from recbole_siger.model.hypergraph import directions, hypergraph
 from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import Projection, UserItem, embedding_tables, unit_rows
 from recbole_siger.model.loss import info_nce, norm_loss
@@ -85,8 +85,6 @@ class LGMRec(MultimodalRecommender):
 
     Departures from the reference code:
         The ranking has no Gumbel noise (``hyper_noise: always`` draws noise in evaluations too).
-        Each layer of the hyperedges is multiplied by K / I. Only directions are used, so no result changes,
-        but the numbers of many layers stay in the range of float32.
         The padding item is in no hyperedge, and the padding rows are no keys.
         With three modalities or more, the contrast is the mean over unordered pairs; with one it is absent.
     """
@@ -167,7 +165,7 @@ class LGMRec(MultimodalRecommender):
         content = [self.encode_content(m) for m in self.modalities]
         gathered = {m: self.encode_globally(m, behavior.item) for m in self.modalities}
         final = (
-            ids + sum(map(unit_rows, local)) + self.params.hyper_weight * unit_rows(sum(of_edges))
+            ids + sum(map(unit_rows, local)) + self.params.hyper_weight * directions(sum(of_edges))
             for ids, local, of_edges in zip(
                 behavior, zip(*content, strict=True), zip(*gathered.values(), strict=True), strict=True
             )
@@ -197,8 +195,10 @@ class LGMRec(MultimodalRecommender):
     def contrast(self, gathered: dict[str, UserItem], ids: UserItem) -> Tensor:
         """Contrast the modalities for the rows of the batch, ``(B,)`` each, as a sum over rows: ``()``."""
         total, tau = [], self.params.cl_temperature
-        for earlier, later in combinations(gathered.values(), 2):
+        views = [UserItem(*map(directions, tables)) for tables in gathered.values()]
+        for earlier, later in combinations(views, 2):
             for queries, keys, rows in zip(earlier, later, map(self.share.of, ids), strict=True):
-                total.append(info_nce(take_rows(queries, rows), keys[1:], tau, target=rows - 1))
+                query = take_rows(queries, rows)
+                total.append(info_nce(query, keys[1:], tau, target=rows - 1, cosine=False))
         n_rows = len(ids.user) * self.share.weight(len(ids.user))
         return n_rows * torch.stack(total).sum() / comb(len(gathered), 2)
