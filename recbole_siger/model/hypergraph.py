@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from recbole_siger.model.layers import UserItem
+from recbole_siger.model.layers import SMALLEST_NORM, UserItem
 
 __all__ = ["directions", "hypergraph"]
 
@@ -77,6 +80,26 @@ def directions(x: Tensor) -> Tensor:
                 [0.5000, 0.0000],
                 [0.0000, 0.0000]])
     """
-    largest = x.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    length = largest * (x / largest).norm(dim=1, keepdim=True)
-    return x / length.clamp_min(1e-12)
+    direction: Tensor = _Directions.apply(x)
+    return direction
+
+
+class _Directions(torch.autograd.Function):
+    """x / max(|x|, 1e-12); the gradient of a row of length 1 is its part across x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(
+            torch.finfo(x.dtype).tiny
+        )
+        divisor = (x / largest).norm(dim=1, keepdim=True).mul_(largest).clamp_min_(SMALLEST_NORM)
+        direction = x / divisor
+        ctx.save_for_backward(direction, divisor)
+        return direction
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        direction, divisor = ctx.saved_tensors
+        along = torch.linalg.vecdot(direction, grad).unsqueeze(1).mul_(divisor > SMALLEST_NORM)
+        return torch.addcmul(grad, direction, along, value=-1).div_(divisor)

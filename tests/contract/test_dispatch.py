@@ -37,7 +37,7 @@ LAUNCHES = {
     "DiffMM": 287,
     "KAR": 417,
     "SLMRec": 311,
-    "LGMRec": 395,
+    "LGMRec": 422,
     "DAMRS": 534,
 }
 # Options for which a step still waits, and why.
