@@ -179,8 +179,9 @@ def draw_points(
 ) -> list[Point]:
     """Return the points of a grid, or points drawn at random, without repetition.
 
-    A grid reduced to ``n`` points is a random subset in the grid's order. The subset includes the point of
-    the model's defaults if the grid includes that point. Random points are distinct, and at most ``n``.
+    The order is random: ASHA compares a trial with those before it, and in the grid's order each would be a
+    little better than the last, or worse. A grid begins with the point of the model's defaults if it has that
+    point, also a grid reduced to ``n`` random points. Random points are distinct, and at most ``n``.
 
     Args:
         space: Values to search.
@@ -199,12 +200,11 @@ def draw_points(
     lists = {key: tried for key, tried in space.items() if not isinstance(tried, Range)}
     if not ranges:
         size = math.prod(map(len, lists.values()))
-        if n is None or n >= size:
-            return [_point_at(lists, i) for i in range(size)]
+        n = size if n is None else min(n, size)
         first = _place_of(lists, defaults)
         others = random.choice(size - (first is not None), n - (first is not None), replace=False).tolist()
-        kept = others if first is None else [first, *(i + (i >= first) for i in others)]
-        return [_point_at(lists, i) for i in sorted(kept)]
+        places = others if first is None else [first, *(i + (i >= first) for i in others)]
+        return [_point_at(lists, i) for i in places]
     assert n is not None
     points: dict[str, Point] = {}
     for _ in range(20 * n):  # a space of integers may have fewer than n points
