@@ -89,9 +89,8 @@ class _Directions(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(
-            torch.finfo(x.dtype).tiny
-        )
+        tiny = torch.finfo(x.dtype).tiny
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(tiny)
         divisor = (x / largest).norm(dim=1, keepdim=True).mul_(largest).clamp_min_(SMALLEST_NORM)
         direction = x / divisor
         ctx.save_for_backward(direction, divisor)
