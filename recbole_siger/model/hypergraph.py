@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from recbole_siger.model.divide import divide_rows
 from recbole_siger.model.layers import SMALLEST_NORM, UserItem
 
 __all__ = ["directions", "hypergraph"]
@@ -80,25 +78,10 @@ def directions(x: Tensor) -> Tensor:
                 [0.5000, 0.0000],
                 [0.0000, 0.0000]])
     """
-    direction: Tensor = _Directions.apply(x)
-    return direction
+    return divide_rows(x, _bounded_lengths, shortest=SMALLEST_NORM)
 
 
-class _Directions(torch.autograd.Function):
-    """x / max(|x|, 1e-12); the gradient of a row of length 1 is its part across x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        tiny = torch.finfo(x.dtype).tiny
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(tiny)
-        divisor = (x / largest).norm(dim=1, keepdim=True).mul_(largest).clamp_min_(SMALLEST_NORM)
-        direction = x / divisor
-        ctx.save_for_backward(direction, divisor)
-        return direction
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        direction, divisor = ctx.saved_tensors
-        along = torch.linalg.vecdot(direction, grad).unsqueeze(1).mul_(divisor > SMALLEST_NORM)
-        return torch.addcmul(grad, direction, along, value=-1).div_(divisor)
+def _bounded_lengths(x: Tensor) -> Tensor:
+    largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True)
+    largest.clamp_min_(torch.finfo(x.dtype).tiny)
+    return (x / largest).norm(dim=1, keepdim=True).mul_(largest).clamp_min_(SMALLEST_NORM)

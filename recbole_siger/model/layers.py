@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from recbole_siger.common.processor import fast_products
 from recbole_siger.model.device import choices
+from recbole_siger.model.divide import divide_rows
 
 __all__ = [
     "FeatureGate",
@@ -225,8 +226,7 @@ def unit_rows(x: Tensor) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    unit: Tensor = _UnitRows.apply(x)
-    return unit
+    return divide_rows(x, unit_lengths)
 
 
 def unit_lengths(x: Tensor) -> Tensor:
@@ -243,24 +243,6 @@ def unit_lengths(x: Tensor) -> Tensor:
         [[5.0], [inf]]
     """
     return functional.threshold(x.norm(dim=-1, keepdim=True), SMALLEST_NORM, torch.inf)
-
-
-class _UnitRows(torch.autograd.Function):
-    """x / |x|, whose gradient is the part across x, over |x|."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        length = unit_lengths(x)
-        unit = x / length
-        ctx.save_for_backward(unit, length)
-        return unit
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        unit, length = ctx.saved_tensors
-        along = torch.linalg.vecdot(unit, grad).unsqueeze(-1)
-        return torch.addcmul(grad, unit, along, value=-1).div_(length)
 
 
 def perturb(
