@@ -282,8 +282,8 @@ def relation_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, temperatu
     check_temperature(temperature)
     unit = unit_rows(anchor)
     others = torch.cat((positive.unsqueeze(1), negatives), dim=1)
-    cosine = torch.einsum("pd,pvd->pv", unit, unit_rows(others.flatten(0, 1)).view_as(others))
-    logit = cosine / temperature
+    unit_others = unit_rows(others.flatten(0, 1)).view_as(others)
+    logit = torch.linalg.vecdot(unit.unsqueeze(1), unit_others) / temperature  # faster than einsum's bmm
     return (logit.logsumexp(dim=1) - logit[:, 0]).mean()
 
 
