@@ -160,8 +160,8 @@ def commands(page: str) -> list[str]:
     return found
 
 
-def write_raw(folder: Path, features: dict[str, str]) -> None:
-    """Write a small folder in MMRec's layout."""
+def write_raw(folder: Path, features: dict[str, str], user_features: dict[str, str]) -> None:
+    """Write a small folder in MMRec's layout, with the files that the options name."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
     rows = ["userID\titemID\tx_label"]
@@ -173,6 +173,8 @@ def write_raw(folder: Path, features: dict[str, str]) -> None:
     files = {name: f"{name}_feat.npy" for name in RAW_FEATURES.get(folder.name, ("image", "text"))}
     for width, file in enumerate([*files.values(), *features.values()], start=5):
         np.save(folder / file, rng.normal(size=(N_ITEMS, width)).astype(np.float32))
+    for file in user_features.values():
+        np.save(folder / file, rng.normal(size=(N_USERS, 5)).astype(np.float32))
 
 
 def write_shop(folder: Path) -> None:
@@ -263,8 +265,11 @@ def run_command(command: str) -> None:
     if words[0] == "prepare":
         write_prepared(words, values)
     elif words[0] == "import-mmrec":
-        pairs = [after for word, after in pairwise(words) if word == "--feature"]
-        write_raw(Path(words[1]), dict(pair.split("=", 1) for pair in pairs))
+        files = {
+            option: dict(after.split("=", 1) for word, after in pairwise(words) if word == option)
+            for option in ("--feature", "--user_feature")
+        }
+        write_raw(Path(words[1]), *files.values())
     elif words[0] in ("extract", "profiles"):
         if any(option in command.replace("-model=", "_model=") for option in NEEDS_MORE):
             return check_options(words)
