@@ -67,6 +67,19 @@ def random_features(modalities: Mapping[str, int], seed: int = 5) -> dict[str, t
     }
 
 
+def tastes(
+    seed: int, n_users: int = 60, n_items: int = 200, n_tastes: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw users with 25 items, most of one taste, ``(n_items, n_users)``, and content that shows it."""
+    rng = np.random.default_rng(seed)
+    taste = np.arange(n_items) % n_tastes
+    table = np.zeros((n_items, n_users), dtype=np.float32)
+    for user in range(n_users):
+        odds = np.where(taste == user % n_tastes, 12.0, 1.0)
+        table[rng.choice(n_items, 25, replace=False, p=odds / odds.sum()), user] = 1
+    return table, np.eye(n_tastes)[taste] + rng.normal(scale=0.05, size=(n_items, n_tastes))
+
+
 def write_toy(root: Path, name: str = "toy", **options: Any) -> Path:
     """Write the random toy data set with an image and a text modality."""
     return write_dataset(root, name, random_splits(), random_features({"image": 5, "text": 11}), **options)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from recbole.utils import init_seed
 
+from recbole_siger.audit.features import feature_findings
 from recbole_siger.audit.graphs import Finding, graph_findings, name_pair, pairs_of
 from recbole_siger.common.locks import scratch_folder
 from recbole_siger.common.terminal import print_line
@@ -21,7 +22,6 @@ from recbole_siger.data.fingerprint import protocol_facts
 from recbole_siger.data.loading import split_and_load
 from recbole_siger.data.settings import interaction_columns
 from recbole_siger.errors import UserError
-from recbole_siger.evaluation.groups import by_coverage
 from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.runs.folder import RunFolder
@@ -85,7 +85,7 @@ def audit(
         findings = [
             *_duplicates(experiment),
             *_without_training(experiment),
-            *_features(experiment),
+            *feature_findings(experiment),
             *_times(experiment),
             *graph_findings(experiment),
         ]
@@ -140,34 +140,6 @@ def _without_training(experiment: Experiment) -> Iterator[Finding]:
             here = np.unique(ids(pairs[name]))
             lone = len(np.setdiff1d(here, trained))
             yield Finding("INFO", "cold", f"{lone} of {len(here)} {noun} of {name} have no training row")
-
-
-def _features(experiment: Experiment) -> Iterator[Finding]:
-    for noun, attribute in (("item", "raw_features"), ("user", "raw_user_features")):
-        yield from _features_of(getattr(experiment.model, attribute, {}), noun)
-
-
-def _features_of(tables: dict[str, Any], noun: str) -> Iterator[Finding]:
-    for name, table in tables.items():
-        rows = table[1:].cpu().float().numpy()
-        rows = rows[(rows != 0).any(axis=1)]
-        if not len(rows):
-            yield Finding("FAIL", "features", f"{name}: no {noun} has a feature")
-            continue
-        _, counts = np.unique(rows, axis=0, return_counts=True)
-        if len(counts) == 1 and len(rows) > 1:
-            yield Finding("FAIL", "features", f"{name}: all {len(rows)} rows are the same")
-        elif len(counts) == len(rows):
-            yield Finding("PASS", "features", f"{name}: {len(rows)} rows, all different")
-        else:
-            text = f"{len(rows) - len(counts)} of {len(rows)} rows repeat an earlier row"
-            text += f"; the most frequent row occurs {counts.max()} times"
-            yield Finding("INFO", "features", f"{name}: {text}")
-    if tables:
-        has = {name: (table != 0).any(dim=1).cpu().numpy() for name, table in tables.items()}
-        groups = {name: int(mask.sum()) for name, mask in by_coverage(has).items()}
-        text = f"{groups['complete']} {noun}s have all of {', '.join(has)}"
-        yield Finding("INFO", "features", f"{text}, {groups['partial']} some, {groups['none']} none")
 
 
 def _times(experiment: Experiment) -> Iterator[Finding]:

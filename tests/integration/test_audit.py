@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction, cat_interactions
@@ -20,7 +21,7 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.graph import eisg
 from recbole_siger.quick_start import run_experiment
 from recbole_siger.tuning.ledger import Ledger
-from tests.toy import random_features, random_splits, write_dataset
+from tests.toy import random_features, random_splits, tastes, write_dataset
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -90,6 +91,27 @@ def test_repeated_rows_and_features_are_told(tmp_path: Path, workdir: Path) -> N
     assert "30 items have all of image, text, 1 some, 0 none" in told
     assert "3 rows of train repeat an earlier row of that part" in told
     assert not failures(findings)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_the_audit_doubts_rows_that_belong_to_other_items(
+    exchanged: bool, tmp_path: Path, workdir: Path
+) -> None:
+    table, content = tastes(3)
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(table.shape[1]):
+        items = np.flatnonzero(table[:, user])
+        for name, part in zip(splits, (items[:-2], items[-2:-1], items[-1:]), strict=True):
+            splits[name] += [(f"u{user}", f"i{item}") for item in part]
+    ids = np.arange(len(table))
+    if exchanged:
+        ids = np.random.default_rng(4).permutation(ids)
+    write_dataset(tmp_path, "toy", splits, {"text": (content, [f"i{item}" for item in ids])})
+    findings = audit("toy", values={"data_path": str(tmp_path), "gpu_id": "", "model": "SIGER"})
+    (finding,) = [f for f in findings if "nearest item" in f.text]
+    assert finding.text.startswith("text: an item and its nearest item have ")
+    assert finding.verdict == ("INFO" if exchanged else "PASS")
+    assert ("the rows may belong to other items" in finding.text) is exchanged
 
 
 def test_features_that_tell_nothing_apart_fail(tmp_path: Path, workdir: Path) -> None:
