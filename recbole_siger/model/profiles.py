@@ -43,6 +43,8 @@ def read_profiles(
 ) -> Profiles:
     """Return the profiles of items, and those of users or the mean of their training items' profiles.
 
+    The log names both, because defaults choose them.
+
     Args:
         model: Name of the model, for messages.
         text: The modality that holds the item profiles.
@@ -59,6 +61,8 @@ def read_profiles(
     if user is None:
         _log.info("user profile: mean of the %s of the user's training items", text)
         user = mean_of_items(item, train_edges, n_users)
+    else:
+        _log.info("item profile: %s; user profile: %s", text, name)
     if user.shape[1] != item.shape[1]:
         widths = f"{name} is {user.shape[1]} wide and {text} {item.shape[1]}"
         raise UserError(f"{model}: {widths}; encode users and items with one encoder, or user_profile=mean")

@@ -276,6 +276,7 @@ def test_a_user_without_a_profile_has_no_content_edge(
     caplog.set_level("INFO")
     experiment = with_user_profiles(tmp_path, without=("u03", "u07"))
     assert f"bio: {N_USERS - 3} of {N_USERS - 1} users" in caplog.text
+    assert "item profile: text; user profile: bio" in caplog.text
     dense = graphs_of(experiment.model)["semantic_graph"]
     lacking = [experiment.dataset.user_tokens.index(token) for token in ("u03", "u07")]
     assert not dense[lacking].any()
