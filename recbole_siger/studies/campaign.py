@@ -53,12 +53,12 @@ class RunSpec:
     def name(self) -> str:
         """Name of the run in progress lines.
 
-        >>> RunSpec("SIGER", "toy", 3, label="ablation=mp").name, RunSpec("BPR", "toy", 3, label="BPR").name
-        ('SIGER ablation=mp seed 3', 'BPR seed 3')
+        >>> [RunSpec("SIGER", "toy", 3, label=label).name for label in ("", "ablation=mp", "SIGER/MP")]
+        ['SIGER seed 3', 'SIGER ablation=mp seed 3', 'SIGER/MP seed 3']
         """
         model = short_name(self.model)
-        variant = "" if self.label in ("", model) else f" {self.label}"
-        return f"{model}{variant} seed {self.seed}"
+        named = self.label if self.label.startswith(model) else f"{model} {self.label}".rstrip()
+        return f"{named} seed {self.seed}"
 
 
 @dataclass(frozen=True)
