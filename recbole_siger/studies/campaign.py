@@ -135,11 +135,15 @@ def complete_runs(
 def _run_all(
     plans: Mapping[str, _Plan], children: Children, jobs: int, hear: Callable[[str, Outcome], None]
 ) -> None:
-    """Complete the plans; an error or an interrupt stops every child."""
+    """Complete the plans: first those with a finished run, then those that were begun.
+
+    An error or an interrupt stops every child.
+    """
+    numbered = [(number, key, plan) for number, (key, plan) in enumerate(plans.items(), start=1)]
     with ThreadPoolExecutor(jobs) as pool:
         try:
             futures: dict[Future[Outcome], str] = {}
-            for number, (key, plan) in enumerate(plans.items(), start=1):
+            for number, key, plan in sorted(numbered, key=lambda one: one[2].left):
                 head = f"[{number}/{len(plans)}] {plan.spec.name}"
                 futures[pool.submit(plan.complete, children, head)] = key
             for future in as_completed(futures):
@@ -222,6 +226,12 @@ class _Plan:
         self.folder = runs_dir / spec.dataset / name
         self.candidates: list[RunFolder] = []
         self._data_files, self._report = data_files, report
+
+    @property
+    def left(self) -> int:
+        """What is left to do, by the folders that were found: 0 for nothing, 1 for a part, 2 for all."""
+        finished = [run.file("results.json").exists() for run in self.candidates]
+        return 0 if any(finished) else 1 if finished else 2
 
     def complete(self, children: Children, head: str) -> Outcome:
         """Find, resume or start the run; two campaigns that need the same run make it once."""

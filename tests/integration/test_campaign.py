@@ -238,6 +238,25 @@ def test_odd_results_are_not_used(content: str, options: dict[str, Any], in_proc
     assert told.startswith(f"{run.path}: not used again: {run.file('results.json')}: damaged")
 
 
+def test_finished_runs_come_first_and_begun_runs_second(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    specs = [RunSpec("BPR", "toy", seed, options) for seed in (3, 5, 7)]
+    begun, done = (finished(outcome) for outcome in complete_runs(specs[1:], report=silent))
+    begun.file("results.json").unlink()
+    ended: list[int] = []
+    lines: list[str] = []
+    outcomes = complete_runs(specs, report=lines.append, ended=lambda spec, outcome: ended.append(spec.seed))
+    assert ended == [7, 5, 3]
+    heads = [line.rpartition(" ")[0] for line in lines if line.startswith("[")]
+    assert heads == [
+        "[3/3] BPR seed 7: finished before,",
+        "[2/3] BPR seed 5: continuing",
+        "[1/3] BPR seed 3:",
+    ]
+    assert [finished(outcome).path for outcome in outcomes][1:] == [begun.path, done.path]
+
+
 def test_progress_lines_name_the_variant(options: dict[str, Any], in_process: list[list[str]]) -> None:
     specs = [
         RunSpec("BPR", "toy", 3, {**options, "learning_rate": rate}, label=f"learning_rate={rate}")

@@ -180,7 +180,7 @@ def test_runs_from_elsewhere_count_if_their_whole_configuration_is_equal(
     shutil.copytree("elsewhere/deep/equal", unfinished)
     (unfinished / "results.json").unlink()
     assert cli.main([*words, "--models=BPR", "--runs=elsewhere"]) == 0
-    assert [command[0] for command in in_process] == ["run", "evaluate"]  # evaluate compares the data
+    assert [command[0] for command in in_process] == ["evaluate", "run"]  # evaluate compares the data
     (row,) = [row for row in content()["rows"] if row["label"] == "BPR"]
     assert "elsewhere/deep/equal" in row["folders"]
     assert len(row["folders"]) == 2
