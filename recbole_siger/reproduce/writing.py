@@ -89,22 +89,26 @@ def _progress(found: Reproduction) -> str:
 
 
 def _metric_section(found: Reproduction, metric: str) -> Section:
-    tested = any(line.cells[metric].p is not None for line in found.lines)
-    header = ["Row", "Published", "Ours", "Runs", "Difference", "Verdict"]
+    cells = [line.cells[metric] for line in found.lines]
+    compared = any(cell.published is not None for cell in cells)
     places = _places(found.lines, metric)
-    rows = []
-    for line in found.lines:
-        cell = line.cells[metric]
-        cells = [line.label, _number(cell.published), _mean(cell), _runs(line), _percent(cell.difference)]
-        cells.append(_verdict(line, cell, found.table.tolerance))
-        if places:
-            cells.append(places.get(line.label, ""))
-        if tested:
-            cells.append(_p_text(cell.p))
-        rows.append(tuple(cells))
-    header += ["Place"] if places else []
-    header += ["p (Holm)"] if tested else []
-    return Section(metric_label(metric), tuple(header), tuple(rows), tuple(_metric_notes(found, metric)))
+    columns = {
+        "Row": [line.label for line in found.lines],
+        "Published": [_number(cell.published) for cell in cells],
+        "Ours": [_mean(cell) for cell in cells],
+        "Runs": [_runs(line) for line in found.lines],
+        "Difference": [_percent(cell.difference) for cell in cells],
+        "Verdict": [
+            _verdict(line, cell, found.table.tolerance, compared=compared)
+            for line, cell in zip(found.lines, cells, strict=True)
+        ],
+        "Place": [places.get(line.label, "") for line in found.lines],
+        "p (Holm)": [_p_text(cell.p) for cell in cells],
+    }
+    always = {"Row", "Ours", "Runs"} | ({"Published", "Difference", "Verdict"} if compared else set())
+    told = {name: column for name, column in columns.items() if name in always or any(column)}
+    rows = tuple(zip(*told.values(), strict=True))
+    return Section(metric_label(metric), tuple(told), rows, tuple(_metric_notes(found, metric)))
 
 
 def _number(value: float | None) -> str:
@@ -127,11 +131,12 @@ def _runs(line: Line) -> str:
     return f"{line.n_runs} of {line.wanted}" if line.n_runs < line.wanted else str(line.n_runs or "")
 
 
-def _verdict(line: Line, cell: Cell, tolerance: float) -> str:
+def _verdict(line: Line, cell: Cell, tolerance: float, *, compared: bool) -> str:
+    """State how ours relates to the published number; ``compared``: the paper has a number in this table."""
     if line.state not in ("finished", "partial"):
         return line.state
     if not cell.verdict:
-        word = "not published" if cell.published is None else ""
+        word = "not published" if compared and cell.published is None else ""
     elif cell.verdict == "within":
         word = f"within {tolerance:g} %"
     else:

@@ -223,3 +223,13 @@ def test_a_row_without_published_number_has_no_verdict() -> None:
     page = texts(join(table, "toy", [runs(table, "A", 0.5), runs(table, "B", 0.4)]))[0]
     assert "| A |  | 0.5000 | 1 |  | not published |" in page
     assert "Order of the rows" not in page
+
+
+def test_a_table_without_published_numbers_has_no_columns_for_them() -> None:
+    table = paper(published={"A": None, "B": None})
+    page = texts(join(table, "toy", [runs(table, "A", 0.5), runs(table, "B", 0.4)]))[0]
+    assert "| Row | Ours | Runs |" in page
+    assert "| A | 0.5000 | 1 |" in page
+    assert "ublished" not in page.partition("## Settings")[0]
+    page = texts(join(table, "toy", [runs(table, "A", 0.5), runs(table, "B", wanted=1)]))[0]
+    assert "| B |  | 0 of 1 | missing |" in page
