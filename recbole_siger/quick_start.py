@@ -75,7 +75,7 @@ def resume_run(
     """
     run = RunFolder.open(run_dir)
     with run.locked():
-        if run.file("results.json").exists():
+        if run.finished:
             raise UserError(
                 f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
             )

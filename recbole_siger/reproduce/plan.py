@@ -184,7 +184,7 @@ def print_plan(planned: Sequence[PlannedRow], dataset: str, request: Request) ->
         if one.why and one.why[0] != "not asked":
             print_line(f"{one.row.label}: {one.why[0]}: {one.why[1]}")
     for spec, run in zip(specs, stored, strict=True):
-        done = run is not None and run.file("results.json").exists()
+        done = run is not None and run.finished
         state = "finished" if done else "to start" if run is None else "to continue"
         counts[state] += 1
         seconds = known.get(spec.model)

@@ -154,6 +154,11 @@ class RunFolder:
 
     # ---- text
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run is finished: ``results.json`` is there."""
+        return self.file("results.json").exists()
+
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Store the effective configuration."""
         write_text(

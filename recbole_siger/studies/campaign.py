@@ -177,12 +177,8 @@ def stored_runs(
     """
     found: list[RunFolder | None] = []
     for plan in _planned(specs, Path(runs_dir), also, report):
-        usable = [
-            run
-            for run in plan.candidates
-            if run.file("results.json").exists() and not why_not_current(run, plan.config)
-        ]
-        begun = [run for run in plan.candidates if not run.file("results.json").exists()]
+        usable = [run for run in plan.candidates if run.finished and not why_not_current(run, plan.config)]
+        begun = [run for run in plan.candidates if not run.finished]
         found.append(next(iter([*usable, *begun]), None))
     return found
 
@@ -205,7 +201,7 @@ def _planned(
     for plan in plans:
         own = near[plan.spec.dataset].get(plan.hash, [])
         far = [run for found in elsewhere for run in found.get(plan.hash, [])]
-        finished = [run for run in far if run.file("results.json").exists()]
+        finished = [run for run in far if run.finished]
         paths = {run.path.resolve() for run in own}
         plan.candidates = [*own, *(run for run in finished if run.path.resolve() not in paths)]
     return plans
@@ -230,7 +226,7 @@ class _Plan:
     @property
     def left(self) -> int:
         """What is left to do, by the folders that were found: 0 for nothing, 1 for a part, 2 for all."""
-        finished = [run.file("results.json").exists() for run in self.candidates]
+        finished = [run.finished for run in self.candidates]
         return 0 if any(finished) else 1 if finished else 2
 
     def complete(self, children: Children, head: str) -> Outcome:
@@ -251,10 +247,10 @@ class _Plan:
 
     def _complete(self, children: Children, head: str) -> Outcome:
         for run in self.candidates:
-            if run.file("results.json").exists() and self._is_current(run, children):
+            if run.finished and self._is_current(run, children):
                 self._report(f"{head}: finished before, {run.path}")
                 return run
-        unfinished = [run for run in self.candidates if not run.file("results.json").exists()]
+        unfinished = [run for run in self.candidates if not run.finished]
         if unfinished:
             run = unfinished[0]
             if self._finished_elsewhere(run, children, head):
@@ -267,7 +263,7 @@ class _Plan:
             self._report(f"{head}: {run.path}")
         before = self._data_files.digests(self.config)
         code, complaint = children.run(words, lambda line: self._report(f"{self.spec.name} | {line}"))
-        if code == 0 and run.file("results.json").exists():
+        if code == 0 and run.finished:
             self._keep_digests(run, before)
             return run
         failure = Failure(self.spec, _reason(code, complaint))
@@ -282,7 +278,7 @@ class _Plan:
             self._report(f"{head}: waiting for the process that works on {run.path}")
 
         with waiting_for(run.file(LOCK), waiting, lambda: children.stopped):
-            return run.file("results.json").exists()
+            return run.finished
 
     def _unused_folder(self) -> Path:
         """Name a new folder; a run of other data or of another version keeps its own folder."""

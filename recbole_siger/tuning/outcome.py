@@ -83,7 +83,7 @@ def _test(config: Config, folder: Path, trial: Trial) -> dict[str, Any]:
     # The trial may have run on another machine.
     places = {key: here[key] for key in sorted(NO_EFFECT & here.keys())}
     values = {**RunFolder(source).read_config(), **places}
-    if run.file("results.json").exists() and run.read_config() == values:
+    if run.finished and run.read_config() == values:
         return {**run.read_results(), "run_dir": str(run.path)}
     with atomic_path(run.path) as temporary:
         shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(TRIAL_FILE))
