@@ -200,6 +200,8 @@ def _read(path: Path, label: str, *, shipped: bool) -> PaperTable:
     if not rows and kind == "runs":
         top.fail("rows", "write at least one row, or a sweep")
     labels = [row.label for row in rows]
+    if cut := next((one for one in labels if "," in one), None):
+        raise UserError(f"{label}: rows: label={cut!r}: --models=A,B separates rows by commas; leave it out")
     if twice := next((one for one in labels if labels.count(one) > 1), None):
         raise UserError(f"{label}: rows: label={twice!r}: two rows have this label; change one of them")
     return PaperTable(
@@ -304,7 +306,7 @@ def _read_sweep(entry: Entries, metrics: Sequence[str], datasets: Mapping[str, O
             name: {metric: points[place] for metric, points in curve.items() if points[place] is not None}
             for name, curve in curves.items()
         }
-        shown = ", ".join(map(str, parts)) if isinstance(value, list) else str(value)
+        shown = " x ".join(map(str, parts)) if isinstance(value, list) else str(value)
         label, source = f"{axis} = {shown}", entry.text("source", "")
         rows.append(PaperRow(label, model, options, seeds, source, {}, published, skip, panel, shown))
     return rows

@@ -88,7 +88,7 @@ Grid = tuple[list[str], list[str]]
 
 def _grid_of(lines: Sequence[Line]) -> Grid | None:
     """Return the values of two options if a panel has every pair of them, at least two of each."""
-    pairs = [tuple(str(line.value).split(", ")) for line in lines]
+    pairs = [tuple(str(line.value).split(" x ")) for line in lines]
     if any(len(pair) != 2 for pair in pairs):
         return None
     first, second = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
@@ -101,7 +101,7 @@ def _heat_map(axis: Axes, panel: str, lines: Sequence[Line], grid: Grid, metric:
     first, second = grid
     values = np.full((len(first), len(second)), np.nan)
     for line in lines:
-        one, other = str(line.value).split(", ")
+        one, other = str(line.value).split(" x ")
         ours = line.cells[metric].ours
         values[first.index(one), second.index(other)] = np.nan if ours is None else ours
     shown = axis.imshow(values, cmap="viridis", aspect="auto")

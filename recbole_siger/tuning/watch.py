@@ -37,6 +37,7 @@ class Watch(Callback):
     def __init__(self, ledger: Ledger, plan: Plan, total: int) -> None:
         self.ledger, self.plan, self.total = ledger, plan, total
         self._live: Live | None = None
+        self._whole: set[str] = set()  # trials that reported their last epoch; Ray ends them later
         self._started = time.monotonic()
         self._before = {trial.id for trial in ledger.trials.values() if trial.ended}
 
@@ -78,7 +79,7 @@ class Watch(Callback):
         ours.score, ours.best_epoch = float(result[SCORE]), int(result["best_epoch"])
         ours.epochs, ours.seconds = int(result["epochs"]), float(result["seconds"])
         if result["finished"]:
-            ours.state = "finished"
+            self._whole.add(ours.id)
         self.ledger.write(every=_BETWEEN_WRITES)
 
     def on_checkpoint(
@@ -92,8 +93,7 @@ class Watch(Callback):
         """Record the end; a trial that did not report ``finished`` was pruned."""
         if (ours := self._new(trial)) is None:
             return
-        if ours.state != "finished":
-            ours.state = "pruned"
+        ours.state = "finished" if ours.id in self._whole else "pruned"
         self._ended(ours)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -87,10 +87,10 @@ def test_a_table_is_read(tmp_path: Path) -> None:
     assert (one.label, one.panel, one.value, one.options) == ("K = 1", "K", "1", {"n_layers": 1})
     assert one.published == {"toy": {"recall@5": 0.5}}
     assert two.published == {"toy": {}}
-    assert (pair.label, pair.options) == ("both = 1, 0.1", {"n_layers": 1, "reg_weight": 0.1})
+    assert (pair.label, pair.options) == ("both = 1 x 0.1", {"n_layers": 1, "reg_weight": 0.1})
     assert other.options == {"n_layers": 2, "reg_weight": 0.01}
     best, layer = table.claims
-    assert best.than == ("LightGCN", "K = 1", "K = 2", "both = 1, 0.1", "both = 2, 0.01")
+    assert best.than == ("LightGCN", "K = 1", "K = 2", "both = 1 x 0.1", "both = 2 x 0.01")
     assert (best.metric, best.datasets) == ("ndcg@5", ("toy", "shop"))
     assert (layer.than, layer.metric, layer.datasets) == (("K = 2",), "recall@5", ("toy",))
 
@@ -125,6 +125,7 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("skip: {shop: no reason}", "skip: yes", "rows[2].skip=True: write a mapping"),
         ("- model: LightGCN", "- modle: LightGCN", "rows[2].modle: unknown key; did you mean `model`?"),
         ("- model: LightGCN", "- {label: A, model: Pop}\n  - model: LightGCN", "label='A': two rows"),
+        ("label: A", "label: 'A, b'", "label='A, b': --models=A,B separates rows by commas; leave it out"),
         ("values: [1, 2]", "values: [1, 1]", "sweeps[1].values=[1, 1]: write a list of different values"),
         ("[0.5, ~]", "[0.5]", "sweeps[1].published.toy.recall@5=[0.5]: write a list of 2 numbers"),
         ("[[1, 0.1], [2, 0.01]]", "[[1, 0.1], [2]]", "write 2 numbers for the keys n_layers, reg_weight"),

@@ -12,7 +12,7 @@ from recbole_siger.reproduce.paper import PaperRow
 from recbole_siger.reproduce.pictures import draw_reproduction
 from tests.unit.reproduce.test_join import METRIC, paper
 
-PAIRS = ["1, 1", "1, 2", "1, 5", "3, 1", "3, 2", "3, 5"]
+PAIRS = ["1 x 1", "1 x 2", "1 x 5", "3 x 1", "3 x 2", "3 x 5"]
 
 
 def found(values: list[str], ours: list[float | None]) -> Reproduction:

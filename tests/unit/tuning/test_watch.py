@@ -77,3 +77,21 @@ def test_what_was_over_before_stays_as_it_was(tmp_path: Path) -> None:
     watch.on_trial_complete(0, [], ray_trial(0))
     watch.on_trial_error(0, [], ray_trial(0))
     assert vars(trial) == before
+
+
+def test_trials_that_report_their_last_epoch_together_are_counted_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray ends a trial some time after its last report."""
+    watch = make(tmp_path, 2)
+    with caplog.at_level("INFO"):
+        for a in range(2):
+            watch.on_trial_start(0, [], ray_trial(a))
+            watch.on_trial_result(0, [], ray_trial(a), epoch(0.1, 1, finished=True))
+        for a in range(2):
+            watch.on_trial_complete(0, [], ray_trial(a))
+    told = [line for line in caplog.messages if line.startswith("[")]
+    assert [line.partition(":")[0] for line in told] == [
+        "[1/2] finished after 1 epochs",
+        "[2/2] finished after 1 epochs",
+    ]
