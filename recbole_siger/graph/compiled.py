@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 
 # Python runs between the parts of a long loop, so that progress is shown and Ctrl-C works.
 N_PARTS = 256
+ATOM_LIMIT = 127  # of an integer with 8 bits
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "contract"})
@@ -190,7 +191,7 @@ def _integer_products(few: Array, vector: Array, out: Array) -> None:
         out[row] = total
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nnan", "nsz"})
 def _round_to_integers(x: Array, limit: int, out: Array) -> tuple[float, float]:
     """Write x in whole steps; return the step and the length of the rounding error."""
     largest = 0.0
@@ -211,7 +212,7 @@ def _pursue(
     n_queries, n_candidates = candidates.shape
     n_features, sparsity = features.shape[1], chosen.shape[1]
     basis, atom = np.empty((sparsity, n_features)), np.empty(n_features)
-    near, score = np.empty((n_candidates, n_features), np.int16), np.empty(n_candidates, np.int32)
+    near, score = np.empty((n_candidates, n_features), np.int8), np.empty(n_candidates, np.int32)
     vector, free = np.empty(n_features, np.int16), np.empty(n_candidates, np.bool_)
     size = np.empty(n_candidates)
     for query in range(n_queries):
@@ -266,8 +267,8 @@ def _pursue(
 class Pursuer:
     """Orthogonal matching pursuit over the atoms of one table, query by query.
 
-    Products of 12-bit integers only propose atoms. The error of a product is bounded, and float64 decides
-    among the atoms that may be the best.
+    Products of integers only propose atoms: an atom has 8 bits, a residual up to 16. The error of a product
+    is bounded, and float64 decides among the atoms that may be the best.
 
     Args:
         features: Table of the atoms, shape ``(M, F)``, float32 or float64.
@@ -282,13 +283,13 @@ class Pursuer:
     ) -> None:
         self.table = features, index, inverse_norm
         self.sparsity, self.step = sparsity, step
-        # No sum of F products exceeds 32 bits.
-        self.limit = int(min(2047, np.sqrt((2**31 - 1) / features.shape[1])))
-        self.few = np.empty((len(index), features.shape[1]), np.int16)
+        # No sum of F products with an atom's integers exceeds 32 bits.
+        self.limit = min(2**15 - 1, (2**31 - 1) // (ATOM_LIMIT * features.shape[1]))
+        self.few = np.empty((len(index), features.shape[1]), np.int8)
         self.few_step, lost = np.empty(len(index)), 0.0
         for a in range(len(index)):
             unit = features[index[a]].astype(np.float64) * inverse_norm[a]
-            self.few_step[a], one = _round_to_integers(unit, self.limit, self.few[a])
+            self.few_step[a], one = _round_to_integers(unit, ATOM_LIMIT, self.few[a])
             lost = max(lost, one)
         self.lost = 1.01 * lost
 
