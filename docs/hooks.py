@@ -26,7 +26,7 @@ ROOMS = (
     *("quick_start", "config", "registry", "errors", "options", "evaluation", "graph", "data", "model"),
     *("training", "runs", "recommend", "serve", "prepare", "extract", "profiles", "report"),
     *("tuning", "studies"),
-    "reproduce",
+    *("reproduce", "testing"),
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```)", flags=re.M | re.S)

@@ -34,6 +34,7 @@ from recbole_siger.options.command import command_params
 from recbole_siger.profiles.run import ProfilesParams
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.registry import MODELS
+from recbole_siger.reproduce.paper import read_paper
 from tests.unit.extract.test_run import MeanColour
 
 ROOT = Path(__file__).parents[1]
@@ -440,14 +441,15 @@ def test_the_python_of_the_readme_runs(
     assert re.search(r"^0 0\.\d+ runs/ml-100k/SIGER-", capsys.readouterr().out.splitlines()[-1])
 
 
-def test_the_datasets_of_the_results_have_checksums() -> None:
+def test_the_datasets_of_results_and_tables_have_checksums() -> None:
     runs = [json.loads(line) for line in text_of("results/runs.jsonl").splitlines()]
-    used = {run["dataset"].removesuffix("_extracted") for run in runs}
+    used = {run["dataset"].removesuffix("_extracted") for run in runs} | {"ml-100k"}
+    used |= set(read_paper("rlmrec-lightgcn").datasets)
     page = text_of("docs/datasets.md")
     rows = re.findall(r"^\| `([\w.-]+)/([\w.-]+)` \| ([\d,]+) \| `([0-9a-f]{64})` \|$", page, flags=re.M)
     assert len(rows) == len(re.findall(r"[0-9a-f]{64}", page))
-    assert {name for name, file, *_ in rows if file.endswith(".inter")} == used | {"ml-100k"}
-    for name in used | {"ml-100k"}:
+    assert {name for name, file, *_ in rows if file.endswith(".inter")} == used
+    for name in used:
         assert len(re.findall(rf"^\| `{name}` \|", page, flags=re.M)) == 2, f"{name}: size and source"
     shipped = Path(str(importlib.import_module("recbole").__file__)).parent / "dataset_example/ml-100k"
     for name, file, size, digest in rows:

@@ -24,6 +24,7 @@ __all__ = [
     "given",
     "keys_of_run",
     "keys_of_search",
+    "keys_of_study",
     "model",
     "run_options",
 ]
@@ -80,6 +81,11 @@ def keys_of_run(model: str | None) -> list[tuple[str, list[Declared]]]:
     rows = option_rows(shipped_files("overall.yaml"), typed, typed_only=True)
     found = [("Keys of every run (properties/overall.yaml)", rows)]
     return [*_keys_of_model(model), *found]
+
+
+def keys_of_study(model: str | None) -> list[tuple[str, list[Declared]]]:
+    """Return the sections of :func:`keys_of_run` without the key of the run folder, which a study names."""
+    return [(title, [row for row in rows if row.name != "run_dir"]) for title, rows in keys_of_run(model)]
 
 
 def keys_of_search(model: str | None) -> list[tuple[str, list[Declared]]]:

@@ -50,8 +50,10 @@ def prepare_command() -> Command:
             option("items", "csv: table of items.", metavar="FILE"),
             option("users", "csv: table of users.", metavar="FILE"),
             *(opt for opt in own if opt.name != "edition"),
-            option("rating_col", "csv: column of ratings; by default there is none.", metavar="NAME"),
-            option("time_col", "csv: column of times; by default there is none.", metavar="NAME"),
+            option(
+                "rating_col", "csv: column of ratings; by default `rating`, if it exists.", metavar="NAME"
+            ),
+            option("time_col", "csv: column of times; by default `timestamp`, if it exists.", metavar="NAME"),
             option(
                 "sep", "csv: separator, such as `,` or `tab`; by default read from the file.", metavar="TEXT"
             ),
@@ -84,7 +86,7 @@ def import_mmrec_command() -> Command:
             option("name", "Name of the dataset to write.", metavar="NAME", required=True),
             option(
                 "feature",
-                "Features in another file than MMRec's names for image and text; may be repeated.",
+                "Features in a file whose name is not MODALITY_feat.npy; may be repeated.",
                 metavar="MODALITY=FILE",
                 repeated=True,
             ),

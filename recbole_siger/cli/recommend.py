@@ -11,7 +11,7 @@ from recbole_siger.errors import UserError
 
 __all__ = ["COMMANDS"]
 
-FOLDER = "runs/ml-100k/SIGER-20260101-120000"
+FOLDER = "runs/ml-100k/SIGER-20260101-120000-seed2020"
 IDS = "IDS|FILE"
 
 

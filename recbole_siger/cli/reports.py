@@ -38,7 +38,7 @@ def report_command() -> Command:
         ],
         usage="RUN_DIR ... | curves RUN_DIR | vectors RUN_DIR | overlap --dataset=NAME [--key=value ...]",
         summary="Write one offline page of runs, or one figure: curves, vectors or graph overlap.",
-        example="recbole-siger report runs/ml-100k/SIGER-20260101-120000 --out=report.html",
+        example="recbole-siger report runs/ml-100k/SIGER-20260101-120000-seed2020 --out=report.html",
         keys=True,
         note="overlap takes any key of SIGER's configuration too, such as --n_co_neighbors=3.",
     )

@@ -119,7 +119,7 @@ def _of_one_folder(name: str, callback: Callable[..., None], summary: str, examp
 
 def resume_command() -> Command:
     """Return the command ``resume``."""
-    example = "recbole-siger resume runs/ml-100k/SIGER-20260101-120000"
+    example = "recbole-siger resume runs/ml-100k/SIGER-20260101-120000-seed2020"
     return _of_one_folder("resume", _resume, "Continue an interrupted run from its last checkpoint.", example)
 
 
@@ -131,7 +131,7 @@ def _resume(run_dir: str, data_path: str | None, model: str | None) -> None:
 
 def evaluate_command() -> Command:
     """Return the command ``evaluate``."""
-    example = "recbole-siger evaluate runs/ml-100k/SIGER-20260101-120000"
+    example = "recbole-siger evaluate runs/ml-100k/SIGER-20260101-120000-seed2020"
     return _of_one_folder("evaluate", _evaluate, "Test the model of a finished run again.", example)
 
 

@@ -30,7 +30,7 @@ def serve_command() -> Command:
         ],
         usage="RUN [--port=8000] [--host=ADDRESS] [--token_file=FILE] [--images=FOLDER]",
         summary="Serve recommendations of a run, or of the newest complete run of a folder, over HTTP.",
-        example="recbole-siger serve runs/ml-100k/SIGER-20260101-120000 --port=8000",
+        example="recbole-siger serve runs/ml-100k/SIGER-20260101-120000-seed2020 --port=8000",
         note=(
             "SIGHUP loads the newest complete run without downtime. At SIGTERM and Ctrl-C the server answers "
             "the requests in flight and ends."

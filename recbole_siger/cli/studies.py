@@ -13,8 +13,8 @@ from recbole_siger.cli.common import (
     dataset,
     files_of,
     given,
-    keys_of_run,
     keys_of_search,
+    keys_of_study,
     model,
 )
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
@@ -123,7 +123,7 @@ def compare_command() -> Command:
         summary="Print a table of models, the first tested against the others. Missing runs are started.",
         example="recbole-siger compare --models=SIGER,LightGCN --dataset=ml-100k --seeds=5 --out=table.md",
         keys=True,
-        sections=keys_of_run,
+        sections=keys_of_study,
         note=KEYS_NOTE,
     )
 
@@ -172,7 +172,7 @@ def ablate_command() -> Command:
         summary="Print one table of a model's component variants and one of its modalities.",
         example="recbole-siger ablate --model=SIGER --dataset=ml-100k --seeds=3",
         keys=True,
-        sections=keys_of_run,
+        sections=keys_of_study,
         note=KEYS_NOTE,
     )
 
@@ -210,7 +210,7 @@ def sweep_command() -> Command:
         summary="Print a table of one option over several values.",
         example="recbole-siger sweep --model=SIGER --dataset=ml-100k --key=n_co_neighbors --values=2,3,5",
         keys=True,
-        sections=keys_of_run,
+        sections=keys_of_study,
         note=KEYS_NOTE,
     )
 
@@ -299,7 +299,7 @@ def cold_start_command() -> Command:
         summary="Print results for cold items or users: a table and a bar chart. Missing runs are started.",
         example="recbole-siger cold-start --models=SIGER,LightGCN --dataset=ml-100k --kind=item",
         keys=True,
-        sections=keys_of_run,
+        sections=keys_of_study,
         note=KEYS_NOTE,
     )
 
@@ -309,7 +309,7 @@ def _cold_start(
 ) -> int:
     values = given(**options)
     (models,) = _needed(values, "cold-start", "models")
-    _check(models, values, {key: value for key, value in keys.items() if key != "run_dir"})
+    _check(models, values, keys)
     from recbole_siger.studies.cold_start import cold_start_report
 
     return cold_start_report(models, _study(values, keys), model_options=set, kind=kind, out=out)

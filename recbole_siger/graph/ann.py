@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_siger.common.progress import LoggedProgress
 from recbole_siger.graph import nearest as exact
 from recbole_siger.graph.cosine import UnitRows
 
@@ -43,7 +43,6 @@ MOST_COMPARED, SLAB = 2**18, 16_384
 # Products have few different shapes, because oneDNN prepares each shape once, and are small beside a cache.
 ROW_PAD, MOST_ROWS, COLUMN_PAD, MOST_COLUMNS = 256, 2048, 64, 512
 BELOW_ALL = -1.5
-SECONDS_BETWEEN_MESSAGES = 30.0
 
 
 def nearest(rows: UnitRows, k: int) -> tuple[Tensor, Tensor]:
@@ -97,16 +96,15 @@ def _samples(n_rows: int) -> tuple[Tensor, Tensor]:
 
 def _search_all(rows: UnitRows, lists: _Lists, n_probes: int, k: int) -> tuple[Tensor, Tensor]:
     """Search the neighbours of all rows; return them as :func:`nearest`."""
-    n_rows, reported = len(rows), time.monotonic()
+    n_rows = len(rows)
+    progress = LoggedProgress("knn_method=ann", n_rows, "items")
     place = torch.empty((n_rows, k), dtype=torch.int32)
     step = torch.empty((n_rows, k), dtype=torch.int32)
     for start in range(0, n_rows, SLAB):
         queries = lists.order[start : start + SLAB]  # similar rows, which have the same lists
         found = lists.search(rows, queries, n_probes, k)
         place[queries], step[queries] = found.place.int(), found.step.int()
-        if time.monotonic() - reported > SECONDS_BETWEEN_MESSAGES:
-            reported = time.monotonic()
-            logger.info("knn_method=ann: %d of %d items", start + len(queries), n_rows)
+        progress.advance(len(queries))
     row, column = (place >= 0).nonzero(as_tuple=True)
     device = rows.index.device
     pairs = torch.stack((row, place[row, column].long()))

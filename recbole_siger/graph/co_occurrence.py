@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,17 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_siger.common.progress import LoggedProgress
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.graph.ordering import first_k_per_row
 from recbole_siger.graph.user_item import check_edges, distinct_pairs
 
 __all__ = ["co_occurrence_graph"]
 
-logger = logging.getLogger(__name__)
-
 # From this number of pairs on, compiling the loop (one or two seconds) saves time.
 COMPILE_FROM = 4_000_000
-SECONDS_BETWEEN_MESSAGES = 30.0
 
 
 def co_occurrence_graph(
@@ -113,18 +109,12 @@ def _compiled(
     """Count and rank with one counter for each item; ``item`` has the users' items, user by user, int32."""
     from recbole_siger.graph.compiled import co_occurrences
 
-    per_item, reported = torch.bincount(item, minlength=len(tie)), time.monotonic()
-
-    def done(n_items: int) -> None:
-        nonlocal reported
-        if time.monotonic() - reported > SECONDS_BETWEEN_MESSAGES:
-            reported = time.monotonic()
-            n_pairs = int((history * history).sum())
-            logger.info("co-occurrence: %d of %d items, %d pairs in all", n_items, len(tie), n_pairs)
-
+    n_pairs, per_item = int((history * history).sum()), torch.bincount(item, minlength=len(tie))
+    progress = LoggedProgress("co-occurrence", len(tie), f"items, {n_pairs:,} pairs in all")
     neighbour, count = co_occurrences(
-        _offsets(history), item.numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count, done
-    )
+        _offsets(history), item.numpy(), _offsets(per_item), tie.numpy(), min(k, len(tie)), min_count,
+        progress.advance,
+    )  # fmt: skip
     found = torch.from_numpy(neighbour)
     i, place = (found >= 0).nonzero(as_tuple=True)
     return i, found[i, place].long(), torch.from_numpy(count)[i, place].long()

@@ -154,7 +154,7 @@ def co_occurrences(
             within 32 bits; then the item with the lower id.
         k: Number of neighbours, >= 1.
         min_count: Smallest number of common users.
-        done: Called with the number of items that are counted, about ``N_PARTS`` times.
+        done: Called with the number of items of each part, about ``N_PARTS`` times.
 
     Returns:
         Neighbours, best first, -1 if there are fewer, and numbers of common users, both ``(I, k)``, int32.
@@ -170,7 +170,7 @@ def co_occurrences(
     for start in range(0, n_items, size):
         stop = min(start + size, n_items)
         _co_occurrences(start, stop, user_start, items, item_start, users, state, min_count, neighbour, best)
-        done(stop)
+        done(stop - start)
     return neighbour, best
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_siger.common.progress import LoggedProgress
 from recbole_siger.graph.cosine import STEP, WIDE, UnitRows
 from recbole_siger.graph.ordering import first_k_per_row, positions
 
@@ -167,7 +168,8 @@ class _Search:
                 if n_candidates > FEW_BITS_SHARE * len(self.rows) * self.starts[1]:
                     raise _ImpreciseError
         per_panel = len(self.panel) - 1
-        pairs, steps = [], []
+        progress = LoggedProgress("nearest rows", n_blocks * (n_blocks - 1) // 2, "pairs of blocks")
+        found: list[tuple[Tensor, Tensor]] = []
         for first in range(0, n_blocks, per_panel):
             panel = range(first, min(first + per_panel, n_blocks))
             lefts = {i: self._rounded(i, i - first) for i in panel}
@@ -175,10 +177,9 @@ class _Search:
                 right = lefts[j] if j in lefts else self._rounded(j, per_panel)
                 for i in range(first, min(j, panel.stop)):
                     self._compare(i, j, lefts[i], right)
-            for i in panel:
-                pair, step = self._finish(i)
-                pairs.append(pair)
-                steps.append(step)
+                    progress.advance()
+            found += map(self._finish, panel)
+        pairs, steps = zip(*found, strict=True)
         return torch.cat(pairs, dim=1), torch.cat(steps)
 
     def _span(self, block: int) -> slice:
@@ -381,6 +382,7 @@ def nearest_atoms(
     double = partial(torch.empty, dtype=torch.float64, device=device)
     panel, part = double((min(size, len(queries)), width)), double((min(chunk, n_atoms), width))
     cosine = double((len(panel), n_atoms))
+    progress = LoggedProgress("nearest atoms", len(queries), "rows")
     for start in range(0, len(queries), size):
         some = slice(start, min(start + size, len(queries)))
         n = some.stop - start
@@ -395,3 +397,4 @@ def nearest_atoms(
         found = key.topk(min(k, n_atoms), dim=1)
         none = found.values == NEVER
         yield some, found.indices.masked_fill(none, n_atoms), step.gather(1, found.indices)
+        progress.advance(n)

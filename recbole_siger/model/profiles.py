@@ -19,6 +19,7 @@ __all__ = [
     "mean_of_items",
     "read_profiles",
     "user_profile_names",
+    "with_one_text",
 ]
 
 _log = logging.getLogger(__name__)
@@ -118,6 +119,29 @@ def item_profile(asked: str | None, features: Collection[str]) -> str:
         hint = did_you_mean(asked, features)
         raise UserError(f"item_profile={asked!r} is not a modality in use{hint} (modalities: {among})")
     return asked
+
+
+def with_one_text(asked: str | None, listed: Sequence[str], *, raw: bool) -> tuple[str, ...]:
+    """Return all modalities, but only one of the profiles and the raw texts of the items.
+
+    Args:
+        asked: Modality of the profiles, as for :func:`item_profile`.
+        listed: Names of the modalities in use, at least one.
+        raw: Whether the raw texts, ``text``, are used; else the profiles.
+
+    Raises:
+        UserError: If the modality that is used is not listed.
+
+    Example:
+        >>> with_one_text(None, ("image", "text", "profile"), raw=False)
+        ('image', 'profile')
+        >>> with_one_text(None, ("image", "text", "profile"), raw=True)
+        ('image', 'text')
+    """
+    used, other = item_profile(asked, listed), "text"
+    if raw:
+        used, other = item_profile("text", listed), used
+    return tuple(name for name in listed if name == used or name != other)
 
 
 def user_profile_names(asked: str | None, listed: Sequence[str]) -> tuple[str, ...]:

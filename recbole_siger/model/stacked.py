@@ -45,8 +45,8 @@ def stacked_contrast(
         queries: G tables, ``(B, d)`` each, or longer: B rows count, and the others get a gradient of zeros.
         keys: G tables, as ``queries``.
         anchors: At most G tables, as ``queries``, of the last contrasts.
-        valid: 1 for a row that counts, else 0, shape ``(G, B)``.
-        count: Number of rows that count, shape ``(G, 1)``.
+        valid: 1 for a row that counts, else 0, shape ``(G, B)``; at least one of each contrast is 1.
+        count: Number of rows that count, shape ``(G, 1)``; the losses are divided by it.
         temperature: τ, > 0.
         chunk_size: Queries of each contrast at a time.
 

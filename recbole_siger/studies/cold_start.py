@@ -54,8 +54,6 @@ def cold_start_report(
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
         raise UserError(f"command line: --models={models}: name each model once, and at least one")
-    if "run_dir" in study.options:
-        raise UserError("command line: --run_dir: each run gets its own folder; use --runs_dir")
     study = _asking_for(kind, names[0], study)
     own, labels = options_of_models(names, model_options, None), short_names(names)
     asked = Config(names[0], study.dataset, study.files, command_line=dict(study.options)).cold_start

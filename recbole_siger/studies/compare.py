@@ -61,8 +61,14 @@ class Study:
         return seed_list(self.seeds, config.run.seed)
 
     def specs(self, model: str, options: Mapping[str, Any], label: str = "") -> list[RunSpec]:
-        """Return the runs of one row: one run per seed, or a single run where no seed changes the result."""
+        """Return the runs of one row: one run per seed, or a single run where no seed changes the result.
+
+        Raises:
+            UserError: If an option is the run folder, or there is no seed, or a seed is repeated.
+        """
         merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
+        if "run_dir" in merged:
+            raise UserError("command line: --run_dir: each run gets its own folder; use --runs_dir")
         seeds = self.seed_list(model)
         specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]
         return specs[:1] if needs_one_seed(specs[0]) else specs

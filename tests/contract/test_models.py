@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from recbole_siger.parallel import shares
+from recbole_siger.parallel.shares import Share
 from recbole_siger.registry import MODELS
 from recbole_siger.testing import CHECKS, check_model
-from tests.conftest import MODEL_OPTIONS
+from tests.conftest import MODEL_OPTIONS, first_batch, make_experiment, start_epoch
 
 # What removes a model's own randomness from its loss; the generators of two devices draw different numbers.
 WITHOUT_NOISE: dict[str, dict[str, Any]] = {
@@ -53,3 +56,29 @@ def test_contract(model: str, check: str) -> None:
         without_noise=WITHOUT_NOISE.get(model),
         checks=[check],
     )
+
+
+# Their norm and their dropout are those of a share of the batch (docs/cluster.md).
+OF_A_SHARE = ("VBPR", "BM3")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in OF_A_SHARE])
+def test_the_losses_of_several_processes_average_to_those_of_one(
+    model: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shares of a batch have different numbers of rows."""
+    experiment = make_experiment(tmp_path, model)
+    recommender, batch = experiment.model, first_batch(experiment)[:23]
+    start_epoch(experiment)
+
+    def losses(share: Share) -> torch.Tensor:
+        monkeypatch.setattr(shares, "current_share", lambda: share)
+        recommender.generator.manual_seed(5)
+        recommender.on_epoch_start(0)  # which draws the graph of the epoch
+        return torch.stack(shares.losses_of_share(recommender, recommender.calculate_loss, batch))
+
+    whole = losses(Share(0, 1))
+    parts = [losses(Share(rank, size)) for rank in range(size)]
+    torch.testing.assert_close(torch.stack(parts).mean(dim=0), whole)
+    assert not torch.allclose(parts[0], parts[1])

@@ -114,7 +114,7 @@ def contrast_by_hand(kind: str, rows: np.ndarray, query: np.ndarray, key: np.nda
 @pytest.mark.parametrize("modalities", [("image", "text"), ("image", "text", "audio"), ("text",)])
 def test_the_loss_of_a_batch_is_eq_19(tmp_path: Path, modalities: tuple[str, ...], negatives: str) -> None:
     experiment = build(
-        tmp_path, toy=make_toy(modalities), contrast_negatives=negatives, n_ui_layers=2, co_weight=0.35
+        tmp_path, toy=make_toy(modalities), contrast_negatives=negatives, n_ui_layers=3, co_weight=0.35
     )
     model, p = experiment.model, experiment.model.params
     edges = experiment.train_data._dataset.train_edges.numpy()

@@ -120,6 +120,14 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
             ["compare", "--models=BPR", "--dataset=toy", "--seeds=two"],
             "--seeds=two: write a number of seeds, or a list",
         ),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--run_dir=x"],
+            "--run_dir: each run gets its own folder",
+        ),
+        (
+            ["ablate", "--model=SIGER", "--dataset=toy", "--run_dir=x"],
+            "--run_dir: each run gets its own folder",
+        ),
         (["compare", "--models=BPR", "--dataset=toy", "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
         (["compare", "--models=BPR", "--dataset=toy", "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
         (["compare", "--models=BPR", "--dataset=toy", "--set=x=1"], "write --set MODEL.key=value"),

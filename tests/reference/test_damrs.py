@@ -62,9 +62,9 @@ def consistent(features: dict[str, Array], k: int) -> dict[str, Array]:
     return graphs
 
 
-def session(edges: Array, n_users: int, n_items: int) -> Array:
-    """Each item, and the two with most common users, at least two."""
-    together = twins.co_occurrence(edges, n_users, n_items, 2, min_count=2)
+def session(edges: Array, n_users: int, n_items: int, k: int = 2) -> Array:
+    """Each item, and the ``k`` with most common users, at least two."""
+    together = twins.co_occurrence(edges, n_users, n_items, k, min_count=2)
     graph = (together > 0).astype(float)
     for i in range(1, n_items):
         graph[i, i] = 1
@@ -336,17 +336,21 @@ def test_wrong_arguments_of_the_losses_are_refused() -> None:
 @every_choice_of_modalities
 def test_scores_and_loss(tmp_path: Path, modalities: tuple[str, ...]) -> None:
     options = {"divergence_weight": 0.7, "neighbor_weight": 0.3, "neighbor_temperature": 0.4}
-    experiment = scrambled(
-        tmp_path, "DAMRS", modalities, n_discriminated=4, n_semantic_neighbors=5, **options
-    )
+    sizes = {
+        "n_discriminated": 4,
+        "n_semantic_neighbors": 5,
+        "n_session_neighbors": 3,
+        "n_semantic_layers": 2,
+    }
+    experiment = scrambled(tmp_path, "DAMRS", modalities, **sizes, **options)
     model, n, edges = experiment.model, numbers_of(experiment), training_edges(experiment)
     ids = n["item_embedding.weight"]
     nodes = np.concatenate([n["user_embedding.weight"], ids])
     behavior = twins.lightgcn(edges, N_USERS, N_ITEMS, nodes, model.params.n_ui_layers)
     graphs = consistent({m: x.double().numpy() for m, x in model.raw_features.items()}, 5)
     assert all(graph.sum() > N_ITEMS for graph in graphs.values())
-    graphs["session"] = session(edges, N_USERS, N_ITEMS)
-    views = [twins.product(twins.normalized(graph), ids) for graph in graphs.values()]
+    graphs["session"] = session(edges, N_USERS, N_ITEMS, 3)
+    views = [twins.item_semantics(twins.normalized(graph), ids, 2) for graph in graphs.values()]
     mean = np.mean(views, axis=0)
     user_table, item_table = behavior[:N_USERS], behavior[N_USERS:]
     final = item_table + mean

@@ -73,15 +73,17 @@ def build(tmp_path: Path, **options: Any) -> Any:
     return make_experiment(tmp_path, "FREEDOM", **options).model
 
 
-def test_each_epoch_keeps_its_share_of_the_interactions(tmp_path: Path) -> None:
-    model = build(tmp_path, edge_dropout=0.8)
+@pytest.mark.parametrize(("dropout", "n_kept"), [(0.8, 27), (0.35, 87)])  # of 135: .2 is 27, .65 is 87.75
+def test_each_epoch_keeps_its_share_of_the_interactions(tmp_path: Path, dropout: float, n_kept: int) -> None:
+    model = build(tmp_path, edge_dropout=dropout)
     whole, seen = {tuple(edge) for edge in model.edges.T.tolist()}, []
     for epoch in range(2):
         model.on_epoch_start(epoch)
         graph = graphs_of(model)["pruned_adj"]
         seen.append({(int(u), int(i)) for u, i in np.argwhere(graph[:N_USERS, N_USERS:])})
         np.testing.assert_array_equal(graph, graph.T)
-    assert [len(edges) for edges in seen] == [round(0.2 * len(whole))] * 2
+    assert len(whole) == 135
+    assert [len(edges) for edges in seen] == [n_kept] * 2
     assert all(edges <= whole for edges in seen)
     assert seen[0] != seen[1]
 

@@ -29,6 +29,7 @@ from tests.reference.baselines import (
 )
 
 OPTIONS = {"n_hyperedges": 5, "hyper_temperature": 0.7, "hyper_noise": "none", "hyper_keep": 1.0}
+OPTIONS |= {"n_ui_layers": 1, "n_semantic_layers": 2}
 
 
 def softmax(row: Array) -> Array:
@@ -167,7 +168,8 @@ def test_scores_and_loss(tmp_path: Path, modalities: tuple[str, ...], n_hyper_la
 
 def test_rows_near_zero_are_divided_by_the_shortest_length(tmp_path: Path) -> None:
     """Public code divides by max(length, 1e-12), so the rows of any length have a gradient."""
-    experiment = scrambled(tmp_path, "LGMRec", ("image", "text"), **OPTIONS, n_hyper_layers=2, cl_weight=1.0)
+    options = {**OPTIONS, "n_ui_layers": 2, "n_hyper_layers": 2, "cl_weight": 1.0}
+    experiment = scrambled(tmp_path, "LGMRec", ("image", "text"), **options)
     model, batch = experiment.model, batch_of(experiment)[0]
     masks = {
         m: (torch.rand(model.n_items, 5) < 0.5, torch.rand(model.n_users, 5) < 0.5) for m in model.modalities

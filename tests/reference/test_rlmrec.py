@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recbole_siger.errors import UserError
+from recbole_siger.model.device import CPU, CUDA, force_choices
 from recbole_siger.model.general_recommender.rlmrec import RLMRec
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy
@@ -134,15 +135,37 @@ def test_the_token_starts_at_zero_and_is_no_part_of_an_evaluation(tmp_path: Path
     assert experiment.model.final_embeddings().user.any()
 
 
-def test_a_batch_without_profiles_has_no_alignment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", ["", "user_id", "item_id", "neg_item_id"])
+def test_only_nodes_with_a_profile_are_aligned(tmp_path: Path, known: str) -> None:
+    """A batch may have no profile of a kind; a GPU computes this without asking how many there are."""
     experiment = backbone.scrambled(tmp_path, "RLMRec")
     model = experiment.model
-    nobody, unknown = (torch.tensor([one]) for one in backbone.unprofiled(experiment))
-    batch = {"user_id": nobody, "item_id": unknown, "neg_item_id": unknown}
+    nobody, unknown = backbone.unprofiled(experiment)
+    ids = {"user_id": [nobody] * 2, "item_id": [unknown] * 2, "neg_item_id": [unknown] * 2}
     assert not model.raw_features["text"][unknown].any()
-    terms = model.loss_terms(batch)
-    assert terms["alignment"].item() == 0
-    terms["alignment"].backward()
+    if known:
+        rows = model.user_profile if known == "user_id" else model.item_profile
+        ids[known] = (rows.place >= 0).nonzero()[:2, 0].tolist()
+    found = []
+    for choice in (CPU, CUDA):
+        model.zero_grad()
+        model.generator.manual_seed(3)
+        with force_choices(choice):
+            loss = model.loss_terms({name: torch.tensor(rows) for name, rows in ids.items()})["alignment"]
+        loss.backward()
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        found.append((loss.detach(), torch.cat(grads)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert (found[0][0] > 0) == bool(known)
+
+
+def test_without_any_profile_there_is_no_alignment() -> None:
+    model = from_tensors({"text": torch.zeros(7, 11)}, {})
+    batch = {"user_id": torch.tensor([1]), "item_id": torch.tensor([2]), "neg_item_id": torch.tensor([3])}
+    for choice in (CPU, CUDA):
+        with force_choices(choice):
+            assert model.loss_terms(batch)["alignment"].item() == 0
 
 
 def test_which_text_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from tests.conftest import N_ITEMS, N_USERS, make_experiment, make_toy, start_ep
 from tests.reference import scale, twins
 from tests.reference.baselines import Array, assert_loss, assert_scores, batch_of, training_edges
 
-SPARSITY = dict.fromkeys(("user_sparsity", "item_sparsity", "user_item_sparsity"), 3)
+SPARSITY = {"user_sparsity": 2, "user_item_sparsity": 3, "item_sparsity": 4}
 SMALL = {"n_candidates": 11, "n_semantic_neighbors": 2, **SPARSITY}
 
 
@@ -35,15 +35,16 @@ def scaled(tmp_path: Path, modalities: tuple[str, ...] = ("text", "image"), **op
     return experiment
 
 
-def blocks_by_hand(experiment: Experiment) -> tuple[dict[str, Array], dict[str, Array]]:
+def blocks_by_hand(experiment: Experiment, text: str = "text") -> tuple[dict[str, Array], dict[str, Array]]:
     """The subspace and the similarity graphs, users being the mean of their items' texts."""
     p, raw = experiment.model.params, experiment.model.raw_features
     features = {m: x.double().numpy() for m, x in raw.items()}
-    item = features["text"]
+    item = features[text]
     user = scale.mean_of_items(item, training_edges(experiment), N_USERS).astype(np.float32)
     pairs = {"uu": (user, user), "ui": (user, item), "ii": (item, item)}
+    sparsity = {"uu": p.user_sparsity, "ui": p.user_item_sparsity, "ii": p.item_sparsity}
     subspace = {
-        name: scale.subspace(a, b, p.n_candidates, p.user_sparsity, name != "ui")
+        name: scale.subspace(a, b, p.n_candidates, sparsity[name], name != "ui")
         for name, (a, b) in pairs.items()
     }
     k = p.n_semantic_neighbors
@@ -52,10 +53,10 @@ def blocks_by_hand(experiment: Experiment) -> tuple[dict[str, Array], dict[str, 
     return subspace, similar
 
 
-def semantic_graph_by_hand(experiment: Experiment) -> Array:
+def semantic_graph_by_hand(experiment: Experiment, text: str = "text") -> Array:
     """Eq. 6, normalised."""
     p = experiment.model.params
-    subspace, similar = blocks_by_hand(experiment)
+    subspace, similar = blocks_by_hand(experiment, text)
     parts = {"sag": [similar], "fsg": [subspace]}.get(p.ablation, [subspace, similar])
     blocks = {name: scale.combined([part[name] for part in parts], p.combine) for name in similar}
     for name in {"inter": ("ui",), "intra": ("uu", "ii")}.get(p.ablation, ()):
@@ -84,6 +85,19 @@ def test_the_graph_of_each_variant(tmp_path: Path, ablation: str) -> None:
     experiment = scaled(tmp_path, ablation=ablation)
     found = graphs_of(experiment.model)["semantic_graph"]
     np.testing.assert_allclose(found, semantic_graph_by_hand(experiment), rtol=1e-6)
+
+
+@pytest.mark.parametrize("combine", ["union", "intersection"])
+@pytest.mark.parametrize(("ablation", "text"), [("none", "audio"), ("llm", "text")])
+def test_profiles_and_raw_texts_take_the_place_of_each_other(
+    tmp_path: Path, ablation: str, text: str, combine: str
+) -> None:
+    """Neither variant has a graph of the other's texts."""
+    options = {"item_profile": "audio", "ablation": ablation, "combine": combine}
+    experiment = scaled(tmp_path, ("text", "image", "audio"), **options)
+    assert set(experiment.model.modalities) == {text, "image"}
+    found = graphs_of(experiment.model)["semantic_graph"]
+    np.testing.assert_allclose(found, semantic_graph_by_hand(experiment, text), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

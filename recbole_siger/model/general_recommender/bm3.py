@@ -63,7 +63,7 @@ class BM3(MultimodalRecommender):
     :math:`P u, P i`                    ``forward()``                        ``(U, d)``, ``(I, d)``
     ==================================  ===================================  ======================
 
-    The loss uses features, the ranking does not: an item without a training row keeps its first ID embedding.
+    The loss uses features, the ranking does not: only the penalty moves an item without a training row.
 
     Departures from the paper, as in the reference code:
         The penalty is the length, not squared, of the embeddings of all users and items, over I.

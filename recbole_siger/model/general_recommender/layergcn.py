@@ -65,6 +65,7 @@ class LayerGCN(MultimodalRecommender):
     params_class = LayerGCNParams
     params: LayerGCNParams
     uses_features = False
+    shares_batches = True
 
     def build(self) -> None:
         """Make the tables and the graphs."""
@@ -103,12 +104,13 @@ class LayerGCN(MultimodalRecommender):
 
     def loss_terms(self, interaction: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss, weighted; both are sums over the batch."""
-        user, pos, neg = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        ids = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        user, pos, neg = map(self.share.of, ids)
         final = self.encode(self.pruned_adj)
         table = UserItem(self.user_embedding.weight, self.item_embedding.weight)
+        n = self.share.size * len(user)  # processes average their sums
+        penalty = l2_loss(*take_triple(table, user, pos, neg))
         return {
-            "bpr": len(user) * ranking_loss(*take_triple(final, user, pos, neg)),
-            "regularization": len(user)
-            * self.params.reg_weight
-            * l2_loss(*take_triple(table, user, pos, neg)),
+            "bpr": n * ranking_loss(*take_triple(final, user, pos, neg)),
+            "regularization": n * self.params.reg_weight * penalty,
         }

@@ -101,7 +101,8 @@ class MENTOR(MultimodalRecommender):
     ==================================  ===========================  ======================
 
     L_a compares mean and variance of E, of the same encoding of an ID table, and of each modality. L_g
-    contrasts two views with noise after each layer. With one modality, E is that modality's view.
+    contrasts two views with noise after each layer. With one modality, E is that modality's view, times a
+    weight for users.
 
     Departures from the paper, as in the reference code:
         The views with noise have encoders of their own, so that L_g changes the scores through w alone

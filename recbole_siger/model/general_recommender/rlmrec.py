@@ -135,7 +135,8 @@ class RLMRec(ProfiledRecommender):
     def contrastive(self, final: UserItem, triples: Triples) -> Tensor:
         """Pull embeddings to mapped profiles, Con: ``()``."""
         tau, share = self.params.align_temperature, self.share
-        if choices(final.user).static and share.size == 1:
+        known = len(self.user_profile.rows) and len(self.item_profile.rows)
+        if choices(final.user).static and share.size == 1 and known:
             return self.static_contrastive(final, triples)
         users = self.user_profile.having(triples.user)
         key, place = self.mlp(self.user_profile.rows), self.user_profile.place[users]
@@ -153,7 +154,7 @@ class RLMRec(ProfiledRecommender):
         place = self.user_profile.place.index_select(0, triples.user)
         there = (place >= 0).float()
         query, key = take_rows(final.user, triples.user), self.mlp(self.user_profile.rows)
-        weight = there / there.sum()
+        weight = there / there.sum().clamp_min(1)  # nobody has a profile: the loss is 0
         users = info_nce(query, key, tau, target=place.clamp_min(0), weight=weight)
         n, valid = len(triples.pos), self.item_profile.place.index_select(0, items) >= 0
         valid = valid.float().view(2, n)
@@ -161,6 +162,8 @@ class RLMRec(ProfiledRecommender):
         keys = self.mlp(self.item_profile.of(items)).split(n)
         size = choices(query).chunk_size(n, 2)
         count = valid.sum(dim=1, keepdim=True)
+        nobody = count == 0  # all rows then count nothing
+        valid, count = valid.masked_fill(nobody, 1), count.masked_fill(nobody, torch.inf)
         return users + stacked_contrast(queries, keys, (), valid, count, tau, size).sum()
 
     def generative(self, final: UserItem, nodes: UserItem) -> Tensor:

@@ -33,7 +33,7 @@ from recbole_siger.model.inputs import Batch
 from recbole_siger.model.layers import UserItem, embedding_tables
 from recbole_siger.model.loss import relation_loss
 from recbole_siger.model.memory import FLOAT, MemoryTerms, contrast_chunk, distinct_rows
-from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names
+from recbole_siger.model.profiles import item_profile, read_profiles, user_profile_names, with_one_text
 from recbole_siger.model.propagation import SparseMatrix, propagate_last, propagate_user_item
 from recbole_siger.model.ranking import ranking_loss
 from recbole_siger.model.relations import Relations
@@ -95,7 +95,8 @@ class SCALE(MultimodalRecommender):
         the distinct users and positive items of the batch, Eq. 10 sees ``relation_batch`` pairs of each
         block, drawn uniformly. A row is no neighbour of its own. Without the subspace graphs (``ablation:
         sag``) Eq. 10 takes the pairs of the similarity graphs. Without user features, a user is the mean of
-        the texts of the user's training items.
+        the texts of the user's training items. Of profiles and raw texts (``text``) of the items, one is
+        read: the raw texts with ``ablation: llm``, else the profiles.
     """
 
     params_class = SCALEParams
@@ -105,6 +106,11 @@ class SCALE(MultimodalRecommender):
     content_graphs = ("semantic_graph",)
 
     @classmethod
+    def modality_names(cls, params: SCALEParams, listed: Sequence[str]) -> tuple[str, ...]:
+        """Return all modalities, but only one of the profiles and the raw texts of the items."""
+        return with_one_text(params.item_profile, listed, raw=params.ablation == "llm")
+
+    @classmethod
     def user_feature_names(cls, params: SCALEParams, listed: Sequence[str]) -> tuple[str, ...]:
         """Return the user profile, if the dataset or ``user_profile`` names one."""
         return () if params.ablation == "llm" else user_profile_names(params.user_profile, listed)
@@ -112,9 +118,8 @@ class SCALE(MultimodalRecommender):
     def build(self) -> None:
         """Make the tables and the graphs."""
         p, width = self.params, self.params.embedding_size
-        self.user_embedding, self.item_embedding = embedding_tables(
-            (self.n_users, width), (self.n_items, width)
-        )
+        shapes = (self.n_users, width), (self.n_items, width)
+        self.user_embedding, self.item_embedding = embedding_tables(*shapes)
         bipartite = normalize_bipartite(interaction_matrix(self.train_edges, self.n_users, self.n_items))
         self.edges, self.edge_weights = bipartite.indices(), bipartite.values()  # 1 / sqrt(d_u d_i)
         self.norm_adj = self.pruned_adj = self.build_norm_adj(self.edges)
@@ -125,14 +130,12 @@ class SCALE(MultimodalRecommender):
         for key in ("user_sparsity", "item_sparsity", "user_item_sparsity"):
             if (k := getattr(p, key)) > p.n_candidates:
                 raise UserError(f"SCALE: {key}={k} is more than n_candidates={p.n_candidates}; lower {key}")
-        left_out = {"inter": ("ui",), "intra": ("uu", "ii")}.get(p.ablation, ())
-        joined = tuple(name for name in BLOCKS if name not in left_out)
+        joined: tuple[str, ...] = {"inter": ("uu", "ii"), "intra": ("ui",)}.get(p.ablation, BLOCKS)
         relates = p.relation_weight > 0 and p.ablation != "relation"
-        subspace, similar = Blocks(), Blocks()  # a variant builds only the graphs that it uses
+        subspace = Blocks()  # a variant builds only the graphs that it uses
         if p.ablation != "sag":
             subspace = self.subspace_graphs(user, self.raw_features[text], BLOCKS if relates else joined)
-        if p.ablation != "fsg":
-            similar = self.similarity_graphs(user, text, joined)
+        similar = Blocks() if p.ablation == "fsg" else self.similarity_graphs(user, text, joined)
         self.semantic_graph = SparseMatrix(normalize_adjacency(self.join(subspace, similar, joined)))
         pairs = (subspace or similar) if relates else {}
         self.relations = {name: Relations(graph, same=name != "ui") for name, graph in pairs.items()}
@@ -170,16 +173,13 @@ class SCALE(MultimodalRecommender):
         k, item = self.params.n_semantic_neighbors, self.raw_features[text]
 
         def nearest(a: Tensor, b: Tensor) -> Tensor:
-            arguments: dict[str, int] = {"k": k, "same": a is b}
-            return self.graph_cache.cached(
-                "similarity", similarity_graph, {"queries": a, "atoms": b}, arguments
-            )
+            tables, arguments = {"queries": a, "atoms": b}, {"k": k, "same": a is b}
+            return self.graph_cache.cached("similarity", similarity_graph, tables, arguments)
 
         def build(name: str) -> Tensor:
-            if name == "ii":
-                graphs = [nearest(x, x) for x in self.raw_features.values()]
-                return combine_graphs(graphs, self.params.combine)
-            return nearest(user, user if name == "uu" else item)
+            if name != "ii":
+                return nearest(user, user if name == "uu" else item)
+            return combine_graphs([nearest(x, x) for x in self.raw_features.values()], self.params.combine)
 
         return {name: build(name) for name in names}
 

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from recbole_siger.common import progress
 from recbole_siger.graph import co_occurrence
 from recbole_siger.graph.co_occurrence import co_occurrence_graph
 
@@ -129,11 +130,11 @@ def test_runs_of_items_have_at_most_max_pairs_pairs():
 def test_a_long_count_logs_its_progress_and_can_be_stopped(monkeypatch, caplog):
     """The loop returns to Python between parts; the parts have the same result as one loop."""
     monkeypatch.setattr(co_occurrence, "COMPILE_FROM", 0)
-    monkeypatch.setattr(co_occurrence, "SECONDS_BETWEEN_MESSAGES", -1.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
     with caplog.at_level(logging.INFO):
         co_occurrence_graph(random_edges(), N_USERS, N_ITEMS, 5)
     history = torch.unique(random_edges(), dim=1)[0].bincount()
     n_pairs = int((history * history).sum())
     assert caplog.messages == [
-        f"co-occurrence: {n} of {N_ITEMS} items, {n_pairs} pairs in all" for n in range(1, N_ITEMS + 1)
+        f"co-occurrence: {n} of {N_ITEMS} items, {n_pairs:,} pairs in all" for n in range(1, N_ITEMS + 1)
     ]
