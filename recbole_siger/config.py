@@ -84,7 +84,7 @@ class RunParams:
     weight_decay: float = bounded("[0, inf)")
     eval_step: int = bounded("[0, inf)")
     worker: int = bounded("[0, inf)")
-    threads: int | None = bounded("[1, inf)")
+    threads: int | None = bounded("[1, 1024]")
     compile: Literal["none", "auto"]
     check_memory: Literal["refuse", "warn", "ignore"]
     logger: Literal["none", "tensorboard", "wandb", "mlflow"]

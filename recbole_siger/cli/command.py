@@ -42,18 +42,40 @@ class _FlagType(click.ParamType):
         return value if isinstance(value, bool) else read_flag(str(param and param.name), str(value))
 
 
+class _ChoiceType(click.ParamType):
+    """One of some words, as text."""
+
+    name = "choice"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word; raise a UserError that names the option and the words for any other text."""
+        if value not in self.words:
+            among = f"{', '.join(self.words)}{did_you_mean(value, self.words)}"
+            raise UserError(f"command line: {param and param.name}={value!r}: expected one of {among}")
+        return str(value)
+
+
 class Opt(click.Option):
     """An option of a command; the value stays text, and is None where the option was not given."""
 
     def __init__(
-        self, declared: Declared, *, metavar: str = "", required: bool = False, repeated: bool = False
+        self,
+        declared: Declared,
+        *,
+        metavar: str = "",
+        required: bool = False,
+        repeated: bool = False,
+        choices: Sequence[str] = (),
     ) -> None:
         self.declared = declared
         self.is_switch = declared.kind == "bool"
         shape = metavar or _METAVARS.get(declared.kind.split(" ")[0], "TEXT")
         super().__init__(
             [f"--{declared.name}", declared.name],
-            type=_FlagType() if self.is_switch else str,
+            type=_FlagType() if self.is_switch else _ChoiceType(choices) if choices else str,
             required=required,
             multiple=repeated,
             metavar=shape,
@@ -88,7 +110,8 @@ def option(
 ) -> Opt:
     """Return an option that is declared here and not by a dataclass."""
     declared = Declared(name, kind, choices, default, meaning)
-    return Opt(declared, metavar=metavar, required=required, repeated=repeated)
+    words = choices.split(" | ") if choices else ()
+    return Opt(declared, metavar=metavar, required=required, repeated=repeated, choices=words)
 
 
 def options_of(rows: Sequence[Declared]) -> list[Opt]:

@@ -71,9 +71,11 @@ def click_message(error: click.UsageError) -> str:
 def write_report(error: Exception, words: Sequence[str]) -> str:
     """Write an unexpected error's traceback to a log file, and return the one line for the user.
 
-    The file is the log of the run that failed, or a new file in the folder for temporary files.
+    The file is the log of the run that failed, or a new file in the folder for temporary files, as for a run
+    that has not begun and whose folder is gone.
     """
-    file = log_file_of(error) or _new_file()
+    log = log_file_of(error)
+    file = log if log is not None and log.parent.is_dir() else _new_file()
     command = shlex.join(["recbole-siger", *words])
     lines = [
         f"recbole-siger {__version__}: unexpected error in: {command}\n",

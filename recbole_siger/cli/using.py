@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.data.features import load_features
 from recbole_siger.errors import UserError
+from recbole_siger.recommend.ranking import join
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import (
     check_table_file,
@@ -79,9 +80,11 @@ def _give(
             raise UserError(
                 f"command line: {len(users):,} users are too many to print; name a file with --out"
             )
-        blocks = [*recommender.rank(users, k, exclude_seen, candidates)]
-        ranked = tuple(np.concatenate(column) for column in zip(*blocks, strict=True))
-        _print(recommender, recommender.frame(users, ranked), "item")  # type: ignore[arg-type]  # three columns
+        found = recommender.frame(users, join(recommender.rank(users, k, exclude_seen, candidates)))
+        if len(found):
+            _print(recommender, found, "item")
+        else:
+            print(f"no recommendations: {len(users):,} users of the run, no item left to rank")
         return
     columns = (TextColumn("users"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -127,6 +130,11 @@ def new_items(
     files = _feature_files(features)
     ids = read_id_list(items) if items else _ids_beside(files)
     tables = {name: load_features(path, ["[PAD]", *ids])[1:] for name, path in files.items()}
+    if strange := sorted(set(ids) - set(_ids_beside(files))) if items else []:
+        named = f"{', '.join(map(repr, strange[:5]))}{', ...' if len(strange) > 5 else ''}"
+        raise UserError(
+            f"command line: --items: {named}: no feature file has a row of this id; correct the ids"
+        )
     recommender = Recommender.load(run_dir).add_items(tables, ids, id_embedding=id_embedding)
     if users is None:
         _print_or_write(recommender, recommender.similar_items(ids, number), file or None, "similar")

@@ -40,6 +40,8 @@ def rank_blocks(
         k: Items a row at most, >= 1; a row with fewer candidates has fewer.
         candidates: Items that can be recommended, ascending; None: all but the padding item.
     """
+    if candidates is not None and not len(candidates):
+        return
     step = max(1, BLOCK_BYTES // (4 * n_items))
     for start in range(0, n_rows, step):
         rows = np.arange(start, min(start + step, n_rows))

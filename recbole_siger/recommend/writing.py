@@ -133,7 +133,8 @@ def _write_locked(
     progress: Callable[[int], None],
 ) -> int:
     """Do what :func:`write_recommendations` does, with the lock of ``out``."""
-    parts = [users[start : start + SHARD_USERS] for start in range(0, len(users), SHARD_USERS)]
+    starts = range(0, max(len(users), 1), SHARD_USERS)  # without a user, the columns are written
+    parts = [users[start : start + SHARD_USERS] for start in starts]
     options = {"k": k, "exclude_seen": exclude_seen, "shard": SHARD_USERS, "n_items": len(recommender.items)}
     digests = [sha256(recommender.run.file(name)) for name in (EMBEDDINGS_FILE, SEEN_FILE)]
     lists = [None if x is None else canonical_digest(x.tolist()) for x in (users, candidates)]

@@ -27,7 +27,7 @@ from recbole_siger.registry import check_stored_name, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
 from recbole_siger.training.kinds import build_model, check_kind, check_labels, check_tracking
-from recbole_siger.training.memory import check_fits
+from recbole_siger.training.memory import check_fits, check_tables_fit
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
 from recbole_siger.training.tracking import check_logger, tracking
@@ -271,6 +271,7 @@ def _build(config: Config, run: RunFolder, dataset: Any, progress: Progress | No
         sizes,
         train_data._dataset.inter_num,
     )
+    check_tables_fit(config, dataset.user_num, dataset.item_num)
     init_seed(config.run.seed, config["reproducibility"])
     model = build_model(config, train_data._dataset)
     accelerate(model)

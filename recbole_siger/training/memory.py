@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache
 
-__all__ = ["MIB", "Estimate", "Term", "check_fits", "estimate", "has_checked_formula", "shortage"]
+__all__ = [
+    "MIB",
+    "Estimate",
+    "Term",
+    "check_fits",
+    "check_tables_fit",
+    "estimate",
+    "has_checked_formula",
+    "shortage",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -225,6 +234,27 @@ def check_fits(experiment: Any) -> None:
         return
     if mode == "refuse" and has_checked_formula(experiment.model):
         raise UserError(f"{problem}, or train all the same with --check_memory=warn")
+    _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
+
+
+def check_tables_fit(config: Any, n_users: int, n_items: int) -> None:
+    """Compare the ID embeddings alone with the free memory, before they are made; by ``check_memory``.
+
+    Raises:
+        UserError: If tables of ``embedding_size`` for all users and items are larger than the free memory.
+    """
+    width, mode, device = config["embedding_size"], config.run.check_memory, torch.device(config["device"])
+    if mode == "ignore" or not isinstance(width, int) or (free := available(device)) is None:
+        return
+    needed = 4 * (n_users + n_items) * width
+    if needed <= free:
+        return
+    problem = (
+        f"embedding_size={width}: the embeddings of {n_users:,} users and {n_items:,} items need "
+        f"{needed / MIB:,.0f} MiB and {device} has {free / MIB:,.0f} MiB; lower embedding_size"
+    )
+    if mode == "refuse":
+        raise UserError(problem)
     _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
 
 

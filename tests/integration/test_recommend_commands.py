@@ -70,6 +70,8 @@ def test_recommend_prints_a_few_users_with_titles(run: Path, tmp_path: Path, cap
         (["--users=u00", "--k=x"], "k='x'"),
         (["--users=u00", "--out=recs.xlsx"], "recs.xlsx: unknown kind of table"),
         (["--users=,"], "no id"),
+        (["--users=u00", "--on_unknown=maybe"], "on_unknown='maybe': expected one of error, skip"),
+        (["--users=u00", "--engine=rai"], "engine='rai': expected one of local, ray; did you mean `ray`?"),
         (["--users=u00", "--workers=2"], "--workers=2 requires --engine=ray"),
         (["--users=u00", "--engine=ray"], "--engine=ray writes a file; name the file with --out"),
         (["--users=u00", "--engine=ray", "--workers=0", "--out=r.csv"], "workers='0': expected an integer"),
@@ -80,6 +82,19 @@ def test_bad_words_give_one_line(words: list[str], message: str, run: Path, caps
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--users=zz"], ["--users=u01", "--candidates=zz"], ["--users=zz,yy"]])
+def test_skipping_every_id_leaves_nothing(words: list[str], run: Path, tmp_path: Path, capsys) -> None:
+    assert call("recommend", run, *words, "--on_unknown=skip") == 0
+    assert capsys.readouterr().out.startswith("no recommendations: ")
+    for name in ("none.csv", "none.jsonl", "none.parquet"):
+        assert call("recommend", run, *words, "--on_unknown=skip", f"--out={tmp_path / name}") == 0
+    assert (tmp_path / "none.csv").read_text() == "user,item,score,rank\n"
+    assert (tmp_path / "none.jsonl").read_text().strip() == ""
+    assert [*pd.read_parquet(tmp_path / "none.parquet").columns] == ["user", "item", "score", "rank"]
+    recommender = Recommender.load(run)
+    assert recommender.recommend(["u01"], candidates=["zz"], on_unknown="skip").empty
 
 
 def test_an_interrupted_command_continues(run: Path, tmp_path: Path, monkeypatch) -> None:
@@ -237,5 +252,7 @@ def test_new_items(run: Path, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert call("new-items", run, features, "--items=n2", "--k=3") == 0
     assert capsys.readouterr().out.count("n2") == 3
+    assert call("new-items", run, features, "--items=n2,zz") == 2
+    assert "--items: 'zz': no feature file has a row of this id" in capsys.readouterr().err
     assert call("new-items", run, "--features=image") == 2
     assert "write --features=image=FILE.npy" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,28 @@ def failing(monkeypatch: pytest.MonkeyPatch, log: Path | None) -> None:
             raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr("recbole_siger.quick_start.run_experiment", fail)
+
+
+def test_a_log_whose_folder_is_gone_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of a run that has not begun is removed before the error is told."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        try:
+            with logging_to(folder / "run.log"):
+                raise RuntimeError("no memory")
+        finally:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr("recbole_siger.quick_start.run_experiment", fail)
+    assert main(WORDS) == 1
+    (file,) = re.findall(r"details in (\S+\.log); ", capsys.readouterr().err)
+    assert "Traceback (most recent call last)" in Path(file).read_text()
+    Path(file).unlink()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_log_of_the_run_is_named(

@@ -128,6 +128,16 @@ def test_the_check_of_memory_can_be_overridden(
     assert ("training needs about" in caplog.text) is warned
 
 
+@pytest.mark.parametrize("model", ["SIGER", "BPR"])
+def test_tables_that_cannot_be_made_are_refused_before_they_are(model: str, tmp_path: Path) -> None:
+    """Allocating them would end in a MemoryError, or in minutes of swapping."""
+    message = (
+        r"embedding_size=4611686018427387904: the embeddings of 31 users and 23 items need .*; lower emb"
+    )
+    with pytest.raises(UserError, match=message):
+        make_experiment(tmp_path, model, embedding_size=2**62)
+
+
 @pytest.mark.parametrize("mode", ["maybe", 2, False])
 def test_another_value_of_the_check_is_refused(mode: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"check_memory=.*: expected one of 'refuse', 'warn', 'ignore'"):
@@ -165,6 +175,6 @@ def test_the_command_prints_and_trains_nothing(
     assert "largest" in printed
     assert "gradients" in printed
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(estimate_module, "available", lambda device: 10)
+    monkeypatch.setattr(estimate_module, "available", lambda device: 2**19)
     assert cli.main(words) == 2
     assert "training needs about" in capsys.readouterr().err
