@@ -31,6 +31,7 @@ from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml, shown
 from recbole_siger.registry import (
     check_model_class,
+    check_model_name,
     check_stored_name,
     get_model_class,
     is_of_recbole,
@@ -195,6 +196,7 @@ class Config(RecBoleConfig):
         if not model and "model" not in self._typed[COMMAND_LINE]:
             sources = [source for source, values in self._external if "model" in values]
             check_stored_name(name, sources[-1])
+            check_model_name(name, sources[-1])
         return name, chosen or get_model_class(name), str(data)
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:

@@ -143,16 +143,19 @@ def model_names() -> list[str]:
     return [*MODELS, *sorted({spec.name for spec in _installed()} - set(MODELS)), *_names_in_recbole()]
 
 
-def check_model_name(name: str) -> None:
+def check_model_name(name: str, source: str = "") -> None:
     """Check that a model is registered, or that its name is an import path; nothing is imported.
+
+    Args:
+        name: The name.
+        source: The file that has the name, for the message.
 
     Raises:
         UserError: With the closest name.
     """
     if ":" not in name and name not in model_names():
-        raise UserError(
-            f"Unknown model {name!r}{did_you_mean(name, model_names())} (all: `recbole-siger models`)"
-        )
+        what = f"{source}: model={name!r}: no such model" if source else f"Unknown model {name!r}"
+        raise UserError(f"{what}{did_you_mean(name, model_names())} (all: `recbole-siger models`)")
 
 
 def model_packages() -> dict[str, str]:

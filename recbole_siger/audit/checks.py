@@ -22,6 +22,7 @@ from recbole_siger.data.fingerprint import protocol_facts
 from recbole_siger.data.loading import split_and_load
 from recbole_siger.data.settings import interaction_columns
 from recbole_siger.errors import UserError
+from recbole_siger.evaluation.metrics import USER_METRICS
 from recbole_siger.evaluation.protocol import PROTOCOLS, protocol_id
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.runs.folder import RunFolder
@@ -213,6 +214,10 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
             "FAIL", "selection", f"{file}: missing or damaged, so the choice of the epoch cannot be checked"
         )
         return
+    if [line["epoch"] for line in lines] != list(range(results["n_epochs"])):
+        text = f"{file}: has not one line for each of the {results['n_epochs']} epochs of results.json"
+        yield Finding("FAIL", "selection", text)
+        return
     looked = [line["epoch"] for line in lines if any(key.startswith("test") for key in line)]
     if looked:
         yield Finding("FAIL", "selection", f"metrics.jsonl: test data were read in epoch {looked[0]}")
@@ -222,6 +227,9 @@ def _selection(run: RunFolder, config: Config, results: Mapping[str, Any]) -> It
         yield Finding("FAIL", "selection", f"{file}: has no {metric}, the valid_metric of config.yaml")
         return
     scores = {epoch: metrics[metric] for epoch, metrics in valid.items()}
+    if not scores and results["valid"]:
+        yield Finding("FAIL", "selection", f"{file}: has no validation, but results.json has `valid`")
+        return
     if not scores:
         yield Finding("INFO", "selection", "the run has no validation; the last epoch was tested")
         return
@@ -292,13 +300,17 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
             "INFO", "weights", "the model draws random numbers when it scores; validation differs each time"
         )
         found["valid"] = results["valid"]
+    if not results["valid"]:
+        del found["valid"]  # the run has no validation, see _selection
     for part, metrics in found.items():
-        for key, value in results[part].items():
+        for key in {**results[part], **metrics}:
+            value, told = metrics.get(key), results[part].get(key)
             # Another machine may round scores differently, so that the last printed digit differs by one.
-            if abs(metrics.get(key, np.inf) - value) > 1.01 * 10.0 ** -config["metric_decimal_place"]:
-                text = (
-                    f"{part} {key} of model.safetensors is {metrics.get(key)}, but results.json has {value}"
-                )
+            if (
+                None in (value, told)
+                or not abs(value - told) <= 1.01 * 10.0 ** -config["metric_decimal_place"]
+            ):
+                text = f"{part} {key} of model.safetensors is {value}, but results.json has {told}"
                 yield Finding("FAIL", "weights", text)
                 return
     yield Finding(
@@ -310,17 +322,17 @@ def _users(run: RunFolder, results: Mapping[str, Any], decimals: int) -> Iterato
     if not run.file("users.csv").is_file():
         yield Finding("INFO", "users", "no users.csv; the run ranks nothing or is older than users.csv")
         return
-    frame = run.read_users()
-    columns = [key for key in results["test"] if key in frame.columns]
-    off: Sequence[str] = [
-        key
-        for key in columns
-        if abs(frame[key].mean() - results["test"][key]) > 0.51 * 10.0**-decimals + 1e-12
-    ]
-    if off:
-        mean, told = float(frame[off[0]].mean()), results["test"][off[0]]
-        yield Finding(
-            "FAIL", "users", f"users.csv: the mean of {off[0]} is {mean:.6f}, but results.json has {told}"
-        )
-    else:
-        yield Finding("PASS", "users", f"the means over {len(frame)} users equal the metrics of results.json")
+    try:
+        frame = run.read_users()
+    except UserError as error:
+        yield Finding("FAIL", "users", str(error))
+        return
+    for key, told in results["test"].items():
+        if "[" in key or key.partition("@")[0] not in USER_METRICS:
+            continue  # not a mean over all users
+        mean = float(frame[key].mean()) if key in frame.columns else np.nan
+        if not abs(mean - told) <= 0.51 * 10.0**-decimals + 1e-12:
+            has = f"the mean of {key} is {mean:.6f}" if key in frame.columns else f"has no {key}"
+            yield Finding("FAIL", "users", f"users.csv: {has}, but results.json has {told}")
+            return
+    yield Finding("PASS", "users", f"the means over {len(frame)} users equal the metrics of results.json")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_siger.errors import UserError
 
-__all__ = ["MAX_BYTES", "check_form", "read_bounded", "read_json", "read_json_lines"]
+__all__ = ["MAX_BYTES", "check_form", "is_finite", "read_bounded", "read_json", "read_json_lines"]
 
 MAX_BYTES = 256 * 2**20
 """Size above which a text file of a run or of a search is refused, in bytes."""
@@ -26,12 +27,13 @@ _NAMES: dict[Any, str] = {
 }
 
 Form = type | None | tuple[Any, ...] | Mapping[str, Any] | list[Any]
-"""A type; a tuple of forms of which one must fit; ``{key: form}``, where ``"key?"`` may be absent;
-``{"*": form}`` for a mapping with any keys; ``[form]`` for a list."""
+"""A type, where ``float`` is a finite number and ``int`` has 64 bits; a tuple of forms of which one must fit;
+``{key: form}``, where ``"key?"`` may be absent; ``{"*": form}`` for a mapping with any keys and
+``{"+": form}`` for one with at least one key; ``[form]`` for a list."""
 
 
 def read_bounded(file: Path, fix: str, *, max_bytes: int = MAX_BYTES) -> str:
-    """Read a UTF-8 text file of a bounded size.
+    """Read a UTF-8 text file of a bounded size; line ends are not changed.
 
     Args:
         file: The file; a pipe or a device is refused.
@@ -48,7 +50,7 @@ def read_bounded(file: Path, fix: str, *, max_bytes: int = MAX_BYTES) -> str:
             raise UserError(f"{file}: damaged: not a plain file; {fix}")
         if status.st_size > max_bytes:
             raise UserError(f"{file}: damaged: {status.st_size:,} bytes, more than {max_bytes:,}; {fix}")
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -75,10 +77,12 @@ def read_json(file: Path, form: Form, fix: str, *, max_bytes: int = MAX_BYTES) -
     return content
 
 
-def read_json_lines(file: Path, form: Form, fix: str, *, max_bytes: int = MAX_BYTES) -> list[Any]:
-    """Read a file with one JSON value a line; arguments and errors as for :func:`read_json`."""
+def read_json_lines(
+    file: Path, form: Form, fix: str, *, first: int | None = None, max_bytes: int = MAX_BYTES
+) -> list[Any]:
+    """Read the first lines of a file with one JSON value a line, by default all; see :func:`read_json`."""
     values = []
-    for number, line in enumerate(read_bounded(file, fix, max_bytes=max_bytes).splitlines(), start=1):
+    for number, line in enumerate(read_bounded(file, fix, max_bytes=max_bytes).splitlines()[:first], start=1):
         where = f"{file}, line {number:,}"
         values.append(_parse(line, where, fix))
         check_form(values[-1], form, where, fix)
@@ -123,10 +127,12 @@ def _problem_of_mapping(value: Any, form: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, dict):
         return _mismatch(value, form, key)
     for name in form:
-        if name != "*" and not name.endswith("?") and name not in value:
+        if name == "+" and not value:
+            return f"{key or 'the content'} is empty"
+        if name not in ("*", "+") and not name.endswith("?") and name not in value:
             return f"{f'{key}.' if key else ''}{name} is missing"
     for name, one in value.items():
-        inner = form.get(name, form.get(f"{name}?", form.get("*")))
+        inner = form.get(name, form.get(f"{name}?", form.get("*", form.get("+"))))
         if inner is not None and (problem := _problem(one, inner, f"{key}.{name}" if key else name)):
             return problem
     return ""
@@ -136,15 +142,26 @@ def _fits(value: Any, form: Any) -> bool:
     if form is None:
         return value is None
     if form is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_finite(value)
     if form is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return form is object or isinstance(value, form)
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a value of JSON is a number within the range of 64-bit floats.
+
+    >>> [is_finite(value) for value in (3, 0.5, float("nan"), float("inf"), 10**400, True, "3")]
+    [True, True, False, False, False, False, False]
+    """
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _mismatch(value: Any, form: Form, key: str) -> str:
     shown = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
-    return f"{key or 'the content'} is {shown[:80]}, expected {_name(form)}"
+    is_outside = type(value) in (int, float) and not abs(value) < 2**63
+    limits = " (finite, in 64 bits)" if is_outside else ""
+    return f"{key or 'the content'} is {shown[:80]}, expected {_name(form)}{limits}"
 
 
 def _name(form: Form) -> str:

@@ -86,7 +86,7 @@ class Recommender:
 
     @classmethod
     def load(cls, run_dir: str | Path) -> Recommender:
-        """Open a finished run folder; the embeddings are mapped into memory and read when they are used.
+        """Open a finished run folder; the embeddings are mapped into memory and read once to check them.
 
         Args:
             run_dir: The folder of a finished run.

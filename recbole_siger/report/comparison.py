@@ -252,7 +252,11 @@ def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[s
         protocols=tuple(dict.fromkeys(result["protocol_id"] for result in results)),
         mean={name: float(values("test", name).mean()) for name in columns},
         std={name: float(values("test", name).std(ddof=1)) if several else None for name in columns},
-        valid={name: float(values("valid", name).mean()) for name in columns if name in results[0]["valid"]},
+        valid={
+            name: float(values("valid", name).mean())
+            for name in columns
+            if all(name in result["valid"] for result in results)
+        },
         n_parameters=results[0]["n_parameters"],
         seconds_per_epoch=float(np.mean([result["seconds_per_epoch"] for result in results])),
         peak_memory_mib=float(max(result["peak_memory_mib"] for result in results)),
@@ -297,6 +301,10 @@ def _columns(
     shared = [name for name in tests[0] if all(name in test for test in tests)]
     if asked is None:
         whole = [name for name in shared if "[" not in name]  # not of cold or warm items alone
+        if not whole:
+            raise UserError(
+                "runs without a test metric in common do not share a table; compare runs of one topk"
+            )
         return tuple([name for name in whole if name.split("@")[0] in ("recall", "ndcg")] or whole[:1])
     for name in asked:
         if name.lower() not in shared:

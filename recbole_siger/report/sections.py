@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_siger.common.json_files import is_finite
 from recbole_siger.common.terminal import plain
 from recbole_siger.report.comparison import Entry, bigger_is_better
 from recbole_siger.report.curves import draw_overlay
@@ -132,13 +133,13 @@ def slice_section(results: Results, metric: str) -> str:
 
 
 def _groups(result: Mapping[str, Any], kind: str) -> dict[str, dict[str, float]]:
-    """Return the groups of a slice with the values that are numbers: the file may come from anyone."""
+    """Return the groups of a slice with the values that are finite numbers: the file may come from anyone."""
     slices = result.get("slices")
     found = slices.get(kind) if isinstance(slices, dict) else None
     if not isinstance(found, dict):
         return {}
     return {
-        str(group): {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        str(group): {name: float(value) for name, value in values.items() if is_finite(value)}
         for group, values in found.items()
         if isinstance(values, dict)
     }

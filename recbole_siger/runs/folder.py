@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,14 +43,19 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINT", "RunFolder"]
 
+CHECKPOINT = "checkpoint.safetensors"
+
 _FORMAT = "recbole_siger/1"
 _DAMAGED = "train again"
+_COPY = "copy the whole run folder, or train again"
+_MISSING = {
+    "model.safetensors": f"the run has --saved=False or the folder is damaged, {_DAMAGED}",
+    CHECKPOINT: f"the run has not reached a checkpoint or the folder is damaged, {_DAMAGED}",
+}
 # What a run writes before config.yaml, the mark of a run that has begun.
 _BEFORE_START = ("run.log", "ids/users.txt", "ids/items.txt", "digests.json")
 
 _MAX_IDS = 8 * 2**30  # bytes
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class RunFolder:
@@ -183,19 +189,31 @@ class RunFolder:
         """Compare the ids of a dataset with those used in training.
 
         Raises:
-            UserError: If a token changed its id.
+            UserError: If a token changed its id, or a file is missing or damaged.
         """
         for name, tokens in (("users", users), ("items", items)):
-            file = self.file(f"ids/{name}.txt")
-            try:
-                kept = read_bounded(file, _DAMAGED, max_bytes=_MAX_IDS).split("\n")[:-1]
-            except FileNotFoundError:
-                raise UserError(f"{file}: missing; the run folder is damaged, train again") from None
-            if kept != list(tokens):
+            if self.read_ids(name) != list(tokens):
                 raise UserError(
-                    f"{file}: the ids of {name} differ from those used in training; "
+                    f"{self.file(f'ids/{name}.txt')}: the ids of {name} differ from those used in training; "
                     "restore the dataset or train again"
                 )
+
+    def read_ids(self, name: str) -> list[str]:
+        """Return the raw tokens of ``ids/<name>.txt``, padding first; lines end with LF or CRLF.
+
+        Raises:
+            UserError: If the file is missing or damaged, or two lines have the same id.
+        """
+        file = self.file(f"ids/{name}.txt")
+        try:
+            text = read_bounded(file, _COPY, max_bytes=_MAX_IDS)
+        except FileNotFoundError:
+            raise UserError(f"{file}: missing; {_COPY}") from None
+        tokens = text.replace("\r\n", "\n").split("\n")[:-1]
+        if len(set(tokens)) < len(tokens):
+            twice = next(token for token, n in Counter(tokens).items() if n > 1)
+            raise UserError(f"{file}: damaged: the id {twice[:50]!r} occurs twice; {_COPY}")
+        return tokens
 
     def write_digests(self, digests: Mapping[str, str]) -> None:
         """Store a checksum of each split and of each feature matrix."""
@@ -248,25 +266,37 @@ class RunFolder:
             stream.write(json.dumps(record) + "\n")
 
     def truncate_metrics(self, n_epochs: int) -> None:
-        """Remove the lines of epochs that a resumed run repeats."""
-        file = self.file("metrics.jsonl")
-        if file.exists():
-            write_text(
-                file,
-                "".join(f"{line}\n" for line in file.read_text(encoding="utf-8").splitlines()[:n_epochs]),
-            )
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of ``metrics.jsonl``, one for each epoch.
+        """Remove the lines of epochs that a resumed run repeats.
 
         Raises:
-            UserError: If the file is missing or damaged.
+            UserError: If lines are kept and the file is not text.
+        """
+        file = self.file("metrics.jsonl")
+        if file.exists():
+            lines = read_bounded(file, _DAMAGED).splitlines()[:n_epochs] if n_epochs else []
+            write_text(file, "".join(f"{line}\n" for line in lines))
+
+    def read_metrics(self, n_epochs: int | None = None, metric: str | None = None) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``, one for each epoch.
+
+        Args:
+            n_epochs: Number of epochs whose lines are read, from epoch 0; by default all lines.
+            metric: A metric that each validation must have.
+
+        Raises:
+            UserError: If the file is missing or damaged, or lacks one of the epochs or the metric.
         """
         file = self.file("metrics.jsonl")
         try:
-            return read_json_lines(file, EPOCH, _DAMAGED)
+            rows = read_json_lines(file, EPOCH, _DAMAGED, first=n_epochs)
         except FileNotFoundError:
             raise UserError(f"{file}: missing; the run has not finished an epoch") from None
+        if n_epochs is not None and [row["epoch"] for row in rows] != list(range(n_epochs)):
+            raise UserError(f"{file}: damaged: expected one line for each epoch below {n_epochs}; {_DAMAGED}")
+        for row in rows if metric else ():
+            if row["valid"] and metric not in row["valid"]:
+                raise UserError(f"{file}: damaged: epoch {row['epoch']} has no {metric}; {_DAMAGED}")
+        return rows
 
     def write_users(self, frame: pd.DataFrame) -> None:
         """Store the test metrics of each user: ``user_id``, ``n_train``, and a column for each metric."""
@@ -309,12 +339,7 @@ class RunFolder:
         """
         file = self.file(name)
         if not file.is_file():
-            hint = (
-                "the run has --saved=False"
-                if name == "model.safetensors"
-                else "the run has not reached a checkpoint"
-            )
-            raise UserError(f"{file}: missing; {hint} or the folder is damaged, train again")
+            raise UserError(f"{file}: missing; {_MISSING.get(name, _COPY)}")
         try:
             with safe_open(file, framework="pt") as stream:
                 metadata = stream.metadata() or {}

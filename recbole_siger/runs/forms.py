@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from recbole_siger.common.json_files import Form, read_bounded
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import MAX_BYTES, load_yaml
@@ -40,7 +42,8 @@ RESULTS: Form = {
     "seed": int,
     "best_epoch": (int, None),
     "valid": _SCORES,
-    "test": _SCORES,
+    "test": {"+": float},
+    "chance?": _SCORES,  # of cold-start runs
     "n_epochs": int,
     "seconds_per_epoch": float,
     "peak_memory_mib": float,
@@ -51,7 +54,7 @@ RESULTS: Form = {
 
 
 def read_config_file(file: Path) -> dict[str, Any]:
-    """Read a ``config.yaml``: a mapping that names a model and a dataset.
+    """Read a ``config.yaml``: a mapping that names a model and a dataset in text.
 
     Raises:
         UserError: If the file is damaged.
@@ -64,6 +67,9 @@ def read_config_file(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: damaged: {_first_line(error)}; train again") from None
     if not isinstance(values, dict) or not {"model", "dataset"} <= set(values):
         raise UserError(f"{file}: not written by recbole-siger (it has no model or dataset)")
+    for key in ("model", "dataset"):
+        if not isinstance(values[key], str) or not values[key]:
+            raise UserError(f"{file}: damaged: {key}={values[key]!r}, expected a name; train again")
     if odd := [key for key in values if not isinstance(key, str)]:
         raise UserError(f"{file}: damaged: the key {odd[0]!r} is not text; train again")
     return values
@@ -73,7 +79,7 @@ def read_users_file(file: Path) -> pd.DataFrame:
     """Read a ``users.csv``: ``user_id`` as text, ``n_train``, and one column for each metric and cut-off.
 
     Raises:
-        UserError: If the file is missing or damaged.
+        UserError: If the file is missing or damaged, or has a number that is not finite.
     """
     import pandas as pd
 
@@ -90,6 +96,8 @@ def read_users_file(file: Path) -> pd.DataFrame:
         pd.api.types.is_numeric_dtype(frame[name]) for name in numbers
     ):
         raise UserError(f"{file}: damaged: not a table of users and their metrics; train again")
+    if odd := [name for name in numbers if not np.isfinite(frame[name]).all()]:
+        raise UserError(f"{file}: damaged: {odd[0]} has a number that is not finite; train again")
     return frame
 
 

@@ -59,7 +59,6 @@ ITEMS_FILE = "items.tsv"
 
 Kind = Literal["embeddings", "item_item", "item_score"]
 
-MAX_ID_BYTES = 4 * 2**30
 _ALIGNED = 64
 BLOCK_BYTES = 32 * 2**20
 """Scores that are held at a time."""
@@ -88,6 +87,18 @@ class Scoring:
         """Write ``embeddings.safetensors``."""
         facts = {"kind": self.kind, "model": self.model, "n_users": self.n_users, "n_items": self.n_items}
         run.write_tensors(EMBEDDINGS_FILE, self.tensors, **facts)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers are finite, those of the padding item left out; one pass over the tensors."""
+        parts = dict(self.tensors)
+        if self.kind == "item_score":
+            parts["score"] = parts["score"][1:]
+        elif "matrix" in parts:
+            parts["matrix"] = parts["matrix"][1:, 1:]
+        floats = (x for x in parts.values() if x.is_floating_point() and x.numel())
+        # NaN is the least and the greatest of numbers with NaN, and no table of booleans is needed.
+        return all(torch.stack(tuple(x.aminmax())).isfinite().all() for x in floats)
 
     def scores(self, users: Tensor, history: ItemLists) -> Tensor:
         """Score all items for some users.
@@ -162,11 +173,11 @@ def padded_columns(table: Tensor) -> Tensor:
 
 
 def open_scoring(run: RunFolder) -> Scoring:
-    """Map ``embeddings.safetensors`` of a run folder into memory and check types and shapes.
+    """Map ``embeddings.safetensors`` of a run folder into memory and check types, shapes and numbers.
 
     Raises:
-        UserError: If the file is damaged or was not written by this package. A missing file is the caller's
-            to explain.
+        UserError: If the file is damaged, has a number that is not finite, or was not written by this
+            package. A missing file is the caller's to explain.
     """
     state, facts = run.read_tensors(EMBEDDINGS_FILE)
     file = run.file(EMBEDDINGS_FILE)
@@ -183,7 +194,7 @@ def _check_scoring(file: Path, scoring: Scoring) -> None:
     state, n_users, n_items = scoring.tensors, scoring.n_users, scoring.n_items
     expected: dict[str, tuple[int | None, ...]] = {"score": (n_items,)}
     if scoring.kind == "embeddings":
-        width = state["user"].shape[-1] if "user" in state else 0
+        width = max(state["user"].shape[1:2].numel(), 1) if "user" in state else 1
         expected = {"user": (n_users, width), "item": (n_items, width)}
     elif scoring.kind == "item_item":
         expected = {"matrix": (n_items, n_items)}
@@ -193,6 +204,8 @@ def _check_scoring(file: Path, scoring: Scoring) -> None:
     for name, shape in expected.items():
         if name not in state or tuple(state[name].shape) != shape or state[name].dtype != torch.float32:
             raise _damaged(file, f"{name!r} is not float32 of shape {shape}")
+    if not scoring.is_finite:
+        raise _damaged(file, "a number is NaN or infinite")
 
 
 def check_csr(
@@ -255,15 +268,10 @@ def read_ids(run: RunFolder, name: str, n_rows: int) -> list[str]:
     """Return the raw tokens of ``ids/<name>.txt``, padding first.
 
     Raises:
-        UserError: If the file is missing, too large, damaged, or has another number of lines than ``n_rows``.
+        UserError: As :meth:`~recbole_siger.runs.folder.RunFolder.read_ids`, or if the file has another number
+            of lines than ``n_rows``.
     """
-    file = run.file(f"ids/{name}.txt")
-    try:
-        if file.stat().st_size > MAX_ID_BYTES:
-            raise UserError(f"{file}: is larger than {MAX_ID_BYTES:,} bytes; the run folder is damaged")
-        tokens = file.read_bytes().decode("utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{file}: missing or damaged; copy the whole run folder, or train again") from None
+    file, tokens = run.file(f"ids/{name}.txt"), run.read_ids(name)
     if len(tokens) != n_rows:
         raise UserError(
             f"{file}: has {len(tokens):,} lines, {EMBEDDINGS_FILE} has {n_rows:,} rows; "

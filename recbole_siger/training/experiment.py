@@ -23,7 +23,7 @@ from recbole_siger.data.loading import load_with_recbole, split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import protocol_id
 from recbole_siger.model.acceleration import accelerate
-from recbole_siger.registry import check_stored_name, model_name, short_name
+from recbole_siger.registry import check_model_name, check_stored_name, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
 from recbole_siger.training.kinds import build_model, check_kind, check_labels, check_tracking
@@ -78,12 +78,14 @@ def config_of_run(
         changes: Keys that replace those of the folder.
 
     Raises:
-        UserError: If ``model`` is not the model of the folder, or is needed and missing.
+        UserError: If ``model`` is not the model of the folder, or is needed and missing, or the folder names
+            no known model.
     """
     values, file = run.read_config(), run.file("config.yaml")
     stored = str(values["model"])
     if model is None:
         check_stored_name(stored, str(file))
+        check_model_name(stored, str(file))
     elif stored != (given := model if isinstance(model, str) else model_name(model)):
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_siger.common.json_files import Form, check_form, is_finite
+from recbole_siger.errors import UserError
 from recbole_siger.runs.checkpoint import (
+    KINDS,
+    OPTIMIZER,
+    RANDOM,
     State,
     pack,
     pack_optimizer,
@@ -24,7 +31,23 @@ from recbole_siger.runs.checkpoint import (
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.selection import ModelState, does_not_fit
 
-__all__ = ["Checkpoints", "Parts", "optimizers_of"]
+__all__ = ["Checkpoints", "Parts", "optimizers_of", "read_checkpoint"]
+
+_FORM: Form = {
+    "model_name": str,
+    "counters": {
+        "epoch": int,
+        "cur_step": int,
+        "best_epoch": (int, None),
+        "best_valid_score": object,  # a number; infinite before the first validation
+        "best_valid_result": ({"*": float}, None),
+        "seconds": [float],
+    },
+    "plain": KINDS,
+    "other": KINDS,
+    "random": RANDOM,
+}
+_FIX = "train again"
 
 
 @dataclass(frozen=True)
@@ -93,12 +116,14 @@ class Checkpoints:
         Raises:
             UserError: If the checkpoint is missing, damaged, or of another model.
         """
-        state, metadata = run.read_tensors(CHECKPOINT)
+        state, metadata = read_checkpoint(run)
+        form: Form = {f"{name}?": OPTIMIZER for name in parts.optimizers}
+        check_form(metadata, form, str(run.file(CHECKPOINT)), _FIX)
         try:
             if metadata["model_name"] != self._name:
                 raise ValueError(f"it belongs to {metadata['model_name']}, but config.yaml has {self._name}")
-            return _load(state, metadata, parts), dict(metadata["counters"])
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            return _load(state, metadata, parts), metadata["counters"]
+        except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
             raise does_not_fit(run.file(CHECKPOINT), error) from None
 
     def _reassigned(self, model: Any) -> dict[str, Any]:
@@ -106,24 +131,70 @@ class Checkpoints:
         return {
             name: value
             for name, value in vars(model).items()
-            if value is not self._built_with.get(name)
-            and isinstance(value, int | float | np.ndarray | Tensor)
-            and getattr(value, "layout", torch.strided) == torch.strided  # SGL draws its graphs each epoch
-            and not name.startswith(("_", "restore_"))
-            and name != "training"
+            if value is not self._built_with.get(name) and _is_state(name, value)
         }
+
+
+def read_checkpoint(run: RunFolder) -> tuple[State, dict[str, Any]]:
+    """Return the tensors and the JSON of ``checkpoint.safetensors``; the JSON has the form of a checkpoint.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    state, metadata = run.read_tensors(CHECKPOINT)
+    file = run.file(CHECKPOINT)
+    check_form(metadata, _FORM, str(file), _FIX)
+    found = metadata["counters"]
+    best, score, n_epochs = found["best_epoch"], found["best_valid_score"], found["epoch"] + 1
+    is_possible = n_epochs > 0 and found["cur_step"] >= 0 and (best is None or 0 <= best < n_epochs)
+    is_score = is_finite(score) or score in (math.inf, -math.inf)
+    if not is_possible or not is_score or len(found["seconds"]) != n_epochs:
+        raise UserError(f"{file}: damaged: no training has the counters of the file; {_FIX}")
+    return state, metadata
+
+
+def _is_state(name: str, value: Any) -> bool:
+    """Return whether an attribute of a model can be state outside the state dict."""
+    return (
+        isinstance(value, int | float | np.ndarray | Tensor)
+        and getattr(value, "layout", torch.strided) == torch.strided  # SGL draws its graphs each epoch
+        and not name.startswith(("_", "restore_"))
+        and name != "training"
+    )
+
+
+def _check_attribute(model: Any, name: str, value: Any) -> None:
+    """Refuse an attribute that the model would not have written, such as a method.
+
+    Raises:
+        ValueError: If the model has something else under this name, or no method that uses the name.
+    """
+    own = getattr(model, name, None)
+    if _is_state(name, value) and (_is_state(name, own) or (own is None and _names(model, name))):
+        return
+    raise ValueError(f"training does not change the attribute {name!r} of the model")
+
+
+def _names(model: Any, name: str) -> bool:
+    """Return whether a model has an attribute, or a method that mentions it: training may add attributes."""
+    functions = (f for cls in type(model).__mro__ for f in vars(cls).values() if inspect.isfunction(f))
+    return name in vars(model) or any(name in inspect.unwrap(f).__code__.co_names for f in functions)
 
 
 def _load(state: State, metadata: Mapping[str, Any], parts: Parts) -> ModelState | None:
     parts.model.load_state_dict(select(state, "model."))
     for name, value in unpack(select(state, "plain."), metadata["plain"]).items():
+        _check_attribute(parts.model, name, value)
         setattr(parts.model, name, value.to(parts.device) if isinstance(value, Tensor) else value)
     for name, optimizer in parts.optimizers.items():
         if name in metadata:
             unpack_optimizer(optimizer, select(state, f"{name}."), metadata[name])
     unpack_random(parts.generators, parts.device, select(state, "random."), metadata["random"])
-    best = select(state, "best.")
-    return ModelState(best, unpack(select(state, "other."), metadata["other"])) if best else None
+    best = ModelState(select(state, "best."), unpack(select(state, "other."), metadata["other"]))
+    if metadata["counters"]["best_epoch"] is None:
+        return None
+    best.check(parts.model)
+    return best
 
 
 def optimizers_of(trainer: Any) -> dict[str, torch.optim.Optimizer]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from recbole_siger.common.json_files import check_form
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import PROTOCOLS
-from recbole_siger.runs.checkpoint import State, pack, select, unpack
+from recbole_siger.runs.checkpoint import KINDS, State, pack, select, unpack
 from recbole_siger.runs.folder import RunFolder
 
 __all__ = ["MODEL_FILE", "ModelState", "Plateau", "Selection", "does_not_fit", "doubts"]
@@ -47,8 +48,25 @@ class ModelState:
         other = {key: value for key, value in model.other_parameter().items() if not key.startswith(_CACHE)}
         return cls(parameters, other)
 
+    def check(self, model: Any) -> None:
+        """Raise a ValueError if this is not a state of the model: other names or other shapes."""
+        own, state = model.state_dict(), self.parameters
+        odd = [
+            key
+            for key in {**own, **state}
+            if getattr(own.get(key), "shape", 0) != getattr(state.get(key), "shape", 0)
+        ]
+        odd += self.other.keys() ^ {key for key in model.other_parameter() if not key.startswith(_CACHE)}
+        if odd:
+            raise ValueError(f"{odd[0]} is missing, of another shape, or not of the model")
+
     def load_into(self, model: Any, device: Any) -> None:
-        """Set a model to this state and drop its caches of embeddings."""
+        """Set a model to this state and drop its caches of embeddings.
+
+        Raises:
+            ValueError: If this is not a state of the model.
+        """
+        self.check(model)
         model.load_state_dict(self.parameters)
         model.load_other_parameter(
             {
@@ -72,12 +90,13 @@ class ModelState:
         """Read ``model.safetensors``.
 
         Raises:
-            UserError: If the file holds another model.
+            UserError: If the file holds another model or its JSON is damaged.
             KeyError: If a tensor is missing.
         """
         state, metadata = run.read_tensors(MODEL_FILE)
-        if metadata.get("model") != name:
-            file = run.file(MODEL_FILE)
+        file = run.file(MODEL_FILE)
+        check_form(metadata, {"model": str, "other": KINDS}, str(file), "train again")
+        if metadata["model"] != name:
             raise UserError(f"{file}: contains a {metadata.get('model')}, but config.yaml has {name}")
         return cls(select(state, "model."), unpack(select(state, "other."), metadata["other"]))
 

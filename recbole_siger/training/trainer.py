@@ -330,11 +330,13 @@ class RunTrainer(Trainer):
         """Continue from the run folder's checkpoint; return the first epoch to train.
 
         Raises:
-            UserError: If the checkpoint is missing, damaged, or of another model.
+            UserError: If the checkpoint is missing, damaged, or of another model, or metrics.jsonl lacks an
+                epoch of the checkpoint. Nothing is written then.
         """
         assert self.run is not None
         self._train_data = train_data
         self.selection.state, counters = self.checkpoints.read(self.run, self._parts())
+        rows = self.run.read_metrics(counters["epoch"] + 1, self.valid_metric)
         self.cur_step, self.selection.epoch = counters["cur_step"], counters["best_epoch"]
         self.best_valid_score = counters["best_valid_score"]
         self.best_valid_result = counters["best_valid_result"]
@@ -342,7 +344,6 @@ class RunTrainer(Trainer):
         self.n_epochs = self.start_epoch
         self._write_model()  # the file may be from an epoch that is trained again
         self.run.truncate_metrics(self.start_epoch)
-        rows = self.run.read_metrics()
         for row in rows:
             self.selection.plateau.add(row["epoch"], self._bpr(row["loss"]))
         self.scores = {row["epoch"]: row["valid"][self.valid_metric] for row in rows if row["valid"]}

@@ -132,7 +132,7 @@ def _candidates(model: Any, name: str) -> Iterator[Scoring]:
     sizes = model.n_users, model.n_items
     for user, item in _table_pairs(model):
         fits = user.dim() == 2 and (len(user), len(item)) == sizes and user.shape[1:] == item.shape[1:]
-        if fits and user.isfinite().all() and item.isfinite().all():
+        if fits:
             yield Scoring("embeddings", name, {"user": user, "item": item}, *sizes)
     for attribute in ("w", "item_similarity"):
         if (matrix := getattr(model, attribute, None)) is not None and matrix.shape == (sizes[1],) * 2:
@@ -175,7 +175,12 @@ def _matrix_tensors(matrix: Any) -> dict[str, Tensor]:
 
 
 def _agrees(scoring: Scoring, users: Tensor, scores: Tensor, trained: ItemLists) -> bool:
-    """Compare the scores of a rule with those of the model, all items but the padding item."""
+    """Compare the scores of a rule with those of the model, all items but the padding item.
+
+    A rule with a number that is not finite agrees with nothing.
+    """
+    if not scoring.is_finite:
+        return False
     found = scoring.scores(users, trained)[:, 1:]
     scale = max(float(scores[:, 1:].abs().amax()), 1e-6)
     return bool(((found - scores[:, 1:]).abs() <= TOLERANCE * scale).all())

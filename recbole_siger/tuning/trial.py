@@ -21,6 +21,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.experiment import build_experiment
 from recbole_siger.training.progress import EpochRecord, Progress, Standing
+from recbole_siger.training.resuming import read_checkpoint
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.space import Point, point_id
 
@@ -163,9 +164,9 @@ class _Reporter(Progress):
 def usable_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in a trial's folder, or None."""
     for path in sorted(folder.glob("checkpoint_*"), reverse=True):
-        with contextlib.suppress(UserError, KeyError):
+        with contextlib.suppress(UserError):
             run = RunFolder.open(path)
-            _, metadata = run.read_tensors(CHECKPOINT)
+            _, metadata = read_checkpoint(run)
             if len(run.read_metrics()) == metadata["counters"]["epoch"] + 1:
                 return path
     return None

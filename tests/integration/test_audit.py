@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from recbole_siger.audit import checks as audit_module
 from recbole_siger.audit.checks import audit
 from recbole_siger.audit.graphs import Finding
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.errors import UserError
 from recbole_siger.graph import eisg
 from recbole_siger.quick_start import run_experiment
 from recbole_siger.tuning.ledger import Ledger
@@ -366,6 +369,61 @@ def test_a_run_without_validation_has_nothing_to_choose(settings: Settings) -> N
     findings = audit(None, "blind")
     assert Finding("INFO", "selection", "the run has no validation; the last epoch was tested") in findings
     assert any(finding.check == "weights" and finding.verdict == "INFO" for finding in findings)
+
+
+def without(part: str, run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    results[part].pop("ndcg@3")
+    doctor(run_dir, **{part: results[part]})
+
+
+def rewrite(name: str, change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def damage(run_dir: Path) -> None:
+        file = run_dir / name
+        file.write_text("".join(f"{line}\n" for line in change(file.read_text().splitlines())))
+
+    return damage
+
+
+def cut(line: str) -> str:
+    return ",".join(line.split(",")[:2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (partial(without, "test"), "weights: test ndcg@3 of model.safetensors is 0."),
+        (partial(without, "valid"), "weights: valid ndcg@3 of model.safetensors is 0."),
+        (partial(doctor, test={"recall@5": 0.5, "x": 1.0}), "weights: test recall@5"),
+        (
+            rewrite("users.csv", lambda lines: [cut(line) for line in lines]),
+            "users: users.csv: has no recall@",
+        ),
+        (rewrite("users.csv", lambda lines: lines[:1]), "users: "),
+        (rewrite("users.csv", lambda lines: [lines[0], f"{cut(lines[1])}{',inf' * 12}"]), "is not finite"),
+        (rewrite("metrics.jsonl", lambda lines: []), "has not one line for each of the 6 epochs"),
+        (rewrite("metrics.jsonl", lambda lines: lines[:-1]), "has not one line for each of the 6 epochs"),
+        (rewrite("metrics.jsonl", lambda lines: [lines[0], *lines[:-1]]), "has not one line for each"),
+        (
+            rewrite(
+                "metrics.jsonl", lambda lines: [re.sub(r'"valid": {.*?}', '"valid": null', x) for x in lines]
+            ),
+            "has no validation, but results.json has `valid`",
+        ),
+    ],
+)
+def test_numbers_that_are_missing_or_not_finite_fail(
+    damage: Callable[[Path], None], said: str, run_dir: Path
+) -> None:
+    damage(run_dir)
+    assert any(said in text for text in failures(audit(None, run_dir)))
+
+
+@pytest.mark.parametrize("test", [{}, {"recall@5": float("nan")}, {"recall@5": 10**400}])
+def test_results_without_numbers_are_refused(test: dict[str, float], run_dir: Path) -> None:
+    doctor(run_dir, test=test)
+    with pytest.raises(UserError, match=r"^run/results\.json: damaged: test"):
+        audit(None, run_dir)
 
 
 # ---- the command

@@ -15,6 +15,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.model.general_recommender.siger import SIGER
 from recbole_siger.registry import (
     MODELS,
+    check_model_name,
     check_stored_name,
     get_model_class,
     model_name,
@@ -100,6 +101,14 @@ def test_an_unknown_name_is_answered_with_the_nearest(word: str, meant: str) -> 
         get_model_class(word)
     assert str(caught.value) == (
         f"Unknown model {word!r}; did you mean `{meant}`? (all: `recbole-siger models`)"
+    )
+
+
+def test_an_unknown_name_of_a_file_names_the_file() -> None:
+    with pytest.raises(UserError) as caught:
+        check_model_name("SIGR", "run/config.yaml")
+    assert str(caught.value) == (
+        "run/config.yaml: model='SIGR': no such model; did you mean `SIGER`? (all: `recbole-siger models`)"
     )
 
 

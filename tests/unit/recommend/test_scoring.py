@@ -16,6 +16,7 @@ from recbole_siger.recommend.similar import cosines_of
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs, write_graphs
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.runs.scoring import Scoring, open_scoring, padded_columns
+from recbole_siger.training.use_files import _agrees
 
 HISTORY = ItemLists.from_pairs(np.array([1, 1, 2]), np.array([3, 4, 1]), 3, 5)
 
@@ -36,6 +37,13 @@ def test_sparse_and_dense_item_matrices_score_alike() -> None:
         assert torch.allclose(pairs, torch.stack([scores[1, 1], scores[0, 1], scores[1, 3]]))
 
 
+def spoilt(*shape: int, value: str = "nan") -> torch.Tensor:
+    """Return ones, the last of which is not finite."""
+    table = torch.ones(*shape)
+    table.view(-1)[-1] = float(value)
+    return table
+
+
 @pytest.mark.parametrize(
     ("kind", "tensors", "message"),
     [
@@ -50,6 +58,25 @@ def test_sparse_and_dense_item_matrices_score_alike() -> None:
             "'item' is not float32 of shape",
         ),
         ("embeddings", {"item": torch.ones(5, 2)}, "'user' is not float32 of shape"),
+        (
+            "embeddings",
+            {"user": torch.ones(3, 0), "item": torch.ones(5, 0)},
+            r"'user' is not float32 of shape \(3, 1\)",
+        ),
+        ("embeddings", {"user": torch.ones(()), "item": torch.ones(5, 2)}, "'user' is not float32 of shape"),
+        ("embeddings", {"user": spoilt(3, 2), "item": torch.ones(5, 2)}, "a number is NaN or infinite"),
+        (
+            "embeddings",
+            {"user": torch.ones(3, 2), "item": spoilt(5, 2, value="inf")},
+            "a number is NaN or infinite",
+        ),
+        ("item_score", {"score": spoilt(5, value="-inf")}, "a number is NaN or infinite"),
+        ("item_item", {"matrix": spoilt(5, 5)}, "a number is NaN or infinite"),
+        (
+            "item_item",
+            {"indptr": torch.tensor([0, 0, 0, 0, 0, 1]), "columns": torch.tensor([2]), "values": spoilt(1)},
+            "a number is NaN or infinite",
+        ),
         ("item_score", {"score": torch.ones(5).double()}, "'score' is not float32"),
         ("item_item", {"matrix": torch.ones(5, 4)}, "'matrix' is not float32"),
         ("other", {}, "no known kind"),
@@ -60,6 +87,21 @@ def test_damaged_embeddings_are_refused(kind: str, tensors: dict, message: str, 
     Scoring(kind, "X", tensors, 3, 5).write(run)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(UserError, match=message):
         open_scoring(run)
+
+
+def test_scores_of_the_padding_item_have_no_meaning(tmp_path: Path) -> None:
+    run, matrix = RunFolder(tmp_path), torch.ones(5, 5)
+    matrix[0], matrix[:, 0] = torch.nan, -torch.inf
+    for kind, tensors in (("item_score", {"score": matrix[3]}), ("item_item", {"matrix": matrix})):
+        Scoring(kind, "X", tensors, 3, 5).write(run)  # type: ignore[arg-type]  # one of the kinds
+        assert open_scoring(run).is_finite
+
+
+def test_a_rule_with_a_number_that_is_not_finite_is_not_stored() -> None:
+    """The compared users need not meet the number."""
+    scoring = Scoring("item_item", "X", {"matrix": spoilt(5, 5)}, 3, 5)
+    users = torch.tensor([2])
+    assert not _agrees(scoring, users, scoring.scores(users, HISTORY), HISTORY)
 
 
 def test_features_are_stored_without_loss_and_as_float16_where_possible(tmp_path: Path) -> None:

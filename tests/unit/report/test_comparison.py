@@ -106,6 +106,18 @@ def table(entries: list[Entry]) -> Comparison:
     return compare_entries("SIGER & others", entries, TableParams())
 
 
+def test_runs_without_a_metric_in_common_are_refused(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"k{k}", test={f"recall@{k}": 0.5}) for k in (5, 7)]
+    with pytest.raises(UserError, match="runs without a test metric in common"):
+        compare_entries("x", [Entry(run.path.name, (run,)) for run in runs], TableParams())
+
+
+def test_a_validation_metric_that_one_seed_lacks_has_no_mean(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2, valid={"ndcg@5": 0.5})]
+    (row,) = compare_entries("x", [Entry("BPR", tuple(runs))], TableParams()).rows
+    assert set(row.valid) == {"ndcg@5"}
+
+
 def test_rows_hold_means_and_costs(table: Comparison, entries: list[Entry]) -> None:
     siger, light, ease, failed = table.rows
     values = [run.read_results()["test"]["recall@5"] for run in entries[1].runs]

@@ -189,6 +189,7 @@ def test_configurations_of_one_model_are_rows_of_their_own(runs: list[Path], tmp
 
 def test_slices_of_a_damaged_file_are_left_out(runs: list[Path], tmp_path: Path) -> None:
     damaged: list[Any] = [[1], {"item_popularity": [2]}, {"item_popularity": {"head": "<i>x</i>"}}, {"a": {}}]
+    damaged += [{"item_popularity": {"head": {"recall@5": value}}} for value in (10**400, float("nan"))]
     for slices in damaged:
         file = runs[2] / "results.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "slices": slices}))

@@ -25,6 +25,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.runs.checkpoint import pack, unpack
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.runs.forms import RESULTS
+from recbole_siger.runs.scoring import read_ids
 
 STATE = {"model.weight": torch.arange(6.0).reshape(2, 3), "model.bias": torch.tensor([1, 2])}
 
@@ -201,6 +202,7 @@ def test_a_file_of_ours_with_broken_metadata(run: RunFolder, metadata: Any) -> N
     [
         ("model.safetensors", "--saved=False"),
         ("checkpoint.safetensors", "the run has not reached a checkpoint"),
+        ("seen.safetensors", "missing; copy the whole run folder, or train again"),
     ],
 )
 def test_a_missing_file(tmp_path: Path, name: str, hint: str) -> None:
@@ -219,6 +221,9 @@ def test_a_missing_file(tmp_path: Path, name: str, hint: str) -> None:
         (b"", "no model or dataset"),
         (b"- model\n", "no model or dataset"),
         (b"model: BPR\n", "no model or dataset"),
+        (b"model: [a]\ndataset: toy\n", "damaged: model=['a'], expected a name"),
+        (b"model: BPR\ndataset:\n", "damaged: dataset=None, expected a name"),
+        (b"model: ''\ndataset: toy\n", "damaged: model='', expected a name"),
     ],
 )
 def test_a_damaged_config(run: RunFolder, content: bytes, part: str) -> None:
@@ -264,6 +269,29 @@ def test_missing_or_damaged_ids(run: RunFolder) -> None:
     with pytest.raises(UserError) as caught:
         run.check_ids(["[PAD]", "u1", "ü"], ["[PAD]", "a b"])
     assert "missing" in told(caught, file)
+
+
+def test_ids_have_one_reader(run: RunFolder) -> None:
+    """Line ends may be those of Windows; a carriage return within an id is a letter of the id."""
+    file = run.file("ids/users.txt")
+    file.write_bytes("[PAD]\r\nu1\r\nü\r\n".encode())
+    run.check_ids(["[PAD]", "u1", "ü"], ["[PAD]", "a b"])
+    assert read_ids(run, "users", 3) == ["[PAD]", "u1", "ü"]
+    run.write_ids(["[PAD]", "u\r1", "ü"], ["[PAD]", "a b"])
+    run.check_ids(["[PAD]", "u\r1", "ü"], ["[PAD]", "a b"])
+    assert read_ids(run, "users", 3) == ["[PAD]", "u\r1", "ü"]
+    with pytest.raises(UserError, match=r"has 3 lines, embeddings\.safetensors has 4 rows"):
+        read_ids(run, "users", 4)
+
+
+@pytest.mark.parametrize("name", ["users", "items"])
+def test_an_id_that_occurs_twice_is_refused(run: RunFolder, name: str) -> None:
+    ids = {"users": ["[PAD]", "u1", "ü"], "items": ["[PAD]", "a b"]}
+    run.write_ids(**{**ids, name: ["[PAD]", "x", "y", "x"]})
+    for read in (lambda: run.check_ids(**ids), lambda: read_ids(run, name, 4)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert "damaged: the id 'x' occurs twice; copy" in told(caught, run.file(f"ids/{name}.txt"))
 
 
 # ---- the folder
@@ -416,13 +444,24 @@ def whole_results() -> dict[str, Any]:
     return {
         key: values.get(form if isinstance(form, type) else form[0] if isinstance(form, tuple) else dict)
         for key, form in RESULTS.items()  # type: ignore[union-attr]  # a mapping
-    }
+    } | {"test": {"recall@20": 0.5}}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
         ("test", {"recall@20": "high"}, "test.recall@20 is 'high', expected a number"),
+        (
+            "test",
+            {"recall@20": float("nan")},
+            "test.recall@20 is nan, expected a number (finite, in 64 bits)",
+        ),
+        ("valid", {"recall@20": -float("inf")}, "valid.recall@20 is -inf, expected a number (finite"),
+        ("test", {"recall@20": 10**400}, "expected a number (finite, in 64 bits)"),
+        ("n_parameters", 10**400, "expected an integer (finite, in 64 bits)"),
+        ("best_epoch", 2**63, "expected an integer or null (finite, in 64 bits)"),
+        ("test", {}, "test is empty"),
+        ("chance", {"recall@20": 10**400}, "expected a number (finite, in 64 bits)"),
         ("valid", [1], "valid is a list, expected an object"),
         ("seed", True, "seed is True, expected an integer"),
         ("versions", {"torch": 2}, "versions.torch is 2, expected text"),
@@ -495,6 +534,8 @@ def test_users_survive_to_the_last_digit(tmp_path: Path) -> None:
         ("", "damaged"),
         ("user,n\n1,2\n", "not a table of users"),
         ("user_id,n_train,recall@2\nu,1,much\n", "not a table of users"),
+        ("user_id,n_train,recall@2\nu,1,inf\nv,1,0\n", "recall@2 has a number that is not finite"),
+        ("user_id,n_train,recall@2\nu,-inf,0\n", "n_train has a number that is not finite"),
     ],
 )
 def test_a_damaged_users_file_is_told(tmp_path: Path, text: str | None, said: str) -> None:
