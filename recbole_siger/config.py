@@ -40,6 +40,7 @@ from recbole_siger.registry import (
     option_files,
     recbole_root,
 )
+from recbole_siger.rules.metrics import metric_names, metric_problem
 from recbole_siger.rules.nested import form_problem
 from recbole_siger.rules.ranges import range_problem
 from recbole_siger.rules.unsafe import check_model_allowed, check_unsafe
@@ -47,6 +48,7 @@ from recbole_siger.rules.unsafe import check_model_allowed, check_unsafe
 compat.import_metrics()
 
 from recbole.config import Config as RecBoleConfig  # noqa: E402  # imports RecBole's metrics
+from recbole.evaluator import metric_types  # noqa: E402
 from recbole.utils import EvaluatorType  # noqa: E402
 
 __all__ = ["Config", "RunParams", "params_from_config", "parse_value", "read_yaml"]
@@ -168,12 +170,16 @@ class Config(RecBoleConfig):
     def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
         # As in RecBole, text is read as a value; names remain text, even a dataset called "2020".
         given = (config_dict or {}).items()
-        values = {key: value if key in ("model", "dataset") else parse_value(value) for key, value in given}
+        values = {
+            key: value if key in ("model", "dataset") else parse_value(value, f"config_dict: {key}")
+            for key, value in given
+        }
         self._external.append(("config_dict", values))
         return values
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        values = {key: parse_value(value) for key, value in self._typed[COMMAND_LINE].items()}
+        typed = self._typed[COMMAND_LINE].items()
+        values = {key: parse_value(value, f"{COMMAND_LINE}: {key}") for key, value in typed}
         self._external.append((COMMAND_LINE, values))
         return values
 
@@ -276,6 +282,10 @@ class Config(RecBoleConfig):
         return read_yaml(path)
 
     def _set_default_parameters(self) -> None:
+        modes = self.final_config_dict["eval_args"].get("mode", "full")  # RecBole's default
+        if problem := metric_problem(self.final_config_dict["metrics"], modes, metric_types):
+            listed = shown(self.final_config_dict["metrics"])
+            raise UserError(f"{self.origin['metrics']}: metrics={listed}: {problem}")
         # RecBole redirects ml-100k into its own package; features remain under data_path.
         folder = Path(str(self.final_config_dict["data_path"])) / self.dataset
         super()._set_default_parameters()
@@ -325,8 +335,7 @@ class Config(RecBoleConfig):
             raise UserError(f"{source}: {key}={shown(value)}: expected {kind.__name__}, such as {default!r}")
 
     def _check_valid_metric(self) -> None:
-        whole = {"auc", "gauc", "logloss", "mae", "rmse"}  # RecBole's metrics without a cut-off
-        computed = [m if m.lower() in whole else f"{m}@{k}" for m in self["metrics"] for k in self["topk"]]
+        computed = metric_names(self["metrics"], self["topk"])
         source, chosen = self.origin["valid_metric"], self["valid_metric"]
         if "labeled" in self["eval_args"]["mode"].values() and self["eval_type"] is EvaluatorType.RANKING:
             where = self.origin["eval_args"]
@@ -336,6 +345,10 @@ class Config(RecBoleConfig):
         if chosen.lower() not in map(str.lower, computed):
             among = ", ".join(dict.fromkeys(computed))
             raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")
+
+    def tested_metrics(self) -> list[str]:
+        """Return the names of the test metrics of a run, as in ``results.json``."""
+        return metric_names(map(str.lower, self["metrics"]), self["topk"], sliced=self.cold_start is not None)
 
     def options(self) -> list[Option]:
         """List the typed options: of the run, then of the model if the model belongs to this package."""

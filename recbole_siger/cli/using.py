@@ -149,6 +149,8 @@ def _feature_files(text: str) -> dict[str, Path]:
         name, equals, path = word.strip().partition("=")
         if not equals or not name or not path:
             raise UserError(f"command line: --features={text}: write --features=image=FILE.npy,text=FILE.npy")
+        if name in files:
+            raise UserError(f"command line: --features={text}: {name} is given twice; keep one")
         files[name] = Path(path)
     return files
 

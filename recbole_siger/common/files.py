@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["atomic_path", "delete_leftovers", "naming", "real_path", "sha256", "write_array", "write_text"]
+from recbole_siger.errors import UserError
+
+__all__ = [
+    "atomic_path",
+    "check_output",
+    "delete_leftovers",
+    "naming",
+    "real_path",
+    "sha256",
+    "write_array",
+    "write_text",
+]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.\w+)?")  # as `_sibling` writes
 
@@ -65,7 +76,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
     try:
-        with naming(path):
+        with naming(path, instead_of=temporary):
             yield temporary
             _move_onto(temporary, path)
     finally:
@@ -73,14 +84,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give an OSError of the block the name of a file, unless the error has one, as for a full disk."""
+def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Give an OSError of the block the name of a file, unless the error has one, as for a full disk.
+
+    Args:
+        path: The file that the user knows.
+        instead_of: A temporary file, whose name is replaced in the error.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and error.filename in (None, str(instead_of)):
             error.filename = str(path)
         raise
+
+
+def check_output(path: str | Path, option: str = "--out") -> Path:
+    """Return the path of a file to write, before any work.
+
+    Args:
+        path: The file, which may exist.
+        option: The option that names the file or its folder, for the error.
+
+    Raises:
+        UserError: If the path is a folder, or lies below something that is no folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"command line: {option}: {path} is a folder, not a file; choose another name")
+    for parent in path.parents:
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise UserError(f"command line: {option}: {parent} is a file, not a folder; choose another name")
+    return path
 
 
 def delete_leftovers(folder: Path, stem: str | None = None, *, min_age: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 from recbole_siger.config import Config
 from recbole_siger.data.atomic import AtomicFile, Field
 from recbole_siger.data.failures import explain_recbole
-from recbole_siger.data.settings import active_filters, check_settings
+from recbole_siger.data.settings import active_filters, check_columns, check_settings
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
 
@@ -169,6 +169,10 @@ class ExactDataset(Dataset):
         return rows if asked is None else [row[:asked] for row in rows]
 
     # ---- order, filters, splits
+
+    def _init_alias(self) -> None:  # the first step after all files are read
+        check_columns(self.config, self.field2type)
+        super()._init_alias()
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         super()._load_inter_feat(token, dataset_path)

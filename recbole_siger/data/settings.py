@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole.data.dataloader import UserDataLoader
 from recbole.data.utils import get_dataloader
-from recbole.utils import InputType, ModelType
+from recbole.utils import FeatureType, InputType, ModelType
 
 from recbole_siger.config import Config
 from recbole_siger.data.atomic import AtomicFile
 from recbole_siger.errors import UserError
+from recbole_siger.options.params import did_you_mean
 
-__all__ = ["active_filters", "check_settings", "interaction_columns"]
+__all__ = ["active_filters", "check_columns", "check_settings", "interaction_columns"]
+
+_COLUMN_OPTIONS = (
+    *("val_interval", "threshold", "normalize_field", "numerical_features", "discretization"),
+    *("preload_weight", "alias_of_user_id", "alias_of_item_id"),
+)
+"""Options that name columns; RecBole ignores a column of ``seq_len`` that is not there."""
 
 _FILTERS = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter")
 
@@ -24,11 +32,44 @@ def check_settings(config: Config) -> None:
     Raises:
         UserError: Naming the source, the option, its value and the fix.
     """
+    _check_ids(config)
     _check_tables(config)
     _check_threshold(config)
     _check_negatives(config)
     if config["benchmark_filename"] is not None:
         _check_given_split(config)
+
+
+def check_columns(config: Config, loaded: Mapping[str, FeatureType]) -> None:
+    """Refuse options that name a column which is not loaded, or has the wrong type.
+
+    Args:
+        config: The configuration.
+        loaded: Type of each column that was read.
+
+    Raises:
+        UserError: Naming the source, the option, its value and the fix.
+    """
+    for key in _COLUMN_OPTIONS:
+        value: Any = config[key] or {}
+        names = [*value, *(value.values() if key == "preload_weight" else ())]
+        for name in names:
+            if name not in loaded:
+                text = f"{name!r} is not a loaded column (loaded: {', '.join(loaded)})"
+                hint = f"{did_you_mean(str(name), loaded)}; add it to load_col, or leave it out"
+                raise _problem(config, key, text + hint)
+    numbers = {name for name, kind in loaded.items() if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)}
+    for name, kept in (config["val_interval"] or {}).items():
+        if (name in numbers) == isinstance(kept, list):
+            form = '"[3,inf)", for numbers' if name in numbers else "[a, b], a list of tokens"
+            raise _problem(config, "val_interval", f"{name}: write {form}")
+    for key in ("numerical_features", "discretization"):
+        for name in config[key] or ():
+            if name not in numbers:
+                raise _problem(config, key, f"{name!r} has no numbers; leave it out")
+    for name in config["discretization"] or ():
+        if name not in config["numerical_features"]:
+            raise _problem(config, "discretization", f"{name!r}: list it in numerical_features too")
 
 
 def interaction_columns(config: Config) -> list[str]:
@@ -53,8 +94,43 @@ def _problem(config: Config, key: str, text: str) -> UserError:
     return UserError(f"{config.origin.get(key, 'configuration')}: {key}={config[key]!r}: {text}")
 
 
+def _check_ids(config: Config) -> None:
+    """Refuse options that give one column two meanings, or remove the ids of users and items."""
+    meaning: dict[str, str] = {}
+    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+        if config[key] is not None and meaning.setdefault(config[key], key) != key:
+            other = meaning[config[key]]
+            source = config.origin.get(other, "configuration")
+            raise _problem(config, key, f"{other} (from {source}) is this column too; name another column")
+    for kind, other in (("user", "ITEM_ID_FIELD"), ("item", "USER_ID_FIELD")):
+        key = f"alias_of_{kind}_id"
+        if config[other] in (config[key] or ()):
+            raise _problem(config, key, f"{config[other]!r} is {other}; leave it out")
+    for name in (config["unused_col"] or {}).get("inter") or ():
+        if meaning.get(name) in ("USER_ID_FIELD", "ITEM_ID_FIELD"):
+            raise _problem(
+                config, "unused_col", f"{name!r} is {meaning[name]}, which every run uses; leave it out"
+            )
+
+
 def _check_tables(config: Config) -> None:
-    """Refuse columns of users or items from a file that does not exist; RecBole would train without them."""
+    """Refuse columns from a file that does not exist, two lists of columns for one file, and no interactions.
+
+    RecBole would train without the columns of users or items.
+    """
+    if config["load_col"] is not None and not config["load_col"].get("inter"):
+        text = "names no column of inter; write {inter: [user_id, item_id]}, with further tables after it"
+        raise _problem(config, "load_col", text)
+    for table in config["additional_feat_suffix"] or ():
+        file = Path(config["data_path"]) / f"{config['dataset']}.{table}"
+        if not file.is_file():
+            raise _problem(config, "additional_feat_suffix", f"{file}: no such file; remove {table!r}")
+    for table, columns in (config["unload_col"] or {}).items():
+        if columns and (config["load_col"] or {}).get(table):
+            text = (
+                f"load_col names the columns of {table} to load already; leave out {table!r} in one of them"
+            )
+            raise _problem(config, "unload_col", text)
     for table, columns in (config["load_col"] or {}).items():
         file = Path(config["data_path"]) / f"{config['dataset']}.{table}"
         if columns and table in ("user", "item") and not file.is_file():

@@ -54,6 +54,7 @@ def write_modality(
         store.discard()  # the shards are useless
         reason = missing[0][1] if missing else "none"
         raise UserError(f"{files['npy'].name}: no {noun} has a row (the first: {reason}); check the input.")
+    store.begin_writing()
     files["npy"].unlink(missing_ok=True)
     with atomic_path(files["npy"]) as temporary:
         _write_rows(temporary, store, (len(ids), dim))

@@ -24,7 +24,7 @@ from recbole_siger.extract.job import Job, Source, load_encoder
 from recbole_siger.extract.local import encode_locally
 from recbole_siger.extract.output import modality_files, write_modality
 from recbole_siger.extract.ray_engine import encode_on_ray
-from recbole_siger.extract.shards import Shard, ShardStore
+from recbole_siger.extract.shards import WRITING, Shard, ShardStore
 from recbole_siger.extract.text import TextSource
 from recbole_siger.options.command import dataset_folder
 from recbole_siger.options.params import bounded
@@ -144,12 +144,19 @@ def _files(params: ExtractParams, encodes: str) -> dict[str, Path]:
     if problem := name_problem(modality):
         raise UserError(f"modality={modality!r}: {problem}.")
     files = modality_files(params.folder, params.dataset, modality)
-    if files["npy"].exists() and not params.overwrite:
-        raise UserError(
-            f"{files['npy']}: exists already; replace it with --overwrite, or name another --modality."
-        )
+    # An interrupted extraction may have written all files but the last one, which is the .npy.
+    ours = any(_shards(params, modality).glob(f"*/{WRITING}"))
+    for file in [files["npy"]] if ours else files.values():
+        if file.exists() and not params.overwrite:
+            raise UserError(
+                f"{file}: exists already; replace it with --overwrite, or name another --modality."
+            )
     check_registration(params.folder, params.dataset, params.kind, modality)
     return files
+
+
+def _shards(params: ExtractParams, modality: str) -> Path:
+    return params.folder / f".{params.dataset}.{modality}.shards"
 
 
 def _job(params: ExtractParams, encodes: str) -> Job:
@@ -196,7 +203,7 @@ def _extract_one(
     params: ExtractParams, job: Job, encoder: Encoder, files: dict[str, Path], report: Report
 ) -> None:
     modality = params.feature(job.spec.kind)
-    shards = files["npy"].with_name(f".{params.dataset}.{modality}.shards")
+    shards = _shards(params, modality)
     shards.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{files['npy']}: another process extracts this modality; wait until the process ends."
     with locked(shards.with_suffix(LOCK), busy):

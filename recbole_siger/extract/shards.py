@@ -16,7 +16,10 @@ from safetensors.numpy import load, save
 from recbole_siger.common.files import atomic_path
 from recbole_siger.errors import UserError
 
-__all__ = ["Shard", "ShardStore"]
+__all__ = ["WRITING", "Shard", "ShardStore"]
+
+WRITING = "writing"
+"""Empty file beside the shards: the files that are made from the shards may exist in part."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ class ShardStore:
                 raise UserError(
                     f"{self._file(number)}: is damaged; delete it and run the command again."
                 ) from error
+
+    def begin_writing(self) -> None:
+        """Record that files are made from the shards, so that after a kill these files can be replaced."""
+        (self.folder / WRITING).touch()
 
     def discard(self) -> None:
         """Delete the folder."""

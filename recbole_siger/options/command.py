@@ -43,7 +43,7 @@ def command_params(cls: Callable[..., P], command: str, given: Mapping[str, str]
         if key not in known:
             hint = did_you_mean(key, known) or f"; see `recbole-siger {command} --help`"
             raise UserError(f"{SOURCE}: `{command}` has no option --{key}{hint}")
-        values[key] = _read(text, known[key])
+        values[key] = _read(key, text, known[key])
     for key in known:
         if key not in values:
             raise UserError(f"{SOURCE}: `{command}` requires --{key}; see `recbole-siger {command} --help`")
@@ -60,7 +60,7 @@ def dataset_folder(data_path: str, dataset: str) -> Path:
     return Path(data_path) / check_dataset_name(dataset)
 
 
-def _read(text: str, annotation: Any) -> Any:
+def _read(key: str, text: str, annotation: Any) -> Any:
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     if str in kinds:
         return text
@@ -68,4 +68,4 @@ def _read(text: str, annotation: Any) -> Any:
         return parse_flag(text)
     if any(get_origin(kind) is tuple for kind in kinds):
         return [word.strip() for word in text.split(",") if word.strip()]
-    return parse_value(text)
+    return parse_value(text, f"{SOURCE}: {key}")

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import parse_value
 
-__all__ = ["seed_list"]
+__all__ = ["MAX_COUNTED", "seed_list"]
+
+MAX_COUNTED = 1000
+"""The largest number of seeds; more are a typing error, such as a seed in place of a number."""
 
 
 def seed_list(seeds: int | str | Sequence[int], first: int) -> list[int]:
@@ -17,10 +20,14 @@ def seed_list(seeds: int | str | Sequence[int], first: int) -> list[int]:
     ([2020, 2021, 2022], [7, 9])
 
     Raises:
-        UserError: If there is no seed, or a seed is repeated.
+        UserError: If there is no seed, a seed is repeated, or the number is above 1,000.
     """
     number = parse_value(seeds)
     if type(number) is int and number >= 1:
+        if number > MAX_COUNTED:
+            raise UserError(
+                f"--seeds={seeds}: at most {MAX_COUNTED:,} seeds are counted; write fewer, or list them"
+            )
         return list(range(first, first + number))
     listed = parse_value(f"[{seeds}]") if isinstance(seeds, str) and "," in seeds else seeds
     several = list(listed) if isinstance(listed, list | tuple) else []

@@ -15,7 +15,16 @@ import yaml
 from recbole_siger.errors import UserError
 from recbole_siger.options.resources import regular_file
 
-__all__ = ["Loader", "YamlError", "load_yaml", "parse_value", "read_bounded", "read_yaml", "shown"]
+__all__ = [
+    "Loader",
+    "RepeatedKeyError",
+    "YamlError",
+    "load_yaml",
+    "parse_value",
+    "read_bounded",
+    "read_yaml",
+    "shown",
+]
 
 MAX_BYTES = 4 * 2**20
 MAX_NODES = 100_000
@@ -26,6 +35,7 @@ _SHOWN = 120
 # libyaml, if PyYAML has it, is about ten times as fast as the Python parser and reads the same values.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_MERGE = "tag:yaml.org,2002:merge"
 # What PyYAML raises for `!!int x`, `!!bool x`, `!!float x`, `!!timestamp x`, or more than 4,300 digits.
 _BAD_VALUE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -46,10 +56,17 @@ Loader.add_implicit_resolver(
 )
 
 
-def parse_value(text: Any) -> Any:
+def parse_value(text: Any, source: str = "command line") -> Any:
     """Read a command-line value as YAML: ``"1e-3"`` is a number, ``"[a, b]"`` a list, ``""`` stays empty.
 
     Text that is no YAML stays text.
+
+    Args:
+        text: The value; a value that is no text is returned as it is.
+        source: Where the value was given and its key, for the error.
+
+    Raises:
+        UserError: If a mapping in the text names a key twice.
 
     >>> parse_value("1e-3"), parse_value("[10, 20]"), parse_value("None"), parse_value("True")
     (0.001, [10, 20], None, True)
@@ -60,19 +77,25 @@ def parse_value(text: Any) -> Any:
         return None
     try:
         return load_yaml(text)
+    except RepeatedKeyError as error:
+        raise UserError(f"{source}={shown(text)}: {error}; keep one") from None
     except ValueError:
         return text
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, option: str = "--config_files") -> dict[str, Any]:
     """Read a YAML mapping; keys become text.
+
+    Args:
+        path: The file.
+        option: The option that names the file, for the error.
 
     Raises:
         UserError: With file and line, if the file is absent, larger than 4 MiB or no regular file, or if its
             content is no YAML mapping.
     """
     try:
-        regular_file(path, "configuration file", "check --config_files")
+        regular_file(path, "configuration file", f"check {option}")
         content = load_yaml(read_bounded(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -101,6 +124,10 @@ class YamlError(ValueError):
         self.place = "" if line is None else f", line {line + 1}"
 
 
+class RepeatedKeyError(YamlError):
+    """A mapping names a key twice; PyYAML would keep the last value."""
+
+
 def load_yaml(text: str) -> Any:
     """Return the value that a YAML text holds.
 
@@ -108,8 +135,8 @@ def load_yaml(text: str) -> Any:
         text: One document. Aliases count as often as they occur.
 
     Raises:
-        YamlError: If the text is no YAML, a value does not match its tag, values are nested more than 100
-            deep, or there are more than 100,000 of them.
+        YamlError: If the text is no YAML, a value does not match its tag, a mapping names a key twice, values
+            are nested more than 100 deep, or there are more than 100,000 of them.
     """
     try:
         if len(text) > _SHORT:  # a shorter text cannot be nested deeply
@@ -167,14 +194,28 @@ def _check_depth(text: str) -> None:
 
 
 def _n_nodes(node: yaml.Node, known: dict[int, float]) -> float:
-    """Count the nodes below one, an alias as often as it occurs; infinity for an alias within itself."""
+    """Count the nodes below one, an alias as often as it occurs; infinity for an alias within itself.
+
+    Each mapping is visited once, before merge keys (``<<``) are resolved, so its own keys are checked here.
+    """
     if id(node) not in known:
         known[id(node)] = float("inf")
         parts: Any = node.value if not isinstance(node, yaml.ScalarNode) else ()
         if isinstance(node, yaml.MappingNode):
+            _refuse_repeats(node)
             parts = [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_n_nodes(part, known) for part in parts)
     return known[id(node)]
+
+
+def _refuse_repeats(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE):
+        line = key.start_mark.line
+        if key.value in lines:
+            first = f", first in line {lines[key.value] + 1}" if lines[key.value] != line else ""
+            raise RepeatedKeyError(f"{shown(key.value)} is given twice{first}", line)
+        lines[key.value] = line
 
 
 def _construct(loader: Any, node: yaml.Node) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from recbole_siger.common.files import atomic_path, delete_leftovers
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
+from recbole_siger.options.names import check_dataset_name
 from recbole_siger.prepare.manifest import Counts, published_line
 
 __all__ = ["SPLITS", "check_target", "dataset_yaml", "new_dataset", "report_dataset", "write_interactions"]
@@ -40,9 +40,7 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
         UserError: If the name is invalid, or the target exists, is no folder or no dataset, or contains an
             input.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"dataset name {name!r}: use letters, digits, '-', '_' and '.', for example 'baby'.")
-    target = data_path / name
+    target = data_path / check_dataset_name(name, "command line", "name")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UserError(f"{target}: is not a plain folder; move it, or choose another name.")
     if target.exists() and not overwrite:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from recbole_siger.common.files import atomic_path
+from recbole_siger.common.files import atomic_path, check_output
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.recommender import Recommender
 
@@ -48,6 +48,7 @@ def export(recommender: Recommender, kind: str, out: str | Path) -> list[Path]:
         raise UserError(f"format={kind!r}: expected one of {', '.join(FORMATS)}")
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder")
+    check_output(out)
     if kind in _NEEDS and importlib.util.find_spec(_NEEDS[kind][0]) is None:
         raise UserError(f"format={kind} needs {_NEEDS[kind][1]}; run `pip install {_NEEDS[kind][1]}`")
     found = recommender.embeddings()

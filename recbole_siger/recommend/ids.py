@@ -41,28 +41,30 @@ class IdTable:
     def _index(self) -> pd.Index:
         return pd.Index(self.array[1:])
 
-    def find(self, ids: Iterable[object], on_unknown: OnUnknown = "error") -> NDArray[np.int64]:
+    def find(self, ids: Iterable[object], on_unknown: OnUnknown | None = None) -> NDArray[np.int64]:
         """Return the internal ids of raw ids, in their order.
 
         Args:
             ids: Raw ids; a number is read as its text. One text is one id.
-            on_unknown: ``error`` refuses unknown ids, ``skip`` ignores them.
+            on_unknown: ``error`` refuses unknown ids, ``skip`` ignores them. None refuses them for a caller
+                without this option, so that the error does not name the option.
 
         Raises:
             UserError: If ids are unknown: how many of how many, and the first five.
             ValueError: If ``on_unknown`` is neither.
         """
-        if on_unknown not in ("error", "skip"):
+        if on_unknown not in ("error", "skip", None):
             raise ValueError(f"on_unknown must be 'error' or 'skip', got {on_unknown!r}")
         given = [ids] if isinstance(ids, str) else ids
         texts = np.array([str(one) for one in given], dtype=object)
         found = self._index.get_indexer(texts).astype(np.int64) + 1
         unknown = texts[found == 0]
-        if len(unknown) and on_unknown == "error":
+        if len(unknown) and on_unknown != "skip":
             named = ", ".join(repr(text[:50]) for text in unknown[:N_NAMED])
             raise UserError(
                 f"{len(unknown):,} of {len(texts):,} {self.noun} ids are not in the run: {named}"
-                f"{', ...' if len(unknown) > N_NAMED else ''}; correct them, or set on_unknown=skip"
+                f"{', ...' if len(unknown) > N_NAMED else ''}; correct them"
+                f"{', or set on_unknown=skip' if on_unknown else ''}"
             )
         return found[found > 0]
 

@@ -134,7 +134,7 @@ class Recommender:
         blocks = self.rank(ids, k, exclude_seen, self._candidate_ids(candidates, on_unknown))
         return self.frame(ids, join(blocks), with_scores)
 
-    def user_ids(self, users: Iterable[object] | str, on_unknown: OnUnknown = "error") -> Ids:
+    def user_ids(self, users: Iterable[object] | str, on_unknown: OnUnknown | None = None) -> Ids:
         """Return the internal ids of raw user ids, shape ``(n,)``; ``"all"`` is every user of the run."""
         if isinstance(users, str) and users == "all":
             return np.arange(1, len(self.users))
@@ -243,7 +243,7 @@ class Recommender:
     # ---- similarity
 
     def similar_items(
-        self, items: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown = "error"
+        self, items: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown | None = None
     ) -> pd.DataFrame:
         """Rank items by the cosine of final embeddings; with an item-item matrix, by its entries.
 
@@ -259,7 +259,7 @@ class Recommender:
         return similar(self.items, ids, k, self._item_cosines)
 
     def similar_users(
-        self, users: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown = "error"
+        self, users: Iterable[object] | str, k: int = 10, *, on_unknown: OnUnknown | None = None
     ) -> pd.DataFrame:
         """Rank users by the cosine of final embeddings.
 

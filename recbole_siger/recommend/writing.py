@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_siger.common.digests import canonical_digest
-from recbole_siger.common.files import atomic_path, sha256, write_text
+from recbole_siger.common.files import atomic_path, check_output, sha256, write_text
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.ranking import Ranked
@@ -57,14 +57,15 @@ def check_table_file(out: str | Path) -> Path:
     """Return the path of a table to write.
 
     Raises:
-        UserError: If the suffix is not .csv, .jsonl or .parquet, or pyarrow is missing for .parquet.
+        UserError: If the suffix is not .csv, .jsonl or .parquet, pyarrow is missing for .parquet, or the path
+            is a folder.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: unknown kind of table; name a file that ends with {', '.join(SUFFIXES)}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{out}: parquet needs pyarrow; run `pip install pyarrow`, or write a .csv")
-    return out
+    return check_output(out)
 
 
 def write_table(frame: pd.DataFrame, out: Path) -> None:

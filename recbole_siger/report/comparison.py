@@ -27,6 +27,7 @@ __all__ = [
     "RowTest",
     "TableParams",
     "bigger_is_better",
+    "check_columns",
     "check_sample_size",
     "compare_entries",
     "protocol_difference",
@@ -62,10 +63,14 @@ def table_params(values: Mapping[str, Any]) -> TableParams:
     """Make the parameters of a table from the command line.
 
     Raises:
-        UserError: For a value that an option does not accept.
+        UserError: For a value that an option does not accept, or a column that is given twice.
     """
     known = asdict(TableParams())
-    return build_params(TableParams, {**known, **values}, dict.fromkeys(values, "command line"))
+    params = build_params(TableParams, {**known, **values}, dict.fromkeys(values, "command line"))
+    names = [name.lower() for name in params.columns or ()]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"command line: --columns={','.join(names)}: {twice} is given twice; keep one")
+    return params
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,22 @@ def check_sample_size(n: int, params: TableParams) -> None:
     )
 
 
+def check_columns(asked: Sequence[str], shared: Sequence[str]) -> None:
+    """Refuse columns that are not metrics of every run.
+
+    Args:
+        asked: Names as typed.
+        shared: Metrics that all runs have, in lower case.
+
+    Raises:
+        UserError: With the name and the closest metric.
+    """
+    for name in asked:
+        if name.lower() not in shared:
+            hint = did_you_mean(name, shared) or f"; there are {', '.join(shared)}"
+            raise UserError(f"--columns: {name!r} is not a metric of every run{hint}")
+
+
 def compare_entries(
     title: str,
     entries: Sequence[Entry],
@@ -306,10 +327,7 @@ def _columns(
                 "runs without a test metric in common do not share a table; compare runs of one topk"
             )
         return tuple([name for name in whole if name.split("@")[0] in ("recall", "ndcg")] or whole[:1])
-    for name in asked:
-        if name.lower() not in shared:
-            hint = did_you_mean(name, shared) or f"; there are {', '.join(shared)}"
-            raise UserError(f"--columns: {name!r} is not a metric of every run{hint}")
+    check_columns(asked, shared)
     return tuple(name.lower() for name in asked)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_siger.common.files import write_text
+from recbole_siger.common.files import check_output, write_text
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.report.comparison import Entry
@@ -147,10 +147,11 @@ def report_page(
         data_path: Folder of the datasets, for ``vectors``.
 
     Raises:
-        UserError: If a folder is not a finished run.
+        UserError: If a folder is not a finished run, or ``out`` cannot be written.
     """
     if not out.endswith((".html", ".htm")):
         raise UserError(f"--out: {out!r}: the name must end in .html")
+    check_output(out)
     check_matplotlib()
     folders = [RunFolder.open(path) for path in dict.fromkeys(runs)]
     results = {run.path: run.read_results() for run in folders}

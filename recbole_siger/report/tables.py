@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from recbole_siger.common.files import write_text
+from recbole_siger.common.files import check_output, write_text
 from recbole_siger.common.terminal import open_console, plain
 from recbole_siger.errors import UserError
 from recbole_siger.report.cells import (
@@ -42,7 +42,7 @@ def expand_names(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     """Read output names: several words, a list with commas, or braces that the shell did not expand.
 
     Raises:
-        UserError: For a suffix that is none of ``suffixes``.
+        UserError: For a suffix that is none of ``suffixes``, and for a name that cannot be a file's.
 
     Example:
         >>> [str(p) for p in expand_names(["t.{md,tex}", "a.csv,b.json"], ["md", "tex", "csv", "json"])]
@@ -60,6 +60,7 @@ def expand_names(words: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
             raise UserError(
                 f"--out: {str(path)!r}: the name must end in {', '.join('.' + s for s in suffixes)}"
             )
+        check_output(path)
     return paths
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recbole_siger.common.files import write_text
+from recbole_siger.common.files import check_output, write_text
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.options.keys import NO_EFFECT
@@ -66,6 +66,7 @@ def reproduce(name: str, request: Request, *, dry_run: bool = False) -> int:
     table = read_paper(name)
     dataset = _dataset(table, request.dataset)
     folder = Path(request.out or Path(request.runs_dir) / dataset / f"reproduce-{table.name}")
+    check_output(folder / f"{table.name}.md", "--out" if request.out else "--runs_dir")
     if table.kind == "overlap":
         return reproduce_overlap(table, dataset, request, folder, dry_run=dry_run)
     planned = plan_rows(table, dataset, request)

@@ -218,6 +218,10 @@ def _discretization(value: Any) -> None:
         _one_of("method", given.get("method"), ("ED", "LD"))
 
 
+def _text(expected: str) -> Callable[[Any], None]:
+    return lambda value: _need(isinstance(value, str), expected)
+
+
 def _weights(value: Any) -> None:
     _mapping(value, "{ent_id: ent_emb}")
 
@@ -240,6 +244,9 @@ FORMS: dict[str, Callable[[Any], None]] = {
     "preload_weight": _optional(_weights),
     "rm_dup_inter": _optional(_named("first", "last")),
     "transform": _optional(_named(*_TRANSFORMS)),
+    "data_path": _text("a folder, such as dataset"),
+    "valid_metric": _text("a metric, such as Recall@20"),
+    "NEG_PREFIX": _text("text, such as neg_"),
     "encoding": _encoding,
     "field_separator": _separator,
     "seq_separator": _separator,
@@ -248,7 +255,7 @@ FORMS: dict[str, Callable[[Any], None]] = {
     "gpu_id": _gpus,
     "benchmark_filename": _optional(_texts("[train, valid, test]")),
     "additional_feat_suffix": _optional(_texts("[ent]", or_one=True)),
-    "numerical_features": _optional(_texts("[age]")),
+    "numerical_features": _texts("[age]"),
     "normalize_field": _optional(_texts("[age]")),
     **{
         f"alias_of_{name}_id": _optional(_texts("[other_id]"))

@@ -36,7 +36,7 @@ _TABLE = (
         _COUNT,
     ),
     (
-        r"reg_weights?|reg_weight_[12]|lambda[12]|resolution|w_(min|max)|(.+_)?weight|weight_decay|ssl_reg|proto_reg|sim_regularity|lambda_coeff|lamda|rho"
+        r"reg_weights?|reg_weight_[12]|lambda[12]|resolution|w_(min|max)|(?!preload_)(.+_)?weight|weight_decay|ssl_reg|proto_reg|sim_regularity|lambda_coeff|lamda|rho"
         r"|shrink|margin|noise_(scale|min|max)",
         _WEIGHT,
     ),

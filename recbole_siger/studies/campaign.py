@@ -23,7 +23,15 @@ from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.children import Children, Report, running_children, silent
 from recbole_siger.studies.reuse import DataFiles, config_hash, folders_by_hash, why_not_current
 
-__all__ = ["Failure", "RunSpec", "complete_runs", "config_hash", "needs_one_seed", "stored_runs"]
+__all__ = [
+    "Failure",
+    "RunSpec",
+    "complete_runs",
+    "config_hash",
+    "needs_one_seed",
+    "stored_runs",
+    "tested_metrics",
+]
 
 # RecBole's models that draw no random number: on one split every seed gives the same ranking.
 _SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
@@ -75,6 +83,11 @@ def needs_one_seed(spec: RunSpec) -> bool:
     return spec.model in _SEEDLESS and bool(
         config["benchmark_filename"] or config["eval_args"]["order"] == "TO"
     )
+
+
+def tested_metrics(spec: RunSpec) -> list[str]:
+    """Return the names of the test metrics that a run will have."""
+    return _config(spec).tested_metrics()
 
 
 Outcome = RunFolder | Failure

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from recbole_siger.common.files import check_output
 from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -23,6 +24,7 @@ __all__ = ["cold_start_report"]
 Results = Sequence[Mapping[str, Any]]
 """The content of ``results.json`` of one model's runs, one per seed."""
 
+_FILES = ("cold_start.md", "cold_start.csv", "cold_start.png", "cold_start.svg")
 _GROUPS = {"": "all", "[cold]": "cold", "[warm]": "warm"}
 
 
@@ -58,8 +60,10 @@ def cold_start_report(
     own, labels = options_of_models(names, model_options, None), short_names(names)
     asked = Config(names[0], study.dataset, study.files, command_line=dict(study.options)).cold_start
     assert asked is not None
-    entries = study.finish([(labels[name], study.specs(name, own[name])) for name in names])
     folder = Path(out or Path(study.runs_dir) / study.dataset / f"cold-start-{asked.kind}")
+    for name in _FILES:
+        check_output(folder / name, "--out" if out else "--runs_dir")
+    entries = study.finish([(labels[name], study.specs(name, own[name])) for name in names])
     _write(folder, _cold_table(f"Cold start on {study.dataset}", entries))
     return int(any(entry.failures for entry in entries))
 
@@ -79,7 +83,7 @@ def _asking_for(kind: str | None, model: str, study: Study) -> Study:
 
 def _write(folder: Path, table: Comparison) -> None:
     """Write table and figure, and print the table."""
-    written = [folder / "cold_start.md", folder / "cold_start.csv"]
+    written = [folder / name for name in _FILES[:2]]
     shown = replace(table, columns=_shown_columns(table))
     write_tables([shown], written[:1])
     write_tables([table], written[1:])
@@ -89,7 +93,7 @@ def _write(folder: Path, table: Comparison) -> None:
     except UserError as error:
         print_line(f"no figure: {error}", sys.stderr)
     else:
-        for name in ("cold_start.png", "cold_start.svg") if table.columns else ():
+        for name in _FILES[2:] if table.columns else ():
             save_figure(_figure(table), folder / name)
             written.append(folder / name)
     print_line(f"written: {', '.join(map(str, written))}", sys.stderr)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.files import check_output
 from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
@@ -19,13 +20,14 @@ from recbole_siger.report.comparison import (
     Comparison,
     Entry,
     TableParams,
+    check_columns,
     check_sample_size,
     compare_entries,
 )
 from recbole_siger.report.grouping import label_of
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed
+from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed, tested_metrics
 from recbole_siger.studies.reuse import config_hash
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
@@ -64,21 +66,33 @@ class Study:
         """Return the runs of one row: one run per seed, or a single run where no seed changes the result.
 
         Raises:
-            UserError: If an option is the run folder, or there is no seed, or a seed is repeated.
+            UserError: If an option is the run folder, ``runs_dir`` is a file, there is no seed, or a seed is
+                repeated.
         """
         merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
         if "run_dir" in merged:
             raise UserError("command line: --run_dir: each run gets its own folder; use --runs_dir")
+        check_output(Path(self.runs_dir, self.dataset, "a run"), "--runs_dir")
         seeds = self.seed_list(model)
         specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]
         return specs[:1] if needs_one_seed(specs[0]) else specs
 
-    def finish(self, wanted: Sequence[tuple[str, Sequence[RunSpec]]]) -> list[Entry]:
+    def finish(
+        self, wanted: Sequence[tuple[str, Sequence[RunSpec]]], columns: Sequence[str] | None = None
+    ) -> list[Entry]:
         """Finish the runs of each label, in order; progress goes to stderr.
 
+        Args:
+            wanted: The runs of each label.
+            columns: Metrics that the table will show; None for a default.
+
         Raises:
-            UserError: If every run failed for one reason.
+            UserError: If a column is not a metric of every run, before any run starts, or if every run failed
+                for one reason.
         """
+        if columns is not None:
+            known = [tested_metrics(of_label[0]) for _, of_label in wanted]
+            check_columns(columns, [name for name in known[0] if all(name in names for names in known)])
         specs = [spec for _, of_label in wanted for spec in of_label]
         outcomes = complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress)
         reasons = {outcome.reason for outcome in outcomes if isinstance(outcome, Failure)}
@@ -128,10 +142,12 @@ def compare_models(
         raise UserError(f"--models={models}: name each model once, separated by commas")
     paths = expand_names(out, list(FORMATS))
     own, labels = options_of_models(names, model_options, model_file), short_names(names)
+    if model_file:
+        _check_file(model_file, names, study)
     wanted = [(labels[name], study.specs(name, own[name])) for name in names]
     if len(names) > 1 and params.over == "seeds":
         check_sample_size(max(len(specs) for _, specs in wanted), params)
-    entries = study.finish(wanted)
+    entries = study.finish(wanted, params.columns)
     title = labels[names[0]]
     title = f"{title} and baselines on {study.dataset}" if len(names) > 1 else title
     return finish_tables([compare_entries(title, entries, params)], paths)
@@ -145,10 +161,13 @@ def options_of_models(
     full = {short: name for name, short in short_names(list(names)).items()}
     for named, values in (_read_options(names, Path(file)) if file else {}).items():
         model = full.get(named, named)
+        if own.get(model):
+            raise UserError(f"{file}: {named}: {model} is given twice; write its options in one place")
         if model not in own or not isinstance(values, dict):
             hint = did_you_mean(model, names) if model not in own else "; write `key: value` lines below it"
             raise UserError(f"{file}: {model}: expected options of {', '.join(names)}{hint}")
         own[model] |= values
+    typed = set()
     for pair in pairs:
         key, equals, value = pair.partition("=")
         named, dot, option = key.rpartition(".")
@@ -157,20 +176,35 @@ def options_of_models(
             raise UserError(f"--set {pair}: write --set MODEL.key=value")
         if model not in own:
             raise UserError(f"--set {pair}: {model!r} is not compared{did_you_mean(model, names)}")
+        if (model, option) in typed:
+            raise UserError(f"command line: --set {key} is given twice; keep one")
+        typed.add((model, option))
         own[model][option] = value
     return own
 
 
 def _read_options(names: Sequence[str], path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        return read_yaml(path)
+        return read_yaml(path, "--model_config")
     files = {name: path / f"{short_name(name)}.yaml" for name in names}
     for file in files.values():
         if not file.is_file():  # an untuned model among tuned models must be a decision
             raise UserError(
                 f"{file}: no such file; tune this model, or leave the file empty for its defaults"
             )
-    return {name: read_yaml(file) for name, file in files.items()}
+    return {name: read_yaml(file, "--model_config") for name, file in files.items()}
+
+
+def _check_file(file: str, names: Sequence[str], study: Study) -> None:
+    """Check the options of each model in a file, so that an error names the file."""
+    for name, values in options_of_models(names, (), file).items():
+        path = Path(file) / f"{short_name(name)}.yaml"
+        source = path if Path(file).is_dir() else f"{file}: {name}"
+        weaker = {key: value for key, value in study.options.items() if key not in values}
+        try:
+            Config(name, study.dataset, study.files, values, weaker)
+        except UserError as error:
+            raise UserError(str(error).replace("config_dict:", f"{source}:", 1)) from None
 
 
 def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str] = ()) -> int:

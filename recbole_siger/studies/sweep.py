@@ -38,7 +38,7 @@ def sweep_option(
         UserError: For bad input.
     """
     paths = expand_names(out, [*FORMATS, *FIGURES])
-    listed = parse_value(f"[{values}]")
+    listed = parse_value(f"[{values}]", "--values")
     if not isinstance(listed, list) or not listed or len({str(value) for value in listed}) != len(listed):
         raise UserError(f"--values={values}: write different values, separated by commas")
     if key in ("model", "dataset", "seed"):
@@ -49,7 +49,8 @@ def sweep_option(
     if pictures:
         check_matplotlib()
     wanted = {f"{key}={value}": {key: value} for value in listed}
-    entries = study.finish([(label, study.specs(model, own, label)) for label, own in wanted.items()])
+    specs = [(label, study.specs(model, own, label)) for label, own in wanted.items()]
+    entries = study.finish(specs, params.columns)
     title = f"{short_name(model)} on {study.dataset}: {key}"
     table = compare_entries(title, entries, replace(params, stat=None), improvement=False)
     if pictures:

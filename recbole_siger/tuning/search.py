@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recbole_siger.common.files import real_path, write_text
+from recbole_siger.common.files import check_output, real_path, write_text
 from recbole_siger.common.json_files import read_json
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.log import following, logging_to
@@ -93,6 +93,8 @@ class _Search:
     """One search: its request, trials and results."""
 
     def __init__(self, wanted: Request) -> None:
+        if "run_dir" in wanted.options:
+            raise UserError("command line: --run_dir: each trial gets its own folder; use --out")
         self.wanted, self.params = wanted, search_params(wanted.search)
         self.config = self._configuration()
         if not ranks_all_items(self.config):
@@ -107,6 +109,7 @@ class _Search:
                 "--seeds: --search=bayes accepts one seed; repeat its winner with other seeds in `compare`"
             )
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{short_name(wanted.model)}")
+        check_output(self._file)
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
         self._resumes, self._prunes = False, True

@@ -119,7 +119,10 @@ def read_space(config: Config, file: str | Path | None = None, pairs: Sequence[s
         key, equals, text = pair.partition("=")
         if not (key and equals and text):
             raise UserError(f"--set {pair}: write --set key=value,value")
-        values = parse_value(text) if text.lstrip().startswith("{") else parse_value(f"[{text}]")
+        if origin.get(key) == "command line":
+            raise UserError(f"command line: --set {key} is given twice; write --set {key}=value,value")
+        listed = text if text.lstrip().startswith("{") else f"[{text}]"
+        values = parse_value(listed, f"command line: --set {key}")
         space[key], origin[key] = _values("command line", key, values), "command line"
     if not space:
         raise UserError(f"{source}: has no key; write `key: [values]` lines")

@@ -121,6 +121,32 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
             "--seeds=two: write a number of seeds, or a list",
         ),
         (
+            ["compare", "--models=BPR", "--dataset=toy", "--seeds=99999999999"],
+            "--seeds=99999999999: at most 1,000 seeds are counted",
+        ),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--set=BPR.epochs=1", "BPR.epochs=2"],
+            "command line: --set BPR.epochs is given twice; keep one",
+        ),
+        (
+            ["compare", "--models=BPR", "--dataset=toy", "--columns=recall@5,Recall@5"],
+            "command line: --columns=recall@5,recall@5: recall@5 is given twice; keep one",
+        ),
+        (
+            ["compare", "--models=BPR,Pop", "--dataset=toy", "--columns=recal@20"],
+            "--columns: 'recal@20' is not a metric of every run; did you mean `recall@20`?",
+        ),
+        (
+            ["compare", "--models=BPR,Pop", "--dataset=toy", "--topk=[20]", "--columns=recall@20[cold]"],
+            "--columns: 'recall@20[cold]' is not a metric of every run",
+        ),
+        (["ablate", "--model=SIGER", "--dataset=toy", "--columns=foo@5"], "'foo@5' is not a metric of every"),
+        (
+            ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,2", "--columns=foo@5"],
+            "'foo@5' is not a metric of every run",
+        ),
+        (["compare", "--models=BPR", "--dataset=toy", "--model_config=no"], "check --model_config"),
+        (
             ["compare", "--models=BPR", "--dataset=toy", "--run_dir=x"],
             "--run_dir: each run gets its own folder",
         ),
@@ -178,6 +204,79 @@ def test_bad_input_is_one_line_and_a_2(
     assert (out, err.count("\n"), in_process) == ("", 1, [])
     assert message in err
     assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x: 1\n", "unknown key `x`"),
+        ("learning_rate: -1\n", "learning_rate=-1: expected a number in (0, inf)"),
+    ],
+)
+def test_an_error_in_a_models_own_options_names_the_file(
+    content: str, message: str, workdir: Path, in_process: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tuned").mkdir()
+    Path("tuned/BPR.yaml").write_text(content)
+    Path("own.yaml").write_text("BPR:\n  " + content)
+    words = ["compare", "--models=BPR", "--dataset=toy", "--learning_rate=0.5"]
+    for file, source in (("tuned", "tuned/BPR.yaml"), ("own.yaml", "own.yaml: BPR")):
+        assert cli.main([*words, f"--model_config={file}"]) == 2
+        assert f"error: {source}: {message}" in capsys.readouterr().err
+    assert in_process == []
+
+
+def test_a_model_is_named_once_in_a_file(workdir: Path, in_process: Commands, capsys: Any) -> None:
+    model = "recbole_siger.model.general_recommender.layergcn:LayerGCN"
+    Path("own.yaml").write_text(f"LayerGCN: {{epochs: 1}}\n{model}: {{epochs: 2}}\n")
+    assert cli.main(["compare", f"--models={model}", "--dataset=toy", "--model_config=own.yaml"]) == 2
+    assert "is given twice; write its options in one place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["compare", "--models=BPR", "--dataset=toy", "--out=t.csv,x.md"], "x.md is a folder, not a file"),
+        (["compare", "--models=BPR", "--dataset=toy", "--out=f/t.md"], "f is a file, not a folder"),
+        (["ablate", "--model=SIGER", "--dataset=toy", "--out=x.md"], "x.md is a folder"),
+        (
+            ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,2", "--out=x.png"],
+            "x.png is a folder",
+        ),
+        (["report", "nowhere", "--out=x.html"], "x.html is a folder"),
+        (["report", "curves", "nowhere", "--out=x.png"], "x.png is a folder"),
+        (["cold-start", "--models=BPR", "--dataset=toy", "--out=f"], "f is a file, not a folder"),
+        (["cold-start", "--models=BPR", "--dataset=toy", "--out=s"], "s/cold_start.svg is a folder"),
+        (
+            ["tune", "--model=BPR", "--dataset=toy", "--set=epochs=1,2", "--out=f"],
+            "f is a file, not a folder",
+        ),
+        (
+            ["reproduce", "siger-table1", "--dataset=baby", "--out=f", "--dry_run"],
+            "f is a file, not a folder",
+        ),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    words: list[str], place: str, workdir: Path, in_process: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x.md", "x.png", "x.html", "s/cold_start.svg"):
+        Path(name).mkdir(parents=True)
+    Path("f").write_text("mine")
+    before = sorted(workdir.rglob("*"))
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: command line: --out: {place}")
+    assert (in_process, sorted(workdir.rglob("*"))) == ([], before)
+
+
+@pytest.mark.parametrize("command", ["compare", "cold-start"])
+def test_a_file_in_place_of_the_folder_of_runs(
+    command: str, workdir: Path, in_process: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("f").write_text("mine")
+    assert cli.main([command, "--models=BPR", "--dataset=toy", "--runs_dir=f"]) == 2
+    assert capsys.readouterr().err.startswith("error: command line: --runs_dir: f is a file, not a folder;")
+    assert (in_process, Path("f").read_text()) == ([], "mine")
 
 
 def test_variants_come_from_what_a_model_declares(study: Study) -> None:

@@ -97,6 +97,25 @@ def test_skipping_every_id_leaves_nothing(words: list[str], run: Path, tmp_path:
     assert recommender.recommend(["u01"], candidates=["zz"], on_unknown="skip").empty
 
 
+@pytest.mark.parametrize("command", ["recommend", "similar", "new-items"])
+def test_an_output_that_is_a_folder_is_refused(command: str, run: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "recs.csv"
+    out.mkdir()
+    words = {"recommend": ["--users=all"], "similar": ["--items=i00"], "new-items": ["--features=a=b.npy"]}
+    assert call(command, run, *words[command], f"--out={out}") == 2
+    complaint = f"error: command line: --out: {out} is a folder, not a file; choose another name\n"
+    assert capsys.readouterr().err == complaint
+    assert list(tmp_path.rglob("*")) == [out]
+
+
+def test_advice_names_options_that_the_command_has(run: Path, capsys) -> None:
+    assert call("recommend", run, "--users=zz") == 2
+    assert capsys.readouterr().err.endswith("'zz'; correct them, or set on_unknown=skip\n")
+    for words in (["--items=zz"], ["--users=zz"]):
+        assert call("similar", run, *words) == 2
+        assert capsys.readouterr().err.endswith("'zz'; correct them\n")
+
+
 def test_an_interrupted_command_continues(run: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(writing, "SHARD_USERS", 7)
     recommender, out, write = Recommender.load(run), tmp_path / "recs.csv", writing.write_table
@@ -256,3 +275,7 @@ def test_new_items(run: Path, tmp_path: Path, capsys) -> None:
     assert "--items: 'zz': no feature file has a row of this id" in capsys.readouterr().err
     assert call("new-items", run, "--features=image") == 2
     assert "write --features=image=FILE.npy" in capsys.readouterr().err
+    assert call("new-items", run, f"{features},{words[0]}") == 2
+    assert "image is given twice; keep one" in capsys.readouterr().err
+    assert call("new-items", run, features, "--users=zz") == 2
+    assert capsys.readouterr().err.endswith("'zz'; correct them\n")

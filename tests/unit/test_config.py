@@ -259,7 +259,7 @@ def test_keys_that_name_a_pickle_are_refused(key: str) -> None:
         ({"topk": [10]}, "valid_metric='Recall@20' is not among metrics x topk"),
         ({"metrics": ["NDCG"]}, "valid_metric='Recall@20' is not among metrics x topk"),
         ({"valid_metric": "Recall"}, "valid_metric='Recall'"),
-        ({"metrics": ["Recal"]}, "no metric named 'Recal'"),
+        ({"metrics": ["Recal"]}, "metrics=['Recal']: there is no metric Recal; did you mean `recall`?"),
         ({"topk": [0]}, "positive integer"),
         ({"eval_args": 3}, "eval_args"),
     ],

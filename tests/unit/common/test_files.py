@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recbole_siger.common import files
-from recbole_siger.common.files import atomic_path, real_path, sha256, write_array, write_text
+from recbole_siger.common.files import atomic_path, check_output, real_path, sha256, write_array, write_text
+from recbole_siger.errors import UserError
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +92,27 @@ def test_a_link_in_a_loop_has_a_real_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert real_path(tmp_path / "loop") == tmp_path / "loop"
     assert real_path(tmp_path / "link") == tmp_path / "file"
+
+
+def test_an_error_names_the_file_and_not_its_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_an_output_is_checked_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for good in ("file", "new", "new/a", "folder/a", "folder/b/c"):
+        assert check_output(tmp_path / good) == tmp_path / good
+    for bad, problem in {
+        "folder": "folder is a folder, not a file; choose another name",
+        "file/a": "file is a file, not a folder; choose another name",
+        "file/a/b": "file is a file, not a folder",
+        "gone/a": "gone is a file, not a folder",
+    }.items():
+        with pytest.raises(UserError, match=rf"^command line: --out: {tmp_path}/{problem}"):
+            check_output(tmp_path / bad)

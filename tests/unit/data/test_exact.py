@@ -393,8 +393,55 @@ def test_columns_of_a_file_that_does_not_exist(tmp_path: Path, table: str) -> No
 def test_a_filter_of_a_column_that_does_not_exist(tmp_path: Path, field: str) -> None:
     write(tmp_path, inter=text(draw_rows()))
     message = refusal(tmp_path, val_interval={field: "[3,4]"})
-    start = f"{tmp_path / 'toy'}: dataset 'toy' cannot be loaded: RecBole says ValueError: Field [{field}]"
+    start = f"config_dict: val_interval={{{field!r}: '[3,4]'}}: {field!r} is not a loaded column (loaded: "
     assert message.startswith(start)
+    assert message.endswith("add it to load_col, or leave it out")
+
+
+RATED = {"load_col": {"inter": ["user_id", "item_id", "rating"]}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("val_interval", {"rating": "[3,inf)"}, "'rating' is not a loaded column (loaded: user_id, item_id)"),
+        ("val_interval", {"user_id": "[3,inf)"}, "user_id: write [a, b], a list of tokens"),
+        ("normalize_field", ["rating"], "'rating' is not a loaded column"),
+        ("numerical_features", ["rating"], "'rating' is not a loaded column"),
+        ("numerical_features", ["user_id"], "'user_id' has no numbers; leave it out"),
+        ("discretization", {"rating": {"method": "LD"}}, "'rating' is not a loaded column"),
+        ("discretization", {"user_id": {"method": "LD"}}, "'user_id' has no numbers"),
+        ("alias_of_user_id", ["friend_id"], "'friend_id' is not a loaded column"),
+        ("alias_of_item_id", ["user_id"], "'user_id' is USER_ID_FIELD; leave it out"),
+        ("USER_ID_FIELD", "item_id", "ITEM_ID_FIELD='item_id': USER_ID_FIELD (from config_dict) is this"),
+        ("ITEM_ID_FIELD", "user_id", "USER_ID_FIELD (from recbole/properties/dataset/sample.yaml) is this"),
+        ("TIME_FIELD", "item_id", "ITEM_ID_FIELD (from recbole/properties/dataset/sample.yaml) is this"),
+        ("unused_col", {"inter": ["user_id"]}, "'user_id' is USER_ID_FIELD, which every run uses"),
+        ("load_col", {}, "names no column of inter; write {inter: [user_id, item_id]}"),
+        ("load_col", {"user": ["user_id"]}, "names no column of inter"),
+        ("load_col", {"inter": []}, "names no column of inter"),
+        ("unload_col", {"inter": ["rating"]}, "load_col names the columns of inter to load already"),
+        ("additional_feat_suffix", ["ent"], "toy.ent: no such file; remove 'ent'"),
+    ],
+)
+def test_an_option_of_a_column_names_itself(tmp_path: Path, key: str, value: Any, problem: str) -> None:
+    write(tmp_path, inter=text(draw_rows()))
+    message = refusal(tmp_path, **{key: value})
+    assert problem in message
+    assert key in message
+    assert "RecBole says" not in message
+
+
+def test_a_loaded_column_of_numbers(tmp_path: Path) -> None:
+    write(tmp_path, inter=text(draw_rows()))
+    n_rows = len(load(tmp_path, **RATED).inter_feat)
+    assert 0 < len(load(tmp_path, **RATED, val_interval={"rating": "[3,inf)"}).inter_feat) < n_rows
+    assert 'rating: write "[3,inf)"' in refusal(tmp_path, **RATED, val_interval={"rating": [3, 4]})
+    binned = {"numerical_features": ["rating"], "discretization": {"rating": {"method": "ED", "bucket": 3}}}
+    assert len(load(tmp_path, **RATED, **binned).inter_feat) == n_rows
+    assert "'rating': list it in numerical_features too" in refusal(
+        tmp_path, **RATED, discretization=binned["discretization"]
+    )
 
 
 @pytest.mark.parametrize(

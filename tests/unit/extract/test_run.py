@@ -20,6 +20,7 @@ from recbole_siger.common.locks import locked
 from recbole_siger.data.features import load_features
 from recbole_siger.extract import job as job_module
 from recbole_siger.extract import local
+from recbole_siger.extract import run as run_module
 
 WORDS = ["red", "green", "blue", "car", "apple", "sky", "bus", "juice", "pie", "boat", "lake"]
 N_ITEMS = 23
@@ -226,6 +227,36 @@ def test_a_kill_between_the_files_leaves_no_modality(tmp_path: Path, monkeypatch
     assert "shop.text.npy" not in files_of(tmp_path) or files_of(tmp_path) == whole
     assert cli.main(text_words(tmp_path)) == 0
     assert files_of(tmp_path)["shop.text.ids"].endswith(b"other\n")
+
+
+@pytest.mark.parametrize("ending", ["npy", "ids", "json", "missing.csv"])
+def test_files_of_the_user_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    file = tmp_path / "dataset" / "shop" / f"shop.text.{ending}"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine\n")
+    assert f"{file}: exists already; replace it with --overwrite" in refused(capsys, *text_words(tmp_path))
+    assert files_of(tmp_path) == {file.name: b"mine\n"}
+    assert cli.main(text_words(tmp_path, "--overwrite")) == 0
+    assert files_of(tmp_path)[file.name] != b"mine\n"
+
+
+def test_shards_without_files_give_no_right_to_replace(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill before the files are written; then the user makes one of them."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_modality", stop)
+        assert cli.main(image_words(tmp_path)) == 130
+    file = tmp_path / "dataset" / "shop" / "shop.image.ids"
+    file.write_text("mine\n")
+    assert f"{file}: exists already" in refused(capsys, *image_words(tmp_path))
+    assert file.read_text() == "mine\n"
 
 
 def test_other_options_do_not_take_over_shards(

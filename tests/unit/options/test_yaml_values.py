@@ -97,3 +97,40 @@ def test_a_value_is_shown_in_short() -> None:
     assert shown(-(10**400)) == "-(an integer of 1,329 bits)"
     assert shown(10**5000).startswith("(an integer of 16,610 bits)")
     assert (shown(7), shown("x"), shown(True)) == ("7", "'x'", "True")
+
+
+REPEATED = {
+    "top": ("lr: 1\nepochs: 2\nlr: 3\n", ", line 3: 'lr' is given twice, first in line 1"),
+    "below": ("a:\n  x: 1\n  x: 2\n", ", line 3: 'x' is given twice, first in line 2"),
+    "in a line": ("a: {x: 1, x: 2}\n", ", line 1: 'x' is given twice; fix"),
+    "in a list": ("a: [1, {x: 1, x: 2}]\n", ", line 1: 'x' is given twice; fix"),
+    "as text": ("1: a\n'1': b\n", ", line 2: '1' is given twice"),
+    "below an anchor": ("a: &a {x: 1, x: 2}\nb: {<<: *a}\n", ", line 1: 'x' is given twice"),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_key_that_is_given_twice_is_refused(name: str, tmp_path: Path) -> None:
+    text, part = REPEATED[name]
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_yaml(tmp_path / "mine.yaml")
+    assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}{part}")
+
+
+def test_a_key_that_is_given_twice_on_the_command_line() -> None:
+    with pytest.raises(UserError, match=r"^command line: k='\{x: 1, x: 2\}': 'x' is given twice; keep one$"):
+        parse_value("{x: 1, x: 2}", "command line: k")
+
+
+def test_a_merge_key_gives_defaults_as_before() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [{<<: *a, y: 4}, {<<: [*a, {x: 5, z: 6}]}, *a, *a]\n"
+    value, a = load_yaml(text), {"x": 1, "y": 2}
+    assert value == {"a": a, "b": {"x": 3, "y": 2}, "c": [{"x": 1, "y": 4}, {**a, "z": 6}, a, a]}
+
+
+def test_shipped_files_give_each_key_once() -> None:
+    files = [*Path(__file__).parents[3].glob("properties/**/*.yaml")]
+    assert len(files) > 50
+    for file in files:
+        read_yaml(file)

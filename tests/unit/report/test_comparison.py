@@ -284,6 +284,8 @@ def test_parameters_from_the_command_line() -> None:
     assert (params.stat, params.correct, params.columns) == ("t-test", "holm", ("ndcg@5",))
     with pytest.raises(UserError, match=r"command line: stat='wilcoxn': expected one of.*did you mean"):
         table_params({"stat": "wilcoxn"})
+    with pytest.raises(UserError, match=r"ndcg@5 is given twice; keep one"):
+        table_params({"columns": ["ndcg@5", "recall@5", "NDCG@5"]})
 
 
 # ---- formats

@@ -38,6 +38,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train_neg_sample_args", {"distribution": "popularity", "alpha": -1}, "alpha of at least 0"),
     ("train_neg_sample_args", 5, "expected dict, such as {'distribution'"),
     ("load_col", {"intr": ["user_id"]}, "unknown key `intr`; did you mean `inter`?"),
+    ("data_path", None, "expected a folder, such as dataset"),
+    ("valid_metric", None, "expected a metric, such as Recall@20"),
+    ("NEG_PREFIX", None, "expected text, such as neg_"),
+    ("numerical_features", None, "expected a list of names, such as [age]"),
+    ("metrics", ["Recal"], "there is no metric Recal; did you mean `recall`?"),
+    ("metrics", ["AUC"], "AUC needs eval_args with mode: labeled"),
+    ("metrics", ["AUC", "Recall"], "AUC is a metric of values and the others rank items"),
     ("load_col", ["user_id"], "expected a dict, such as {inter: [user_id, item_id]}"),
     ("load_col", {"inter": "user_id"}, "expected a list of fields, such as {inter: [user_id]}"),
     ("unused_col", {"items": ["item_id"]}, "did you mean `item`?"),
@@ -113,6 +120,7 @@ RIGHT: list[tuple[str, Any]] = [
     ("gpu_id", -1),
     ("encoding", "latin-1"),
     ("rm_dup_inter", "last"),
+    ("preload_weight", {"ent_id": "ent_emb"}),
 ]
 
 

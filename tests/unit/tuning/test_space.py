@@ -72,6 +72,15 @@ def test_a_bad_pair_is_named(tmp_path: Path, pair: str, complaint: str) -> None:
     assert complaint in str(caught.value)
 
 
+def test_a_key_is_set_once(tmp_path: Path) -> None:
+    for pairs in (["co_weight=0.1", "co_weight=0.2"], ["n_ui_layers=1", "co_weight=1", "n_ui_layers=1"]):
+        key = pairs[0].partition("=")[0]
+        with pytest.raises(
+            UserError, match=rf"^command line: --set {key} is given twice; write --set {key}="
+        ):
+            read_space(config(tmp_path), pairs=pairs)
+
+
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     with pytest.raises(UserError, match=r"^--space=.*space\.yaml: no such file$"):

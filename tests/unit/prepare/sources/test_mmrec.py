@@ -206,9 +206,9 @@ def test_an_input_inside_the_target_is_refused(source: Path) -> None:
     assert (source / "toy.inter").exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a b", "-x", "toy\n"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a b", "-x", "toy\n", "x" * 101])
 def test_name(source: Path, name: str) -> None:
-    assert f"dataset name {name!r}: use letters" in refusal(source, name)
+    assert f"command line: name={name!r}: use letters" in refusal(source, name)
 
 
 def test_target_that_is_a_file(source: Path) -> None:

@@ -1,0 +1,20 @@
+"""The seeds of an option."""
+
+from __future__ import annotations
+
+import pytest
+
+from recbole_siger.errors import UserError
+from recbole_siger.options.seeds import MAX_COUNTED, seed_list
+
+
+@pytest.mark.parametrize("seeds", ["99999999999", "1000000000", str(MAX_COUNTED + 1), 10**30])
+def test_a_seed_in_place_of_a_number_is_refused_at_once(seeds: str | int) -> None:
+    with pytest.raises(UserError, match=rf"^--seeds={seeds}: at most 1,000 seeds are counted; write fewer"):
+        seed_list(seeds, 2020)
+
+
+def test_a_list_may_be_longer() -> None:
+    assert seed_list(str(MAX_COUNTED), 5) == [*range(5, 5 + MAX_COUNTED)]
+    listed = [*range(2 * MAX_COUNTED)]
+    assert seed_list(",".join(map(str, listed)), 5) == listed
