@@ -208,8 +208,9 @@ def write_items(path: Path) -> None:
     """Write a table of the shop's items, and the shop without features."""
     if not Path("dataset/shop").exists():
         write_shop(Path("dataset/shop"))
-        for feature in Path("dataset/shop").glob("*.npy"):
+        for feature in Path("dataset/shop").glob("shop.*.npy"):
             feature.unlink()
+            feature.with_suffix(".ids").unlink()
         Path("dataset/shop/shop.yaml").unlink()
     columns = ("title", "brand", "categories", "description")
     rng = np.random.default_rng(3)

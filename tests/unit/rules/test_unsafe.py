@@ -199,7 +199,7 @@ def test_code_of_a_file_is_not_run(
 RESULTS = {
     **dict.fromkeys(("model", "dataset", "protocol", "protocol_id", "candidates"), "x"),
     **{"best_epoch": 0, "n_epochs": 1, "seed": 1, "n_parameters": 1, "seconds_per_epoch": 0.5},
-    **{"valid": {}, "test": {}, "versions": {}, "protocol_facts": {}, "peak_memory_mib": 0.5},
+    **{"valid": {}, "test": {"recall@10": 0.5}, "versions": {}, "protocol_facts": {}, "peak_memory_mib": 0.5},
 }
 COMMANDS = [["evaluate", "theirs"], ["resume", "theirs"], ["audit", "--run=theirs"]]
 
