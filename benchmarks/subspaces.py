@@ -128,14 +128,14 @@ def measure_pursuits(file: Path | None, n_items: int, n_rows: int) -> list[dict[
     table = UnitRows(x)
     n_rows = min(n_rows, len(table))
     some = torch.arange(n_rows)
-    parts, search = timed(lambda: candidates_of(table, n_rows))
+    (parts, places), search = timed(lambda: candidates_of(table, n_rows))
     unit = table.inverse_norm[some, None] * table.features[table.index[some]].double()
     results: list[dict[str, Any]] = [{"pursuit": "search of the candidates", **search}]
     chosen = {}
     for name, least in (("compiled", 0), ("tensors", 10**18)):
         omp.COMPILE_FROM = least
-        pursue, first = timed(lambda: first_pursuit(table, unit, parts))
-        chosen[name], times = timed(partial(pursue, unit.clone(), parts))
+        pursue, first = timed(lambda: first_pursuit(table, unit, parts, places))
+        chosen[name], times = timed(partial(pursue, unit.clone(), parts, places))
         results.append({"pursuit": name, **times, "first_call": first["cpu_seconds"]})
     theirs, times = timed(lambda: by_scikit_learn(table, unit, parts))
     results.append({"pursuit": "scikit-learn", **times})
@@ -149,21 +149,23 @@ def measure_pursuits(file: Path | None, n_items: int, n_rows: int) -> list[dict[
     return [{**one, **facts, "ratio": one["cpu_seconds"] / times["cpu_seconds"]} for one in results]
 
 
-def first_pursuit(table: UnitRows, unit: Tensor, candidates: Tensor) -> omp.Pursuit:
+def first_pursuit(table: UnitRows, unit: Tensor, candidates: Tensor, places: Tensor) -> omp.Pursuit:
     """Prepare a pursuit and choose the atoms of one row; this compiles the loop, if the loop is compiled."""
     pursue = omp._pursuit(table, table, N_CANDIDATES, SPARSITY)
-    pursue(unit[:1].clone(), candidates[:1])
+    pursue(unit[:1].clone(), candidates[:1], places[:1])
     return pursue
 
 
-def candidates_of(table: UnitRows, n_rows: int) -> Tensor:
-    """Return the positions of each row's nearest atoms, ascending, ``(n_rows, k)``."""
-    parts: list[Tensor] = []
-    for some, found, _ in nearest_atoms(table, table, min(N_CANDIDATES, len(table) - 1), same=True):
-        parts.append(found.sort(dim=1).values)
+def candidates_of(table: UnitRows, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Return positions of each row's nearest atoms, ascending, ``(n_rows, k)``, and places of the nearest."""
+    parts, places = [], []
+    for some, found, step in nearest_atoms(table, table, min(N_CANDIDATES, len(table) - 1), same=True):
+        atoms, order = found.sort(dim=1)
+        parts.append(atoms)
+        places.append(omp.first_place(step.gather(1, order), atoms < len(table)))
         if some.stop >= n_rows:
             break
-    return torch.cat(parts)[:n_rows]
+    return torch.cat(parts)[:n_rows], torch.cat(places)[:n_rows]
 
 
 def by_scikit_learn(table: UnitRows, unit: Tensor, candidates: Tensor) -> list[set[int]]:

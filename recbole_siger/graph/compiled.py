@@ -207,7 +207,7 @@ def _round_to_integers(x: Array, limit: int, out: Array) -> tuple[float, float]:
 @numba.njit(nogil=True)
 def _pursue(
     features: Array, index: Array, inverse_norm: Array, few: Array, few_step: Array, few_lost: float,
-    limit: int, residuals: Array, candidates: Array, step: float, nothing: float, chosen: Array,
+    limit: int, residuals: Array, candidates: Array, first: Array, step: float, nothing: float, chosen: Array,
 ) -> None:  # fmt: skip
     n_queries, n_candidates = candidates.shape
     n_features, sparsity = features.shape[1], chosen.shape[1]
@@ -225,21 +225,23 @@ def _pursue(
             n += 1
         residual, count, left = residuals[query], 0, n
         while count < sparsity and left > 0 and _dot(residual, residual) > nothing:
-            length = np.sqrt(_dot(residual, residual))
-            vector_step, vector_lost = _round_to_integers(residual, limit, vector)
-            _integer_products(near[:n], vector, score[:n])
-            off, top = few_lost * length + 1.01 * vector_lost, 0.0
-            for place in range(n):
-                size[place] = abs(score[place]) * vector_step * few_step[candidates[query, place]]
-                if free[place]:
-                    top = max(top, size[place])
-            best, at = 0.0, -1
-            for place in range(n):
-                if free[place] and size[place] >= top - 2 * off - step:
-                    a = candidates[query, place]
-                    exact = np.round(abs(_dot(features[index[a]], residual)) * inverse_norm[a] / step)
-                    if exact > best:
-                        best, at = exact, place
+            at = first[query]
+            if left < n:  # the search has found the first atom
+                length = np.sqrt(_dot(residual, residual))
+                vector_step, vector_lost = _round_to_integers(residual, limit, vector)
+                _integer_products(near[:n], vector, score[:n])
+                off, top = few_lost * length + 1.01 * vector_lost, 0.0
+                for place in range(n):
+                    size[place] = abs(score[place]) * vector_step * few_step[candidates[query, place]]
+                    if free[place]:
+                        top = max(top, size[place])
+                best, at = 0.0, -1
+                for place in range(n):
+                    if free[place] and size[place] >= top - 2 * off - step:
+                        a = candidates[query, place]
+                        exact = np.round(abs(_dot(features[index[a]], residual)) * inverse_norm[a] / step)
+                        if exact > best:
+                            best, at = exact, place
             if at < 0:
                 break
             free[at] = False
@@ -293,18 +295,19 @@ class Pursuer:
             lost = max(lost, one)
         self.lost = 1.01 * lost
 
-    def pursue(self, queries: Array, candidates: Array, nothing: float) -> Array:
+    def pursue(self, queries: Array, candidates: Array, first: Array, nothing: float) -> Array:
         """Choose atoms for a few queries.
 
         Args:
             queries: Rows of length 1, shape ``(n, F)``, float64; overwritten by their residuals.
             candidates: Positions of atoms, ascending, shape ``(n, k)``, int64; V for none.
+            first: Places of the first atoms among the candidates, shape ``(n,)``, int64, -1 for none.
             nothing: Squared length up to which a residual, or the contribution of an atom, counts as zero.
 
         Returns:
             Positions of the chosen atoms in order, shape ``(n, sparsity)``, int64, -1 for none.
         """
         chosen = np.full((len(queries), self.sparsity), -1)
-        _pursue(*self.table, self.few, self.few_step, self.lost, self.limit, queries, candidates, self.step,
-                nothing, chosen)  # fmt: skip
+        _pursue(*self.table, self.few, self.few_step, self.lost, self.limit, queries, candidates, first,
+                self.step, nothing, chosen)  # fmt: skip
         return chosen

@@ -24,8 +24,9 @@ NOTHING = 1e-12
 COMPILE_FROM = 1_000_000_000
 GATHER_BYTES = 64 * 2**20
 
-Pursuit = Callable[[Tensor, Tensor], Tensor]
-"""Unit queries ``(n, d)`` and candidates ``(n, k)`` to chosen atoms ``(n, sparsity)``, -1 for none."""
+Pursuit = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Unit queries ``(n, d)``, candidates ``(n, k)`` and the first atom's place in them ``(n,)``, -1 for none, to
+chosen atoms ``(n, sparsity)``, -1 for none."""
 
 
 def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: int, *, same: bool) -> Tensor:
@@ -73,13 +74,31 @@ def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: 
     check_tables(queries, atoms, same=same)
     rows, table = UnitRows(queries), UnitRows(atoms)
     pursue, parts = _pursuit(rows, table, n_candidates, sparsity), []
-    for some, candidates, _ in nearest_atoms(rows, table, n_candidates, same=same):
+    for some, candidates, step in nearest_atoms(rows, table, n_candidates, same=same):
         unit = rows.inverse_norm[some, None] * rows.features[rows.index[some]].double()
         # Sorted by id, so that the first of equal atoms has the lowest id.
-        chosen = pursue(unit, candidates.sort(dim=1).values)
+        candidates, order = candidates.sort(dim=1)
+        first = first_place(step.gather(1, order), candidates < len(table))
+        chosen = pursue(unit, candidates, first)
         row, place = (chosen >= 0).nonzero(as_tuple=True)
         parts.append(torch.stack((rows.index[some][row], table.index[chosen[row, place]])))
     return edges_of_one(parts, (len(queries), len(atoms)), queries.device)
+
+
+def first_place(step: Tensor, there: Tensor) -> Tensor:
+    """Return the place of the first atom, which the cosines of the search decide; -1 if all of them are 0.
+
+    Args:
+        step: Cosines of the candidates in units of ``STEP``, by ascending id, shape ``(n, k)``.
+        there: Whether there is a candidate, shape ``(n, k)``.
+
+    Returns:
+        Shape ``(n,)``; the first of equal candidates.
+    """
+    k = step.shape[1]
+    key = (step.abs() * k).add_(torch.arange(k - 1, -1, -1, device=step.device))
+    best, at = key.masked_fill_(~there, -1).max(dim=1)
+    return at.masked_fill_(best < k, -1)
 
 
 def _pursuit(rows: UnitRows, table: UnitRows, n_candidates: int, sparsity: int) -> Pursuit:
@@ -91,25 +110,27 @@ def _pursuit(rows: UnitRows, table: UnitRows, n_candidates: int, sparsity: int) 
         features, index, inverse_norm = (x.numpy() for x in (table.features, table.index, table.inverse_norm))
         pursuer = Pursuer(features, index, inverse_norm, sparsity, STEP)
 
-        def compiled(unit: Tensor, candidates: Tensor) -> Tensor:
-            return torch.from_numpy(pursuer.pursue(unit.numpy(), candidates.numpy(), NOTHING))
+        def compiled(unit: Tensor, candidates: Tensor, first: Tensor) -> Tensor:
+            arrays = (x.numpy() for x in (unit, candidates, first))
+            return torch.from_numpy(pursuer.pursue(*arrays, NOTHING))
 
         return compiled
 
-    def by_tensors(unit: Tensor, candidates: Tensor) -> Tensor:
+    def by_tensors(unit: Tensor, candidates: Tensor, first: Tensor) -> Tensor:
         n = max(1, GATHER_BYTES // (8 * candidates.shape[1] * unit.shape[1]))
-        parts = zip(unit.split(n), candidates.split(n), strict=True)
-        return torch.cat([_pursue(x, some, table, sparsity) for x, some in parts])
+        parts = zip(unit.split(n), candidates.split(n), first.split(n), strict=True)
+        return torch.cat([_pursue(*part, table, sparsity) for part in parts])
 
     return by_tensors
 
 
-def _pursue(residual: Tensor, candidates: Tensor, table: UnitRows, sparsity: int) -> Tensor:
+def _pursue(residual: Tensor, candidates: Tensor, first: Tensor, table: UnitRows, sparsity: int) -> Tensor:
     """Run the pursuit of a few queries at once.
 
     Args:
         residual: Unit queries, shape ``(n, d)``, float64; overwritten.
         candidates: Positions of atoms, ascending, shape ``(n, k)``, ``len(table)`` for none.
+        first: Places of the first atoms, shape ``(n,)``, -1 for none.
         table: All atoms.
         sparsity: Atoms to choose.
 
@@ -124,10 +145,13 @@ def _pursue(residual: Tensor, candidates: Tensor, table: UnitRows, sparsity: int
     chosen = candidates.new_full((n, sparsity), -1)
     count, row = candidates.new_zeros(n), torch.arange(n, device=candidates.device)
     order = torch.arange(k - 1, -1, -1, device=candidates.device)
-    for _ in range(k):
-        step = (torch.bmm(atoms, residual.unsqueeze(2)).squeeze(2).abs() / STEP).round().long()
-        best, at = (step.masked_fill(~free, -1) * k + order).max(dim=1)
-        active = (best >= k) & (count < sparsity) & (residual.square().sum(dim=1) > NOTHING)
+    for number in range(k):
+        if number:
+            step = (torch.bmm(atoms, residual.unsqueeze(2)).squeeze(2).abs() / STEP).round().long()
+            best, at = (step.masked_fill(~free, -1) * k + order).max(dim=1)
+            active = (best >= k) & (count < sparsity) & (residual.square().sum(dim=1) > NOTHING)
+        else:
+            at, active = first.clamp_min(0), first >= 0
         if not active.any():
             break
         free[row[active], at[active]] = False

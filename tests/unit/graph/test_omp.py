@@ -46,8 +46,12 @@ def test_the_compiled_loop_gets_the_table_and_the_limits(monkeypatch: pytest.Mon
     monkeypatch.setattr(omp, "COMPILE_FROM", 0)
     rows, table = map(UnitRows, tables())
     unit, candidates = torch.ones(6, 5, dtype=torch.float64), torch.arange(18).view(6, 3)
-    chosen = omp._pursuit(rows, table, 3, 2)(unit, candidates)
-    (features, index, inverse_norm, sparsity, step), (given_unit, given_candidates, nothing) = seen
+    first = torch.tensor([2, 0, -1, 1, 1, 0])
+    chosen = omp._pursuit(rows, table, 3, 2)(unit, candidates, first)
+    (features, index, inverse_norm, sparsity, step), (given_unit, given_candidates, given_first, nothing) = (
+        seen
+    )
+    assert given_first.tolist() == first.tolist()
     assert (sparsity, step, nothing) == (2, STEP, omp.NOTHING)
     assert features.tolist() == table.features.tolist()
     assert index.tolist() == table.index.tolist()
@@ -192,3 +196,9 @@ def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     expected = build()
     monkeypatch.setattr(nearest, "CROSS_BYTES", 4 * 8 * 10)
     assert build() == expected
+
+
+def test_the_first_atom_has_the_largest_cosine_of_either_sign_and_then_the_lowest_id() -> None:
+    step = torch.tensor([[3, -7, 7], [0, 0, 0], [9, 1, -4], [5, 5, 9]])
+    there = torch.tensor([[True, True, True], [True, True, True], [False, True, True], [True, True, False]])
+    assert omp.first_place(step, there).tolist() == [1, -1, 2, 0]
