@@ -111,8 +111,8 @@ def _pursuit(rows: UnitRows, table: UnitRows, n_candidates: int, sparsity: int) 
         pursuer = Pursuer(features, index, inverse_norm, sparsity, STEP)
 
         def compiled(unit: Tensor, candidates: Tensor, first: Tensor) -> Tensor:
-            arrays = (x.numpy() for x in (unit, candidates, first))
-            return torch.from_numpy(pursuer.pursue(*arrays, NOTHING))
+            chosen = pursuer.pursue(unit.numpy(), candidates.numpy(), first.numpy(), NOTHING)
+            return torch.from_numpy(chosen)
 
         return compiled
 
