@@ -5,7 +5,8 @@
 
 Each candidate trains whole epochs in turn. The naive model has RecBole's own loader and sampler. Memory is
 the peak of a separate process that builds the model, trains an epoch and validates. ``--without_memory``
-skips these processes, which take most of the time on a GPU.
+skips these processes, which take most of the time on a GPU. An epoch includes the auxiliary steps of a model,
+which train DiffMM's denoisers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from benchmarks.measure import fresh_process_peak, interleave, print_table, spre
 from benchmarks.shapes import measure_shapes, shape_parser
 from benchmarks.step import NAIVE, candidate
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
+from recbole_siger.testing.experiments import begin_epoch
+from recbole_siger.training.settings import run_settings
 
 NAMES = ("SIGER, float32", "SIGER, bfloat16", "RecBole's LightGCN")
 
@@ -118,7 +121,8 @@ def make_epoch(
     def epoch() -> None:
         model.train()
         if isinstance(model, MultimodalRecommender):
-            model.on_epoch_start(next(number))
+            with run_settings(experiment.config):
+                begin_epoch(model, trainer.optimizer, next(number))
         for batch in loader:
             train(batch.to(device))
 

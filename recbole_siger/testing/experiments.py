@@ -120,11 +120,11 @@ def start_epoch(experiment: Experiment) -> None:
     begin_epoch(experiment.model, optimizer)
 
 
-def begin_epoch(model: Any, optimizer: torch.optim.Optimizer | None) -> None:
-    """Begin the first epoch of a model with its auxiliary steps; without an optimizer gradients add up."""
+def begin_epoch(model: Any, optimizer: torch.optim.Optimizer | None, epoch: int = 0) -> None:
+    """Begin an epoch of a model with its auxiliary steps; without an optimizer gradients add up."""
     model.train()
-    model.on_epoch_start(0)
-    for terms in model.auxiliary_losses(0):
+    model.on_epoch_start(epoch)
+    for terms in model.auxiliary_losses(epoch):
         if optimizer is not None:
             optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
