@@ -30,7 +30,6 @@ from benchmarks.measure import fresh_process_peak, print_table, write_records
 from recbole_siger.data.features import open_features
 from recbole_siger.graph import omp
 from recbole_siger.graph.cosine import UnitRows
-from recbole_siger.graph.nearest import nearest_atoms
 from recbole_siger.graph.omp import subspace_graph
 
 WIDTH, N_CANDIDATES, SPARSITY = 384, 800, 10
@@ -159,10 +158,9 @@ def first_pursuit(table: UnitRows, unit: Tensor, candidates: Tensor, places: Ten
 def candidates_of(table: UnitRows, n_rows: int) -> tuple[Tensor, Tensor]:
     """Return positions of each row's nearest atoms, ascending, ``(n_rows, k)``, and places of the nearest."""
     parts, places = [], []
-    for some, found, step in nearest_atoms(table, table, min(N_CANDIDATES, len(table) - 1), same=True):
-        atoms, order = found.sort(dim=1)
+    for some, atoms, first in omp.candidate_atoms(table, table, min(N_CANDIDATES, len(table) - 1), same=True):
         parts.append(atoms)
-        places.append(omp.first_place(step.gather(1, order), atoms < len(table)))
+        places.append(first)
         if some.stop >= n_rows:
             break
     return torch.cat(parts)[:n_rows], torch.cat(places)[:n_rows]

@@ -31,8 +31,7 @@ from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml, shown
 from recbole_siger.registry import (
     check_model_class,
-    check_model_name,
-    check_stored_name,
+    check_model_of_file,
     get_model_class,
     is_of_recbole,
     is_shipped,
@@ -201,8 +200,7 @@ class Config(RecBoleConfig):
         check_model_allowed(name)
         if not model and "model" not in self._typed[COMMAND_LINE]:
             sources = [source for source, values in self._external if "model" in values]
-            check_stored_name(name, sources[-1])
-            check_model_name(name, sources[-1])
+            check_model_of_file(name, sources[-1])
         return name, chosen or get_model_class(name), str(data)
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
@@ -343,7 +341,7 @@ class Config(RecBoleConfig):
                 f"{where}: eval_args: mode=labeled needs metrics of values, such as AUC; use full"
             )
         if chosen.lower() not in map(str.lower, computed):
-            among = ", ".join(dict.fromkeys(computed))
+            among = ", ".join(computed)
             raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")
 
     def tested_metrics(self) -> list[str]:

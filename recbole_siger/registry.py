@@ -28,6 +28,7 @@ __all__ = [
     "ModelSpec",
     "check_model_class",
     "check_model_name",
+    "check_model_of_file",
     "check_stored_name",
     "get_model_class",
     "is_of_recbole",
@@ -212,6 +213,16 @@ def check_stored_name(name: str, source: str) -> None:
             f"{source}: model={name!r}: a file cannot import code; if you trust this model, add "
             f"--model={name} to the command (Python: model={name!r})"
         )
+
+
+def check_model_of_file(name: str, source: str) -> None:
+    """Check the model that a file names: no import path, and a known name; nothing is imported.
+
+    Raises:
+        UserError: As :func:`check_stored_name` and :func:`check_model_name`.
+    """
+    check_stored_name(name, source)
+    check_model_name(name, source)
 
 
 # ---- classes

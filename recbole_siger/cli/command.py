@@ -68,14 +68,15 @@ class Opt(click.Option):
         metavar: str = "",
         required: bool = False,
         repeated: bool = False,
-        choices: Sequence[str] = (),
+        strict: bool = False,
     ) -> None:
         self.declared = declared
         self.is_switch = declared.kind == "bool"
+        words = declared.choices if strict else ()  # a dataclass checks its own
         shape = metavar or _METAVARS.get(declared.kind.split(" ")[0], "TEXT")
         super().__init__(
             [f"--{declared.name}", declared.name],
-            type=_FlagType() if self.is_switch else _ChoiceType(choices) if choices else str,
+            type=_FlagType() if self.is_switch else _ChoiceType(words) if words else str,
             required=required,
             multiple=repeated,
             metavar=shape,
@@ -90,7 +91,7 @@ class Opt(click.Option):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete model names and choices."""
-        values = self.declared.range.split(" | ") if " | " in self.declared.range else []
+        values: Sequence[str] = self.declared.choices
         if self.name in ("model", "models"):
             values = model_names()
         before, comma, last = incomplete.rpartition(",")
@@ -110,8 +111,7 @@ def option(
 ) -> Opt:
     """Return an option that is declared here and not by a dataclass."""
     declared = Declared(name, kind, choices, default, meaning)
-    words = choices.split(" | ") if choices else ()
-    return Opt(declared, metavar=metavar, required=required, repeated=repeated, choices=words)
+    return Opt(declared, metavar=metavar, required=required, repeated=repeated, strict=True)
 
 
 def options_of(rows: Sequence[Declared]) -> list[Opt]:
@@ -121,7 +121,7 @@ def options_of(rows: Sequence[Declared]) -> list[Opt]:
 
 def _sentence(declared: Declared) -> str:
     """Return meaning, default and range as the help prints them."""
-    word = "one of" if " | " in declared.range else "range"
+    word = "one of" if declared.choices else "range"
     notes = [f"{word}: {declared.range}"] if declared.range else []
     notes += [f"default: {declared.default}"] if declared.default else []
     return f"{declared.meaning} [{'; '.join(notes)}]".strip() if notes else declared.meaning

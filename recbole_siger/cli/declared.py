@@ -41,6 +41,15 @@ class Declared:
     default: str = ""
     meaning: str = ""
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words of ``range`` if it lists choices; else none.
+
+        >>> Declared("engine", range="local | ray").choices, Declared("k", range="[1, inf)").choices
+        (('local', 'ray'), ())
+        """
+        return tuple(self.range.split(" | ")) if " | " in self.range else ()
+
 
 def read_meanings(path: Path) -> dict[str, tuple[str, str]]:
     """Read ``key: value  # (type) meaning`` lines as ``{key: (type, meaning)}``.

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.data.features import load_features
 from recbole_siger.errors import UserError
+from recbole_siger.recommend.ids import first_ids
 from recbole_siger.recommend.ranking import join
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import (
@@ -128,13 +129,14 @@ def new_items(
     """Score new items: rank them for users, or print what they are similar to."""
     number, file = _number(k), out and check_table_file(out)
     files = _feature_files(features)
-    ids = read_id_list(items) if items else _ids_beside(files)
-    tables = {name: load_features(path, ["[PAD]", *ids])[1:] for name, path in files.items()}
-    if strange := sorted(set(ids) - set(_ids_beside(files))) if items else []:
-        named = f"{', '.join(map(repr, strange[:5]))}{', ...' if len(strange) > 5 else ''}"
+    known = _ids_beside(files)
+    ids = read_id_list(items) if items else known
+    if strange := sorted(set(ids) - set(known)):
+        named = first_ids(strange)
         raise UserError(
             f"command line: --items: {named}: no feature file has a row of this id; correct the ids"
         )
+    tables = {name: load_features(path, ["[PAD]", *ids])[1:] for name, path in files.items()}
     recommender = Recommender.load(run_dir).add_items(tables, ids, id_embedding=id_embedding)
     if users is None:
         _print_or_write(recommender, recommender.similar_items(ids, number), file or None, "similar")

@@ -6,7 +6,7 @@ with Large Language Models".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -74,15 +74,26 @@ def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: 
     check_tables(queries, atoms, same=same)
     rows, table = UnitRows(queries), UnitRows(atoms)
     pursue, parts = _pursuit(rows, table, n_candidates, sparsity), []
-    for some, candidates, step in nearest_atoms(rows, table, n_candidates, same=same):
+    for some, candidates, first in candidate_atoms(rows, table, n_candidates, same=same):
         unit = rows.inverse_norm[some, None] * rows.features[rows.index[some]].double()
-        # Sorted by id, so that the first of equal atoms has the lowest id.
-        candidates, order = candidates.sort(dim=1)
-        first = first_place(step.gather(1, order), candidates < len(table))
         chosen = pursue(unit, candidates, first)
         row, place = (chosen >= 0).nonzero(as_tuple=True)
         parts.append(torch.stack((rows.index[some][row], table.index[chosen[row, place]])))
     return edges_of_one(parts, (len(queries), len(atoms)), queries.device)
+
+
+def candidate_atoms(
+    rows: UnitRows, table: UnitRows, n_candidates: int, *, same: bool
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Search the nearest atoms of each row, see :func:`~recbole_siger.graph.nearest.nearest_atoms`.
+
+    Yields:
+        The rows; positions of their candidates, ascending, so that the first of equal atoms has the lowest
+        id, ``(n, k)``, ``len(table)`` for none; places of the first atoms, ``(n,)``, -1 for none.
+    """
+    for some, found, step in nearest_atoms(rows, table, n_candidates, same=same):
+        candidates, order = found.sort(dim=1)
+        yield some, candidates, first_place(step.gather(1, order), candidates < len(table))
 
 
 def first_place(step: Tensor, there: Tensor) -> Tensor:

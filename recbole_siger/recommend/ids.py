@@ -12,10 +12,20 @@ from numpy.typing import NDArray
 
 from recbole_siger.errors import UserError
 
-__all__ = ["IdTable", "OnUnknown"]
+__all__ = ["IdTable", "OnUnknown", "first_ids"]
 
 OnUnknown = Literal["error", "skip"]
 N_NAMED = 5
+
+
+def first_ids(ids: Sequence[str]) -> str:
+    """Name the first five of many ids, each cut at 50 characters.
+
+    >>> first_ids(list("abcdef"))
+    "'a', 'b', 'c', 'd', 'e', ..."
+    """
+    named = ", ".join(repr(text[:50]) for text in ids[:N_NAMED])
+    return f"{named}{', ...' if len(ids) > N_NAMED else ''}"
 
 
 class IdTable:
@@ -60,11 +70,9 @@ class IdTable:
         found = self._index.get_indexer(texts).astype(np.int64) + 1
         unknown = texts[found == 0]
         if len(unknown) and on_unknown != "skip":
-            named = ", ".join(repr(text[:50]) for text in unknown[:N_NAMED])
             raise UserError(
-                f"{len(unknown):,} of {len(texts):,} {self.noun} ids are not in the run: {named}"
-                f"{', ...' if len(unknown) > N_NAMED else ''}; correct them"
-                f"{', or set on_unknown=skip' if on_unknown else ''}"
+                f"{len(unknown):,} of {len(texts):,} {self.noun} ids are not in the run: "
+                f"{first_ids(unknown)}; correct them{', or set on_unknown=skip' if on_unknown else ''}"
             )
         return found[found > 0]
 

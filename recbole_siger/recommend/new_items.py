@@ -29,7 +29,7 @@ from recbole_siger.graph.cache import GraphCache, GraphRequest
 from recbole_siger.graph.knn import consistent_rows, semantic_rows
 from recbole_siger.graph.normalize import sparse_matrix
 from recbole_siger.options.params import build_params
-from recbole_siger.registry import MODELS, check_model_name, check_stored_name, get_model_class
+from recbole_siger.registry import MODELS, check_model_of_file, get_model_class
 from recbole_siger.runs.checkpoint import select
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs
 from recbole_siger.runs.folder import RunFolder
@@ -174,8 +174,7 @@ class NewItems:
 
     def _model_class(self) -> tuple[dict[str, Any], Any]:
         values = self.run.read_config()
-        check_stored_name(values["model"], str(self._config_file))
-        check_model_name(values["model"], str(self._config_file))
+        check_model_of_file(values["model"], str(self._config_file))
         model_class = get_model_class(values["model"])
         if not getattr(model_class, "scores_cold_items", False):
             able = [name for name, spec in MODELS.items() if spec.ranks_cold_items]

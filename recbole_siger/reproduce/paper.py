@@ -18,7 +18,17 @@ from recbole_siger.options.resources import find_resource, regular_file
 from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.reproduce.entries import Entries
 
-__all__ = ["Claim", "MapSpec", "OnDataset", "PaperRow", "PaperTable", "Setting", "read_paper", "table_names"]
+__all__ = [
+    "BETWEEN",
+    "Claim",
+    "MapSpec",
+    "OnDataset",
+    "PaperRow",
+    "PaperTable",
+    "Setting",
+    "read_paper",
+    "table_names",
+]
 
 
 @dataclass(frozen=True)
@@ -250,6 +260,9 @@ def _read_datasets(top: Entries) -> dict[str, OnDataset]:
     return found
 
 
+BETWEEN = " x "
+"""Between two values of a row of a sweep, in its label and its value."""
+
 _ROW_KEYS = ("label", "model", "options", "seeds", "source", "settings", "published", "skip")
 
 
@@ -306,7 +319,7 @@ def _read_sweep(entry: Entries, metrics: Sequence[str], datasets: Mapping[str, O
             name: {metric: points[place] for metric, points in curve.items() if points[place] is not None}
             for name, curve in curves.items()
         }
-        shown = " x ".join(map(str, parts)) if isinstance(value, list) else str(value)
+        shown = BETWEEN.join(map(str, parts)) if isinstance(value, list) else str(value)
         label, source = f"{axis} = {shown}", entry.text("source", "")
         rows.append(PaperRow(label, model, options, seeds, source, {}, published, skip, panel, shown))
     return rows

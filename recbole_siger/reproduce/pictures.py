@@ -9,6 +9,7 @@ import numpy as np
 
 from recbole_siger.report.figures import COLORS, column_figure, column_style, metric_label
 from recbole_siger.reproduce.join import Line, Reproduction
+from recbole_siger.reproduce.paper import BETWEEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +89,7 @@ Grid = tuple[list[str], list[str]]
 
 def _grid_of(lines: Sequence[Line]) -> Grid | None:
     """Return the values of two options if a panel has every pair of them, at least two of each."""
-    pairs = [tuple(str(line.value).split(" x ")) for line in lines]
+    pairs = [tuple(str(line.value).split(BETWEEN)) for line in lines]
     if any(len(pair) != 2 for pair in pairs):
         return None
     first, second = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
@@ -101,7 +102,7 @@ def _heat_map(axis: Axes, panel: str, lines: Sequence[Line], grid: Grid, metric:
     first, second = grid
     values = np.full((len(first), len(second)), np.nan)
     for line in lines:
-        one, other = str(line.value).split(" x ")
+        one, other = str(line.value).split(BETWEEN)
         ours = line.cells[metric].ours
         values[first.index(one), second.index(other)] = np.nan if ours is None else ours
     shown = axis.imshow(values, cmap="viridis", aspect="auto")

@@ -23,7 +23,7 @@ from recbole_siger.data.loading import load_with_recbole, split_and_load
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import protocol_id
 from recbole_siger.model.acceleration import accelerate
-from recbole_siger.registry import check_model_name, check_stored_name, model_name, short_name
+from recbole_siger.registry import check_model_of_file, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
 from recbole_siger.training.kinds import build_model, check_kind, check_labels, check_tracking
@@ -84,8 +84,7 @@ def config_of_run(
     values, file = run.read_config(), run.file("config.yaml")
     stored = str(values["model"])
     if model is None:
-        check_stored_name(stored, str(file))
-        check_model_name(stored, str(file))
+        check_model_of_file(stored, str(file))
     elif stored != (given := model if isinstance(model, str) else model_name(model)):
         raise UserError(f"{file}: model={stored!r}, but --model={given} was given; write --model={stored}")
     moved = {} if data_path is None else {"data_path": str(data_path)}

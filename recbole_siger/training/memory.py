@@ -234,7 +234,7 @@ def check_fits(experiment: Any) -> None:
         return
     if mode == "refuse" and has_checked_formula(experiment.model):
         raise UserError(f"{problem}, or train all the same with --check_memory=warn")
-    _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
+    _warn(problem)
 
 
 def check_tables_fit(config: Any, n_users: int, n_items: int) -> None:
@@ -255,6 +255,10 @@ def check_tables_fit(config: Any, n_users: int, n_items: int) -> None:
     )
     if mode == "refuse":
         raise UserError(problem)
+    _warn(problem)
+
+
+def _warn(problem: str) -> None:
     _log.warning("%s. The run goes on; --check_memory=ignore skips this check.", problem)
 
 

@@ -100,6 +100,9 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
     assert ["--learning_rate=0.5" in word for word in in_process] == [True, False]
 
 
+BPR = ["compare", "--models=BPR", "--dataset=toy"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -107,29 +110,29 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
         (["compare", "--models=BPR"], "command line: --dataset=NAME is missing"),
         (["compare", "--models=BPR,BPR", "--dataset=toy"], "--models=BPR,BPR: name each model once"),
         (["compare", "--models=BRP", "--dataset=toy"], "Unknown model 'BRP'; did you mean `BPR`?"),
-        (["compare", "--models=BPR", "--dataset=toy", "--epoch=1"], "unknown key `epoch`; did you mean"),
+        ([*BPR, "--epoch=1"], "unknown key `epoch`; did you mean"),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--seeds=0"],
+            [*BPR, "--seeds=0"],
             "--seeds=0: write a number of seeds, or a list",
         ),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--seeds=3,3"],
+            [*BPR, "--seeds=3,3"],
             "--seeds=3,3: write a number of seeds, or a list",
         ),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--seeds=two"],
+            [*BPR, "--seeds=two"],
             "--seeds=two: write a number of seeds, or a list",
         ),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--seeds=99999999999"],
+            [*BPR, "--seeds=99999999999"],
             "--seeds=99999999999: at most 1,000 seeds are counted",
         ),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--set=BPR.epochs=1", "BPR.epochs=2"],
+            [*BPR, "--set=BPR.epochs=1", "BPR.epochs=2"],
             "command line: --set BPR.epochs is given twice; keep one",
         ),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--columns=recall@5,Recall@5"],
+            [*BPR, "--columns=recall@5,Recall@5"],
             "command line: --columns=recall@5,recall@5: recall@5 is given twice; keep one",
         ),
         (
@@ -145,21 +148,21 @@ def test_a_folder_holds_each_models_options(options: list[str], in_process: Comm
             ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,2", "--columns=foo@5"],
             "'foo@5' is not a metric of every run",
         ),
-        (["compare", "--models=BPR", "--dataset=toy", "--model_config=no"], "check --model_config"),
+        ([*BPR, "--model_config=no"], "check --model_config"),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--run_dir=x"],
+            [*BPR, "--run_dir=x"],
             "--run_dir: each run gets its own folder",
         ),
         (
             ["ablate", "--model=SIGER", "--dataset=toy", "--run_dir=x"],
             "--run_dir: each run gets its own folder",
         ),
-        (["compare", "--models=BPR", "--dataset=toy", "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
-        (["compare", "--models=BPR", "--dataset=toy", "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
-        (["compare", "--models=BPR", "--dataset=toy", "--set=x=1"], "write --set MODEL.key=value"),
-        (["compare", "--models=BPR", "--dataset=toy", "--model_config=no.yaml"], "no.yaml: no such"),
+        ([*BPR, "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
+        ([*BPR, "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
+        ([*BPR, "--set=x=1"], "write --set MODEL.key=value"),
+        ([*BPR, "--model_config=no.yaml"], "no.yaml: no such"),
         (
-            ["compare", "--models=BPR", "--dataset=toy", "--model_config=."],
+            [*BPR, "--model_config=."],
             "BPR.yaml: no such file; tune this",
         ),
         (
