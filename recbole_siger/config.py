@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 
 from recbole_siger import compat
-from recbole_siger.common.files import real_path
+from recbole_siger.common.files import file_above, real_path
 from recbole_siger.common.process import restored_environment
 from recbole_siger.defaults import check_keys, known_keys
 from recbole_siger.errors import UserError
@@ -291,6 +292,19 @@ class Config(RecBoleConfig):
 
     # ---- strictness
 
+    def refuse_run_dir(self, instead: str) -> None:
+        """Check that no run folder is given, for a command that makes several runs.
+
+        Args:
+            instead: The option that names the folder of all runs.
+
+        Raises:
+            UserError: Naming where ``run_dir`` is given.
+        """
+        if self.run.run_dir is not None:
+            source, value = self.origin["run_dir"], shown(self.run.run_dir)
+            raise UserError(f"{source}: run_dir={value}: each run gets its own folder; use {instead}")
+
     def known_keys(self) -> set[str]:
         """Return every key that this model and dataset understand."""
         return known_keys(self.internal_config_dict)
@@ -310,6 +324,11 @@ class Config(RecBoleConfig):
         """Return what is wrong with form or range of a value of RecBole's, or None."""
         if isinstance(value, str) and "\0" in value:
             return "text cannot contain the character NUL"
+        if key == "cache_dir" and value not in (None, "none"):
+            # Unlike Path.expanduser, this raises nothing where the user has no home folder.
+            folder = Path(os.path.expanduser(value))
+            if found := file_above(folder / "graphs"):
+                return f"{found} is a file, not a folder; choose another name, or none to store no graphs"
         further = values.get(
             "additional_feat_suffix", self.external_config_dict.get("additional_feat_suffix")
         )

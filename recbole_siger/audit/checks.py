@@ -290,7 +290,10 @@ def _weights(run: RunFolder, experiment: Experiment, results: Mapping[str, Any])
     """Evaluate the saved weights again and compare with the results, which belong to the same epoch."""
     config = experiment.config
     if not run.file("model.safetensors").is_file():
-        yield Finding("INFO", "weights", "the run was not saved, so its weights cannot be evaluated again")
+        if config["saved"]:
+            yield Finding("FAIL", "weights", "model.safetensors is missing, but the run has saved=True")
+        else:
+            yield Finding("INFO", "weights", "the run has saved=False; its weights cannot be evaluated again")
         return
     experiment.trainer.load_model(run)
     experiment.trainer.eval_collector.data_collect(experiment.train_data)

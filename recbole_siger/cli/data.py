@@ -11,6 +11,7 @@ import click
 from recbole_siger.cli.command import Command, Opt, option, options_of
 from recbole_siger.cli.common import dataset, given
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
+from recbole_siger.common.files import check_output
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.options.params import did_you_mean
@@ -226,6 +227,8 @@ def _cache(action: str, cache_dir: str | None) -> None:
     from recbole_siger.graph.cache import GraphCache
 
     graphs = GraphCache(cache_dir)
+    if graphs.folder is not None:
+        check_output(graphs.folder / "a graph", "--cache_dir")
     for line in graphs.report() if action == "ls" else [graphs.clear()]:
         print_line(line)
 

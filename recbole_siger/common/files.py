@@ -21,6 +21,7 @@ __all__ = [
     "atomic_path",
     "check_output",
     "delete_leftovers",
+    "file_above",
     "naming",
     "real_path",
     "sha256",
@@ -112,10 +113,14 @@ def check_output(path: str | Path, option: str = "--out") -> Path:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"command line: {option}: {path} is a folder, not a file; choose another name")
-    for parent in path.parents:
-        if os.path.lexists(parent) and not parent.is_dir():
-            raise UserError(f"command line: {option}: {parent} is a file, not a folder; choose another name")
+    if found := file_above(path):
+        raise UserError(f"command line: {option}: {found} is a file, not a folder; choose another name")
     return path
+
+
+def file_above(path: Path) -> Path | None:
+    """Return the first parent that exists and is no folder, so that nothing can be written at ``path``."""
+    return next((one for one in path.parents if os.path.lexists(one) and not one.is_dir()), None)
 
 
 def delete_leftovers(folder: Path, stem: str | None = None, *, min_age: float = 0.0) -> None:

@@ -70,8 +70,7 @@ class Study:
                 repeated.
         """
         merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
-        if "run_dir" in merged:
-            raise UserError("command line: --run_dir: each run gets its own folder; use --runs_dir")
+        Config(model, self.dataset, self.files, command_line=merged).refuse_run_dir("--runs_dir")
         check_output(Path(self.runs_dir, self.dataset, "a run"), "--runs_dir")
         seeds = self.seed_list(model)
         specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]

@@ -93,10 +93,9 @@ class _Search:
     """One search: its request, trials and results."""
 
     def __init__(self, wanted: Request) -> None:
-        if "run_dir" in wanted.options:
-            raise UserError("command line: --run_dir: each trial gets its own folder; use --out")
         self.wanted, self.params = wanted, search_params(wanted.search)
         self.config = self._configuration()
+        self.config.refuse_run_dir("--out")
         if not ranks_all_items(self.config):
             raise UserError(f"{wanted.model}: tune supports general recommenders only; choose another model")
         if n_processes(self.config) > 1:

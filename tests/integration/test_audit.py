@@ -371,6 +371,12 @@ def test_a_run_without_validation_has_nothing_to_choose(settings: Settings) -> N
     assert any(finding.check == "weights" and finding.verdict == "INFO" for finding in findings)
 
 
+def test_lost_weights_are_found(run_dir: Path) -> None:
+    (run_dir / "model.safetensors").unlink()
+    said = "weights: model.safetensors is missing, but the run has saved=True"
+    assert failures(audit(None, run_dir)) == [said]
+
+
 def without(part: str, run_dir: Path) -> None:
     results = json.loads((run_dir / "results.json").read_text())
     results[part].pop("ndcg@3")

@@ -151,11 +151,11 @@ BPR = ["compare", "--models=BPR", "--dataset=toy"]
         ([*BPR, "--model_config=no"], "check --model_config"),
         (
             [*BPR, "--run_dir=x"],
-            "--run_dir: each run gets its own folder",
+            "command line: run_dir='x': each run gets its own folder; use --runs_dir",
         ),
         (
             ["ablate", "--model=SIGER", "--dataset=toy", "--run_dir=x"],
-            "--run_dir: each run gets its own folder",
+            "command line: run_dir='x': each run gets its own folder; use --runs_dir",
         ),
         ([*BPR, "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
         ([*BPR, "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
@@ -227,6 +227,25 @@ def test_an_error_in_a_models_own_options_names_the_file(
         assert cli.main([*words, f"--model_config={file}"]) == 2
         assert f"error: {source}: {message}" in capsys.readouterr().err
     assert in_process == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "--models=BPR"],
+        ["ablate", "--model=SIGER"],
+        ["sweep", "--model=BPR", "--key=epochs", "--values=1,2"],
+        ["cold-start", "--models=BPR"],
+        ["tune", "--model=BPR", "--set=epochs=1,2"],
+    ],
+)
+def test_a_file_names_no_folder_of_several_runs(
+    words: list[str], workdir: Path, in_process: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text("run_dir: one\n")
+    assert cli.main([*words, "--dataset=toy", "--config_files=own.yaml"]) == 2
+    assert "error: own.yaml: run_dir='one': each run gets its own folder; use --" in capsys.readouterr().err
+    assert (in_process, [path.name for path in workdir.iterdir()]) == ([], ["own.yaml"])
 
 
 def test_a_model_is_named_once_in_a_file(workdir: Path, in_process: Commands, capsys: Any) -> None:

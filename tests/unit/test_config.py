@@ -218,6 +218,14 @@ def test_a_wrong_value_names_key_value_range_and_source(
         assert all(part in message for part in parts)
 
 
+def test_a_file_is_no_folder_of_graphs(tmp_path: Path) -> None:
+    file = write(tmp_path / "notes.txt", "not a graph")
+    for place in (file, file / "below"):
+        message = refusal(cache_dir=str(place))
+        assert message.startswith(f"config_dict: cache_dir={str(place)!r}: {file} is a file, not a folder")
+    assert build(cache_dir="none")["cache_dir"] == "none"
+
+
 def test_a_number_for_text_is_text_on_the_command_line_alone(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.yaml", "USER_ID_FIELD: 3\n")
     assert refusal(USER_ID_FIELD=3) == "config_dict: USER_ID_FIELD=3: expected str, such as 'user_id'"

@@ -261,3 +261,12 @@ def test_misuse_is_one_line(words: list[str], problem: str, capsys: pytest.Captu
     )
     assert cli.main(["cache", "clear", "--cache_dir=none"]) == 2
     assert "--cache_dir=none stores no graphs" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_of_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a graph")
+    for given in (file, file / "below"):
+        assert cli.main(["cache", "ls", f"--cache_dir={given}"]) == 2
+        problem = f"--cache_dir: {file} is a file, not a folder; choose another name"
+        assert capsys.readouterr().err == f"error: command line: {problem}\n"
