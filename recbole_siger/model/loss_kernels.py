@@ -228,22 +228,27 @@ class NeighborDiscrimination(torch.autograd.Function):
         *views: Tensor,
     ) -> Tensor:
         """Compute the loss and its gradients; with ``weight``, the weighted sum over items."""
-        static = choices(items).static
+        static, n_views = choices(items).static, len(views)
         total, grads = views[0].new_zeros(()), [torch.zeros_like(view) for view in views]
+        # Allocated once: the pages of a new table of this size cost more than its sums.
+        buffer = views[0].new_empty(2 * n_views + 2, min(chunk_size, len(items)), len(views[0]))
         for start in range(0, len(items), chunk_size):
             some = items[start : start + chunk_size]
+            tables = buffer[:, : len(some)]
+            cosines, chances, (together, work) = tables.split([n_views, n_views, 2])
             queries = [view.index_select(0, some) for view in views]
-            cosines = [query @ view.T for query, view in zip(queries, views, strict=True)]
-            chances = [cosine.softmax(dim=1) for cosine in cosines]
-            together = torch.stack(chances).sum(dim=0)
+            for query, view, cosine in zip(queries, views, cosines, strict=True):
+                torch.mm(query, view.T, out=cosine)
+            torch.softmax(cosines, dim=2, out=chances)
+            torch.sum(chances, dim=0, out=together)
             for view, query, cosine, chance, grad in zip(
                 views, queries, cosines, chances, grads, strict=True
             ):
-                common = (together + chance).topk(k, dim=1).indices
+                common = torch.add(together, chance, out=work).topk(k, dim=1).indices
                 single = chance.scatter_(1, common, -1.0).topk(k, dim=1).indices
                 # The shift changes no share and keeps exponentials at 1 or below.
                 power = cosine.sub_(1).div_(temperature).exp_()
-                losses, by_cosine = _discriminate(power, common, single)
+                losses, by_cosine = _discriminate(power, common, single, work)
                 by_cosine /= temperature
                 if weight is not None:
                     own = weight[start : start + chunk_size, None]
@@ -265,13 +270,14 @@ class NeighborDiscrimination(torch.autograd.Function):
         return None, None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
 
 
-def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+def _discriminate(power: Tensor, common: Tensor, single: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return losses of rows, ``(n, 1)``, and the gradient of their sum by the logarithms of ``power``.
 
     Args:
         power: Exponentials e, shape ``(n, N)``; overwritten.
         common: Columns of T, shape ``(n, k)``.
         single: Columns of O, shape ``(n, k)``.
+        gradient: Where the gradient is written, shape ``(n, N)``.
     """
     of_common, of_single = power.gather(1, common), power.gather(1, single)
     in_common, in_single = of_common.sum(dim=1, keepdim=True), of_single.sum(dim=1, keepdim=True)
@@ -285,8 +291,8 @@ def _discriminate(power: Tensor, common: Tensor, single: Tensor) -> tuple[Tensor
     by_common = of_common / everything * (first - 1) * first_slope
     by_single = of_single / outside * (second - 1) * second_slope
     by_single += of_single / everything * first * first_slope
-    gradient = power / outside * (second * second_slope)
-    gradient.addcmul_(power / everything, first * first_slope)
+    torch.div(power, outside, out=gradient).mul_(second * second_slope)
+    gradient.addcmul_(power.div_(everything), first * first_slope)
     gradient.scatter_(1, single, by_single)
     gradient.scatter_(1, common, by_common)
     return losses, gradient
