@@ -69,10 +69,12 @@ class Study:
             UserError: If an option is the run folder, ``runs_dir`` is a file, there is no seed, or a seed is
                 repeated.
         """
-        merged = {key: value for key, value in {**self.options, **options}.items() if key != "seed"}
-        Config(model, self.dataset, self.files, command_line=merged).refuse_run_dir("--runs_dir")
+        merged = {**self.options, **{key: value for key, value in options.items() if key != "seed"}}
+        config = Config(model, self.dataset, self.files, command_line=merged)
+        config.refuse_run_dir("--runs_dir")
         check_output(Path(self.runs_dir, self.dataset, "a run"), "--runs_dir")
-        seeds = self.seed_list(model)
+        seeds = seed_list(self.seeds, config.run.seed)
+        merged.pop("seed", None)
         specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]
         return specs[:1] if needs_one_seed(specs[0]) else specs
 
