@@ -189,9 +189,11 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
             called = ast.unparse(node.func)
             if called in ("eval", "exec", "torch.load", "yaml.unsafe_load", "pd.read_pickle"):
                 yield called
-            for keyword in node.keywords:
-                if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False":
-                    yield f"{called}(allow_pickle={ast.unparse(keyword.value)})"
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if given.get("allow_pickle", "False") != "False":
+                yield f"{called}(allow_pickle={given['allow_pickle']})"
+            if called.endswith(".load_checkpoint") and given.get("weights_only") != "True":
+                yield f"{called} without weights_only=True"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -207,6 +209,7 @@ def test_nothing_runs_code_from_data(name: str) -> None:
         "eval('1')",
         "torch.load(path)",
         "np.load(path, allow_pickle=True)",
+        "timm.models.load_checkpoint(model, path)",
     ],
 )
 def test_unsafe_code_is_noticed(code: str) -> None:

@@ -222,7 +222,7 @@ def _efficientnet_lite0(timm: Any) -> Any:
     weights = bundled_file(*LITE0_WEIGHTS, f"image_model='{LITE0}'")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     # The package's parameter names differ; the order of the parameters is the same.
-    timm.models.load_checkpoint(model, str(weights), remap=True)
+    timm.models.load_checkpoint(model, str(weights), remap=True, weights_only=True)
     model.reset_classifier(0)
     return model
 
