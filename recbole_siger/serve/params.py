@@ -29,7 +29,7 @@ class ServeParams:
     threads: int = bounded("[1, 256]")
     reuse_port: bool
     drain_seconds: float = bounded("[0, 3600]")
-    stop_seconds: float = bounded("[0, 3600]")
+    stop_seconds: int = bounded("[1, 3600]")
     max_k: int = bounded("[1, inf)")
     max_ids: int = bounded("[1, inf)")
     max_id_length: int = bounded("[1, inf)")

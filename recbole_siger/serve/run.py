@@ -25,7 +25,7 @@ __all__ = ["open_socket", "serve"]
 
 
 def serve(source: str | Path, params: ServeParams, report: Callable[[str], None] = print_line) -> None:
-    """Serve a run until SIGTERM or SIGINT; requests in flight are answered before this function returns.
+    """Serve a run until SIGTERM or SIGINT; it waits ``stop_seconds`` at most for requests in flight.
 
     SIGHUP loads the newest complete run, see :meth:`~recbole_siger.serve.service.Service.reload`.
 
@@ -48,8 +48,8 @@ def serve(source: str | Path, params: ServeParams, report: Callable[[str], None]
             f"{loaded.folder}: {loaded.model} on {loaded.dataset}, {len(loaded.users):,} users, "
             f"{len(loaded.items):,} items, {len(loaded.images):,} pictures"
         )
-        _Process(make_server(service, token), params, report).run(listener)
-    report("stopped; all requests in flight were answered")
+        unanswered = _Process(make_server(service, token), params, report).run(listener)
+    report(f"stopped; requests without an answer: {unanswered}")
 
 
 def open_socket(params: ServeParams) -> socket.socket:
@@ -105,25 +105,26 @@ class _Process:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=int(params.stop_seconds) + 1,
+            timeout_graceful_shutdown=params.stop_seconds,
         )
         self._uvicorn = _Uvicorn(config)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def run(self, listener: socket.socket) -> None:
-        """Serve until a signal has ended the server."""
+    def run(self, listener: socket.socket) -> int:
+        """Serve until a signal has ended the server; return how many requests were not answered."""
         try:
-            asyncio.run(self._serve(listener))
+            return asyncio.run(self._serve(listener))
         finally:
             self._server.close()
 
-    async def _serve(self, listener: socket.socket) -> None:
+    async def _serve(self, listener: socket.socket) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, listener)
         loop.add_signal_handler(signal.SIGHUP, self._start, self._reload)
         self._start(self._announce, listener)
         await self._uvicorn.serve(sockets=[listener])
+        return len(self._uvicorn.server_state.tasks)
 
     async def _announce(self, listener: socket.socket) -> None:
         """Print the address when the server accepts connections."""

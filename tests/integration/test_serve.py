@@ -210,7 +210,7 @@ def test_reload_and_restart_under_load_lose_no_request(tmp_path: Path) -> None:
         with serving(runs, f"--port={old.port}", "--reuse_port") as new:
             load.go_on()
             assert old.end() == 0
-            assert old.lines[-1] == "stopped; all requests in flight were answered\n"
+            assert old.lines[-1] == "stopped; requests without an answer: 0\n"
             load.go_on(200)
             assert load.failures == []
             assert get(new.port, "/run")[1]["run"] == "second"
@@ -240,6 +240,22 @@ def test_a_request_in_flight_is_answered_after_the_signal(number: int, tmp_path:
         assert b'"source":"user"' in answer
         assert server.process.wait(30) == 0
         idle.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_last_line_counts_requests_without_an_answer(signals: int, tmp_path: Path) -> None:
+    run = draw_run(tmp_path / "run")
+    with serving(run, "--port=0", "--stop_seconds=1", "--drain_seconds=0") as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as flying:
+            flying.sendall(b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            time.sleep(0.3)
+            for _ in range(signals):
+                server.process.send_signal(signal.SIGTERM)
+                time.sleep(0.1)
+            assert server.process.wait(30) == 0
+        server._reader.join(10)
+        assert server.lines[-1] == "stopped; requests without an answer: 1\n"
 
 
 @pytest.mark.slow
