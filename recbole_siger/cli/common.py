@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from recbole_siger.cli.command import Opt, option
@@ -15,12 +13,10 @@ from recbole_siger.cli.declared import (
     read_dataclass,
     shipped_files,
 )
-from recbole_siger.errors import UserError
 
 __all__ = [
     "config_files",
     "dataset",
-    "files_of",
     "given",
     "keys_of_run",
     "keys_of_search",
@@ -51,23 +47,6 @@ def run_options() -> list[Opt]:
         "YAML files of options, separated by blanks; a later file is stronger, the command line strongest."
     )
     return [model(), dataset(), config_files(files)]
-
-
-def files_of(config_files: str | None) -> list[str]:
-    """Return the files that ``--config_files`` names: one file, or several words.
-
-    Quotation marks or a backslash keep the blanks of a path, as in a shell.
-
-    Raises:
-        UserError: If a quotation mark has no partner.
-    """
-    text = config_files or ""
-    if text and Path(text).is_file():
-        return [text]
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"command line: --config_files={text}: {str(error).lower()}") from None
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from recbole_siger.options.params import did_you_mean
 __all__ = ["COMMANDS"]
 
 KINDS = ("amazon", "microlens", "movielens", "csv")
+EDITION = (
+    "amazon: 2014 (default), 2018 or 2023; microlens: 50k or 100k, movielens: ml-100k, ml-1m, ..., "
+    "both needed with --download only."
+)
 
 
 def _from_files(command: str, module: str, cls: str) -> list[Opt]:
@@ -44,7 +48,7 @@ def prepare_command() -> Command:
             option("overwrite", "Whether a dataset of that name is replaced.", kind="bool", default="False"),
             option("source", f"{raw}folder of the raw files. Needed.", metavar="FOLDER"),
             option("category", "amazon: category such as Baby. Needed.", metavar="NAME"),
-            *(opt for opt in own if opt.name == "edition"),
+            option("edition", EDITION, metavar="NAME"),
             option("download", f"{raw}whether files that the folder lacks are fetched.", kind="bool"),
             option("mirror", f"{raw}address to fetch the files from instead.", metavar="URL"),
             option("inter", "csv: table of interactions. Needed.", metavar="FILE"),
@@ -56,7 +60,9 @@ def prepare_command() -> Command:
             ),
             option("time_col", "csv: column of times; by default `timestamp`, if it exists.", metavar="NAME"),
             option(
-                "sep", "csv: separator, such as `,` or `tab`; by default read from the file.", metavar="TEXT"
+                "sep",
+                "csv: separator, such as `,`; by default `tab` for .tsv, .txt and .inter, else `,`.",
+                metavar="TEXT",
             ),
         ],
         usage=f"{'|'.join(KINDS)} --name=NAME [--key=value ...]",

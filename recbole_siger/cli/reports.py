@@ -8,8 +8,9 @@ import click
 
 from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import config_files, dataset, files_of, keys_of_search, model
+from recbole_siger.cli.common import config_files, dataset, keys_of_search, model
 from recbole_siger.errors import UserError
+from recbole_siger.options.command import files_of
 
 __all__ = ["COMMANDS"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import config_files, dataset, files_of, given, keys_of_search
+from recbole_siger.cli.common import config_files, dataset, given, keys_of_search
 from recbole_siger.errors import UserError
+from recbole_siger.options.command import files_of
 from recbole_siger.options.resources import find_resource
 
 __all__ = ["COMMANDS"]

@@ -9,9 +9,10 @@ import click
 
 from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import dataset, files_of, keys_of_run, model, run_options
+from recbole_siger.cli.common import dataset, keys_of_run, model, run_options
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
+from recbole_siger.options.command import files_of
 from recbole_siger.registry import check_model_name
 
 __all__ = ["COMMANDS"]

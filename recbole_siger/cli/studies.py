@@ -11,7 +11,6 @@ from recbole_siger.cli.command import Command, Opt, option, options_of
 from recbole_siger.cli.common import (
     config_files,
     dataset,
-    files_of,
     given,
     keys_of_search,
     keys_of_study,
@@ -19,6 +18,7 @@ from recbole_siger.cli.common import (
 )
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
 from recbole_siger.errors import UserError
+from recbole_siger.options.command import files_of
 
 __all__ = ["COMMANDS"]
 
@@ -31,16 +31,17 @@ FORMATS = "Files to write: .md, .tex, .csv, .json"
 
 # Types, choices and defaults are those of the dataclasses.
 _MEANINGS = {
-    "stat": "Paired test of the first row against each other row; None for no test.",
+    "stat": "Paired test of the first row against each other row; `none` for no test.",
     "correct": "Correction of the p-values over the rows.",
     "over": "What is paired: users, each with the mean over seeds, or seeds.",
     "allow_mixed": "Whether runs of different protocols may share the table, marked and untested.",
     "columns": "Metrics, separated by commas; by default Recall and NDCG at every cut-off.",
     "seeds": "How many seeds, counted up from the key `seed`, or a list such as 2020,2021.",
-    "runs_dir": "Folder in which finished runs are looked for and new runs are written.",
+    "runs_dir": "Finished runs are looked for below <runs_dir>/<dataset>, and new runs are written there.",
     "jobs": "Runs at a time.",
 }
-_OF_TABLE = ("stat", "correct", "over", "allow_mixed", "columns")
+_OF_TABLE = ("allow_mixed", "columns")
+_OF_TEST = ("stat", "correct", "over")
 
 
 def _described(module: str, cls: str, *names: str) -> list[Opt]:
@@ -56,16 +57,16 @@ def _study_options() -> list[Opt]:
     ]
 
 
-def _table_options(formats: str) -> list[Opt]:
+def _table_options(formats: str, *names: str) -> list[Opt]:
     out = option("out", formats, metavar="FILE", repeated=True)
-    return [*_described("report.comparison", "TableParams", *_OF_TABLE), out]
+    return [*_described("report.comparison", "TableParams", *names, *_OF_TABLE), out]
 
 
 def _table(given_values: dict[str, Any]) -> Any:
     """Remove the fields of ``TableParams`` from the values of a command and return them."""
     from recbole_siger.report.comparison import table_params
 
-    values = {name: given_values.pop(name) for name in _OF_TABLE if name in given_values}
+    values = {name: given_values.pop(name) for name in (*_OF_TEST, *_OF_TABLE) if name in given_values}
     if "columns" in values:
         values["columns"] = values["columns"].split(",")
     return table_params(values)
@@ -117,7 +118,7 @@ def compare_command() -> Command:
             option(
                 "model_config", "YAML file {model: {key: value}}, or folder of MODEL.yaml.", metavar="FILE"
             ),
-            *_table_options(f"{FORMATS}; NAME.{{md,tex}} names several."),
+            *_table_options(f"{FORMATS}; NAME.{{md,tex}} names several.", *_OF_TEST),
         ],
         usage="--models=NAME,NAME --dataset=NAME [--key=value ...] | --runs RUN_DIR RUN_DIR ...",
         summary="Print a table of models, the first tested against the others. Missing runs are started.",
@@ -167,7 +168,7 @@ def ablate_command() -> Command:
     return Command(
         "ablate",
         _ablate,
-        [model(), *_study_options(), *_table_options(f"{FORMATS}.")],
+        [model(), *_study_options(), *_table_options(f"{FORMATS}.", *_OF_TEST)],
         usage="--model=NAME --dataset=NAME [--key=value ...]",
         summary="Print one table of a model's component variants and one of its modalities.",
         example="recbole-siger ablate --model=SIGER --dataset=ml-100k --seeds=3",
@@ -177,8 +178,8 @@ def ablate_command() -> Command:
     )
 
 
-def _refuse(keys: dict[str, str], command: str) -> None:
-    for name in ("runs", "set"):
+def _refuse(keys: dict[str, str], command: str, *names: str) -> None:
+    for name in ("runs", "set", *names):
         if name in keys:
             raise UserError(f"command line: {command} has no option --{name}")
 
@@ -217,7 +218,7 @@ def sweep_command() -> Command:
 
 def _sweep(out: tuple[str, ...], keys: dict[str, str], **options: Any) -> int:
     values = given(**options)
-    _refuse(keys, "sweep")
+    _refuse(keys, "sweep", *_OF_TEST)
     name, key, listed = _needed(values, "sweep", "model", "key", "values")
     _check(name, values, keys)
     from recbole_siger.studies.sweep import sweep_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -14,7 +15,7 @@ from recbole_siger.options.params import build_params, did_you_mean, options
 from recbole_siger.options.resources import find_resource
 from recbole_siger.options.yaml_values import parse_value, read_yaml
 
-__all__ = ["command_params", "dataset_folder"]
+__all__ = ["command_params", "dataset_folder", "files_of"]
 
 P = TypeVar("P")
 
@@ -69,3 +70,20 @@ def _read(key: str, text: str, annotation: Any) -> Any:
     if any(get_origin(kind) is tuple for kind in kinds):
         return [word.strip() for word in text.split(",") if word.strip()]
     return parse_value(text, f"{SOURCE}: {key}")
+
+
+def files_of(config_files: str | None) -> list[str]:
+    """Return the files that ``--config_files`` names: one file, or several words.
+
+    Quotation marks or a backslash keep the blanks of a path, as in a shell.
+
+    Raises:
+        UserError: If a quotation mark has no partner.
+    """
+    text = config_files or ""
+    if text and Path(text).is_file():
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"command line: --config_files={text}: {str(error).lower()}") from None

@@ -16,7 +16,7 @@ from recbole_siger.common.files import sha256, write_text
 from recbole_siger.common.tables import open_table
 from recbole_siger.errors import UserError
 from recbole_siger.extract.run import ExtractParams, extract, output_files
-from recbole_siger.options.command import command_params, dataset_folder
+from recbole_siger.options.command import command_params, dataset_folder, files_of
 from recbole_siger.options.params import bounded
 from recbole_siger.profiles.asking import Manners, ask_all
 from recbole_siger.profiles.cache import AnswerCache
@@ -156,7 +156,7 @@ def _prompts(params: ProfilesParams, file: PromptFile) -> Iterator[Prompt]:
         return item_prompts(file, table, params.text_cols)
     from recbole_siger.profiles.history import Split, read_reviews
 
-    split = Split(params.dataset, params.data_path, (params.config_files or "").split(), params.seed)
+    split = Split(params.dataset, params.data_path, files_of(params.config_files), params.seed)
     reviews = read_reviews(Path(params.reviews), params.review_col, split) if params.reviews else {}
     texts = item_texts(table, params.text_cols)
     return user_prompts(file, split.histories, texts, reviews, params.max_history)

@@ -153,7 +153,7 @@ def _note_on_numbers(comparison: Comparison) -> str:
 def _note_on_tests(comparison: Comparison) -> list[str]:
     params = comparison.params
     sample = next((tested.result.n for row in comparison.rows for tested in row.tests.values()), None)
-    if sample is None or params.stat is None:
+    if sample is None or params.stat == "none":
         return []
     n_tests = sum(bool(row.tests) for row in comparison.rows)
     users = f"{sample:,} users, each with the mean over its seeds"
@@ -175,4 +175,4 @@ def _has_improvement(comparison: Comparison) -> bool:
     """Tell whether the first row can be compared with the best of the others."""
     others = [comparison.strongest(column) for column in comparison.columns]
     measurable = all(o is not None and o.mean[c] for o, c in zip(others, comparison.columns, strict=True))
-    return comparison.params.stat is not None and comparison.improvement and measurable
+    return comparison.params.stat != "none" and comparison.improvement and measurable

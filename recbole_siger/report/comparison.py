@@ -44,7 +44,7 @@ class TableParams:
     """How a table is made.
 
     Attributes:
-        stat: The paired test; None for a table without tests.
+        stat: The paired test; ``none`` for a table without tests.
         correct: Correction over all rows tested on one metric.
         over: What is paired: users, each with the mean over its seeds, or seeds.
         allow_mixed: Whether the table may have runs of other protocols, marked and not tested.
@@ -52,7 +52,7 @@ class TableParams:
             user, such as ``recall@20[cold]``, is not tested over users.
     """
 
-    stat: Literal["wilcoxon", "t-test"] | None = "wilcoxon"
+    stat: Literal["wilcoxon", "t-test", "none"] = "wilcoxon"
     correct: Literal["holm", "none"] = "holm"
     over: Literal["users", "seeds"] = "users"
     allow_mixed: bool = False
@@ -185,7 +185,7 @@ def check_sample_size(n: int, params: TableParams) -> None:
     Raises:
         UserError: With the sample size that is needed.
     """
-    if params.stat is None or smallest_p(n, params.stat) < SIGNIFICANT:
+    if params.stat == "none" or smallest_p(n, params.stat) < SIGNIFICANT:
         return
     needed = next(m for m in range(1, 99) if smallest_p(m, params.stat) < SIGNIFICANT)
     fix = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
@@ -249,7 +249,7 @@ def compare_entries(
         else _failed_row(entry)
         for entry in entries
     ]
-    if params.stat is not None and not rows[0].failure:
+    if params.stat != "none" and not rows[0].failure:
         rows = _with_tests(entries, rows, results, columns, params)
     first = results[reference][0]
     protocol = {key: first.get(key) for key in ("protocol", "protocol_id", "protocol_facts")}
@@ -347,7 +347,7 @@ def _with_tests(
     params: TableParams,
 ) -> list[Row]:
     """Test the first row against each other row; the tests of one metric are one family."""
-    assert params.stat is not None
+    assert params.stat != "none"
     others = [i for i, row in enumerate(rows) if i and not row.failure and not row.mixed]
     sample = _by_user if params.over == "users" else _by_seed
     tables = {i: sample(entries[i], results[rows[i].label], columns) for i in (0, *others)}

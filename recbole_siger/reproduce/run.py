@@ -221,7 +221,7 @@ class _Progress:
         first = self._table.rows[0]
         tested = tests and there[0].row is first and not first.panel
         params = TableParams(
-            stat="wilcoxon" if tested else None, allow_mixed=True, columns=self._table.metrics
+            stat="wilcoxon" if tested else "none", allow_mixed=True, columns=self._table.metrics
         )
         note = "" if self._request.original_features else self._table.datasets[self._dataset].note
         title = f"Our runs: {title_of(self._table, self._dataset, note)}"

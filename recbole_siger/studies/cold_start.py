@@ -105,7 +105,7 @@ def _cold_table(title: str, entries: Sequence[Entry]) -> Comparison:
     whole = [results[entry.label] for entry in entries if entry.runs and not entry.failures]
     tests = [result["test"] for of_entry in whole for result in of_entry]
     columns = tuple(name for name in tests[0] if all(name in test for test in tests)) if tests else None
-    params = TableParams(stat=None, columns=columns)
+    params = TableParams(stat="none", columns=columns)
     table = compare_entries(title, entries, params, improvement=False, mixable=False)
     if not whole:
         return table

@@ -52,7 +52,7 @@ def sweep_option(
     specs = [(label, study.specs(model, own, label)) for label, own in wanted.items()]
     entries = study.finish(specs, params.columns)
     title = f"{short_name(model)} on {study.dataset}: {key}"
-    table = compare_entries(title, entries, replace(params, stat=None), improvement=False)
+    table = compare_entries(title, entries, replace(params, stat="none"), improvement=False)
     if pictures:
         _draw(table, key, listed, pictures)
     return finish_tables([table], [path for path in paths if path not in pictures])

@@ -175,6 +175,7 @@ BPR = ["compare", "--models=BPR", "--dataset=toy"]
         (["ablate", "--model=SIGER", "--dataset=toy", "--ablation=mp"], "--ablation=mp: leave it out"),
         (["ablate", "--model=SIGER", "--dataset=toy", "--set=SIGER.x=1"], "ablate has no option --set"),
         (["sweep", "--model=BPR", "--dataset=toy", "--key=epochs"], "command line: sweep requires --values"),
+        (["sweep", "--model=BPR", "--dataset=toy", "--stat=t-test"], "sweep has no option --stat"),
         (
             ["sweep", "--model=BPR", "--dataset=toy", "--key=epochs", "--values=1,1"],
             "--values=1,1: write diff",

@@ -216,7 +216,7 @@ def test_a_history_goes_by_time_whatever_a_run_loads(shop: Path, server: Server,
 
 
 def test_options_of_another_model(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = shop / "siger.yaml"
+    file = shop / "options of siger.yaml"  # a path with blanks is one file, as for `run`
     file.write_text("model: SIGER\nn_semantic_neighbors: 7\n")
     assert cli.main(words(shop, "user", "--dry-run", f"--config_files={file}")) == 0
     file.write_text("model: GRU4Rec\ntrain_neg_sample_args: null\n")

@@ -178,7 +178,7 @@ def test_over_seeds(entries: list[Entry], tmp_path: Path) -> None:
         (5, {}, "users with n=5 cannot give p < 0.05; n=6 can: use a larger dataset"),
         (6, {}, None),
         (2, {"stat": "t-test"}, None),
-        (1, {"stat": None}, None),
+        (1, {"stat": "none"}, None),
     ],
 )
 def test_samples_that_are_too_small(n: int, params: dict[str, Any], message: str | None) -> None:
@@ -284,6 +284,7 @@ def test_parameters_from_the_command_line() -> None:
     assert (params.stat, params.correct, params.columns) == ("t-test", "holm", ("ndcg@5",))
     with pytest.raises(UserError, match=r"command line: stat='wilcoxn': expected one of.*did you mean"):
         table_params({"stat": "wilcoxn"})
+    assert table_params({"stat": "none"}).stat == "none"
     with pytest.raises(UserError, match=r"ndcg@5 is given twice; keep one"):
         table_params({"columns": ["ndcg@5", "recall@5", "NDCG@5"]})
 
