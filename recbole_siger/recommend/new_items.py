@@ -195,7 +195,7 @@ class NewItems:
         return open_graphs(self.run) if self.run.file(GRAPHS_FILE).is_file() else []
 
     def _check_files(self) -> None:
-        for name, key in ((FEATURES_FILE, "save_features"), (MODEL_FILE, "saved")):
+        for name, key in ((MODEL_FILE, "saved"), (FEATURES_FILE, "save_features")):
             if not self.run.file(name).is_file():
                 raise UserError(
                     f"{self.run.file(name)}: missing; new items need it, train again with --{key}=True"

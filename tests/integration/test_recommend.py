@@ -134,6 +134,9 @@ def test_the_files_can_be_switched_off(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"features\.safetensors: missing; .*--save_features=True"):
         recommender.add_items({m: np.ones((1, WIDTHS[m])) for m in ("image", "text")}, ["new"])
     assert not recommender.explain("u00", "i00").neighbors.empty
+    (lean.run.path / "model.safetensors").unlink()  # as with saved=False, which leaves out both files
+    with pytest.raises(UserError, match=r"model\.safetensors: missing; .*--saved=True"):
+        recommender.add_items({m: np.ones((1, WIDTHS[m])) for m in ("image", "text")}, ["new"])
 
 
 # ---- arguments
