@@ -157,11 +157,13 @@ class RunTrainer(Trainer):
         if watch.sums:  # empty for trainers of RecBole with their own loss
             total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
-        names = self._names(len(terms))
-        losses = {n: t / len(train_data) for n, t in zip(names, terms, strict=True)}
+        losses = {n: t / len(train_data) for n, t in zip(self._names(len(terms)), terms, strict=True)}
         self.selection.plateau.add(epoch_idx, self._bpr(losses))
         self._record.loss |= losses
         self._record.seconds_train = time.perf_counter() - start
+        if not self._validates:  # the last epoch is the best, also in its checkpoint
+            self.selection.epoch = epoch_idx
+            self._keep_model()
         if not (self._validates and (epoch_idx + 1) % self.eval_step == 0):
             self._finish_epoch()
         return total
@@ -282,10 +284,10 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Store the model's state where RecBole would pickle it: after an improvement."""
-        if epoch < 0:
-            return
-        if not self._validates:
-            self.selection.epoch = epoch
+        if epoch >= 0 and self._validates:
+            self._keep_model()
+
+    def _keep_model(self) -> None:
         self.selection.state = ModelState.of(self.model)
         self._write_model()
 

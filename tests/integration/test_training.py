@@ -573,6 +573,26 @@ def test_a_run_that_stopped_early_is_only_tested(settings: Settings, monkeypatch
     assert_same_run("whole", "broken")
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_without_validation_a_run_that_trained_to_its_end_is_only_tested(
+    epochs: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = settings(epochs=epochs, eval_step=0, checkpoint_interval=0)
+    run(values, "BPR", "whole")
+    write_results = RunFolder.write_results
+
+    def interrupted(self: RunFolder, results: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write_results", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(values, "BPR", "broken")
+    monkeypatch.setattr(RunFolder, "write_results", write_results)
+    assert resume_run("broken")["best_epoch"] == epochs - 1
+    assert_same_run("whole", "broken")
+    assert [line["best_epoch"] for line in metrics_of("broken")] == list(range(epochs))
+
+
 def test_a_finished_run_cannot_be_resumed(settings: Settings) -> None:
     run(settings(epochs=1))
     with pytest.raises(UserError, match="this run is finished; `recbole-siger evaluate run` shows"):
