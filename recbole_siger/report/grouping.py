@@ -11,7 +11,7 @@ from recbole_siger.registry import short_names
 from recbole_siger.report.comparison import Entry
 from recbole_siger.runs.folder import RunFolder
 
-__all__ = ["group_runs", "label_of"]
+__all__ = ["group_runs", "label_of", "labels_of"]
 
 
 def label_of(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -30,6 +30,20 @@ def label_of(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{name} ({own})" if own else name
 
 
+def labels_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name each configuration as :func:`label_of`; equal names, as on two datasets, get numbers.
+
+    >>> labels_of({"a": {"model": "BPR", "dataset": "x"}, "b": {"model": "BPR", "dataset": "y"}})
+    ['BPR', 'BPR #2']
+    """
+    labels: list[str] = []
+    for key in configs:
+        label = label_of(key, configs)
+        n_twins = sum(label in (other, other.rpartition(" #")[0]) for other in labels)
+        labels.append(f"{label} #{n_twins + 1}" if n_twins else label)  # the number 1 and the text "1"
+    return labels
+
+
 def group_runs(runs: Sequence[RunFolder]) -> list[Entry]:
     """Group runs of one dataset by configuration without the seed, in the order of the first run of each.
 
@@ -46,9 +60,5 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Entry]:
             key = str(run.path)
         groups.setdefault(key, []).append(run)
         configs[key] = values
-    labels: list[str] = []
-    for key in groups:
-        label = label_of(key, configs)
-        n_twins = sum(label in (other, other.rpartition(" #")[0]) for other in labels)
-        labels.append(f"{label} #{n_twins + 1}" if n_twins else label)  # the number 1 and the text "1"
-    return [Entry(label, tuple(group)) for label, group in zip(labels, groups.values(), strict=True)]
+    named = zip(labels_of(configs), groups.values(), strict=True)
+    return [Entry(label, tuple(group)) for label, group in named]

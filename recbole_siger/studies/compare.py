@@ -24,13 +24,16 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.report.grouping import label_of
+from recbole_siger.report.grouping import labels_of
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed, tested_metrics
 from recbole_siger.studies.reuse import config_hash
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
+
+
+_OF_STUDY = {"model": "--models", "dataset": "--dataset", "seed": "--seeds"}
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,11 @@ def options_of_models(
         if model not in own or not isinstance(values, dict):
             hint = did_you_mean(model, names) if model not in own else "; write `key: value` lines below it"
             raise UserError(f"{file}: {model}: expected options of {', '.join(names)}{hint}")
+        if shared := next((key for key in values if key in _OF_STUDY), None):
+            raise UserError(
+                f"{file}: {named}: {shared}={values[shared]!r}: every row has the same {shared}; use "
+                f"{_OF_STUDY[shared]}"
+            )
         own[model] |= values
     typed = set()
     for pair in pairs:
@@ -177,6 +185,8 @@ def options_of_models(
             raise UserError(f"--set {pair}: write --set MODEL.key=value")
         if model not in own:
             raise UserError(f"--set {pair}: {model!r} is not compared{did_you_mean(model, names)}")
+        if option in _OF_STUDY:
+            raise UserError(f"--set {pair}: every row has the same {option}; use {_OF_STUDY[option]}")
         if (model, option) in typed:
             raise UserError(f"command line: --set {key} is given twice; keep one")
         typed.add((model, option))
@@ -242,7 +252,9 @@ def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
             raise UserError(f"{run.path}: has configuration and seed of {twin}; leave one of them out")
         groups.setdefault(key, []).append(run)
         configs[key] = values
-    return [Entry(label_of(key, configs), tuple(group)) for key, group in groups.items()]
+    return [
+        Entry(label, tuple(group)) for label, group in zip(labels_of(configs), groups.values(), strict=True)
+    ]
 
 
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:

@@ -88,10 +88,11 @@ class DataFiles:
         """Return ``{name: SHA-256}`` of the data files that a configuration can read, sorted by name.
 
         These are RecBole's atomic files and the feature files in the folder of the dataset, and the feature
-        files that the key ``features`` names.
+        files that the keys ``features`` and ``user_features`` name.
         """
         features, data = Path(config["feature_path"]), Path(config["data_path"])
-        named = config["features"].values() if isinstance(config["features"], dict) else ()
+        listed = (config[key] for key in ("features", "user_features"))
+        named = [name for names in listed if isinstance(names, dict) for name in names.values()]
         files = {file.name: file for file in _listed(features)}
         for name in (str(name) for name in named if name):
             files |= {name: features / name, f"{name} ids": (features / name).with_suffix(".ids")}

@@ -150,6 +150,20 @@ def test_the_content_of_data_files_decides_and_not_their_times(
     assert any(line.startswith(f"{first}: not used again: ") for line in lines)
 
 
+@pytest.mark.parametrize("key", ["features", "user_features"])
+def test_a_named_feature_file_anywhere_belongs_to_the_data(key: str, tmp_path: Path) -> None:
+    config: Any = {"feature_path": str(tmp_path / "toy"), "data_path": str(tmp_path / "toy")}
+    config |= {"features": ["text"], "user_features": None, key: {"profile": "../elsewhere/x.npy"}}
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.npy").write_bytes(b"one")
+    (tmp_path / "elsewhere" / "x.ids").write_text("u1\n")
+    first = reuse.DataFiles().digests(config)
+    assert [*first] == ["../elsewhere/x.npy", "../elsewhere/x.npy ids"]
+    (tmp_path / "elsewhere" / "x.npy").write_bytes(b"two")
+    assert reuse.DataFiles().digests(config) != first
+
+
 def test_an_evaluated_run_is_not_evaluated_twice(
     options: dict[str, Any], in_process: list[list[str]]
 ) -> None:

@@ -160,6 +160,8 @@ BPR = ["compare", "--models=BPR", "--dataset=toy"]
         ([*BPR, "--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
         ([*BPR, "--set=EASE.x=1"], "--set EASE.x=1: 'EASE' is not"),
         ([*BPR, "--set=x=1"], "write --set MODEL.key=value"),
+        ([*BPR, "--set=BPR.seed=7"], "--set BPR.seed=7: every row has the same seed; use --seeds"),
+        ([*BPR, "--set=BPR.model=Pop"], "every row has the same model; use --models"),
         ([*BPR, "--model_config=no.yaml"], "no.yaml: no such"),
         (
             [*BPR, "--model_config=."],

@@ -435,6 +435,7 @@ def test_runs_are_compared_without_starting_any(
         (["--runs", "a1", "--out=t.doc"], "the name must end in .md"),
         (["--runs", "a1", "old"], "without protocol_id"),
         (["--stat=sign", "--runs", "a1"], "stat='sign': expected one of"),
+        (["--runs", "a1", "away"], "runs on different datasets (elsewhere, toy) do not share a table"),
     ],
 )
 def test_bad_runs_are_one_line_and_a_2(
@@ -448,6 +449,7 @@ def test_bad_runs_are_one_line_and_a_2(
     for name, seed in (("a1", 1), ("a2", 2), ("copy", 1)):
         write_run(Path(name), seed=seed)
     write_run(Path("c"), "Pop")
+    write_run(Path("away"), options={"dataset": "elsewhere"}, dataset="elsewhere")
     write_run(Path("old"), "EASE", protocol_id=None)
     RunFolder.create("unfinished").write_config({"model": "BPR", "dataset": "toy", "seed": 3})
     assert cli.main(["compare", *words]) == (2 if message else 0)
