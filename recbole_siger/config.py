@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
@@ -29,7 +30,7 @@ from recbole_siger.options.params import (
     options,
 )
 from recbole_siger.options.resources import find_resource
-from recbole_siger.options.yaml_values import Loader, parse_value, read_yaml, shown
+from recbole_siger.options.yaml_values import Loader, parse_text, parse_value, read_yaml, shown
 from recbole_siger.registry import (
     check_model_class,
     check_model_of_file,
@@ -248,8 +249,8 @@ class Config(RecBoleConfig):
                 if bool in kinds:
                     flag = parse_flag(text)
                     values[key] = flag if isinstance(flag, bool) else values[key]
-                elif str in kinds and (values[key] == "" or not isinstance(values[key], str | None)):
-                    values[key] = text
+                elif str in kinds:
+                    values[key] = parse_text(text, optional=key not in types or NoneType in kinds)
         for _, values in self._external:
             self.external_config_dict.update(values)
 
@@ -376,7 +377,7 @@ class Config(RecBoleConfig):
         """Return :meth:`effective` with absolute paths, for a process with another working folder."""
         values = self.effective()
         for key in keys_of("path"):
-            if values.get(key) and values[key] != "none":
+            if values.get(key) and (key, values[key]) != ("cache_dir", "none"):
                 values[key] = str(real_path(values[key]))
         return values
 

@@ -20,6 +20,7 @@ __all__ = [
     "RepeatedKeyError",
     "YamlError",
     "load_yaml",
+    "parse_text",
     "parse_value",
     "read_bounded",
     "read_yaml",
@@ -81,6 +82,22 @@ def parse_value(text: Any, source: str = "command line") -> Any:
         raise UserError(f"{source}={shown(text)}: {error}; keep one") from None
     except ValueError:
         return text
+
+
+def parse_text(text: str, *, optional: bool = False) -> str | None:
+    """Read the value of a text option: the text itself, or what stands between quotation marks.
+
+    Args:
+        text: The value; ``#``, ``&`` and words that YAML reads as another type are text.
+        optional: Whether ``None``, ``null`` and ``~`` mean no value.
+
+    >>> parse_text("runs/try #2"), parse_text("2024"), parse_text("'a: b'"), parse_text("~", optional=True)
+    ('runs/try #2', '2024', 'a: b', None)
+    """
+    if optional and text in ("None", "null", "Null", "NULL", "~"):
+        return None
+    value = parse_value(text) if text.startswith(("'", '"')) else text
+    return value if isinstance(value, str) else text
 
 
 def read_yaml(path: Path, option: str = "--config_files") -> dict[str, Any]:

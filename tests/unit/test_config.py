@@ -135,17 +135,24 @@ def test_nothing_is_read_from_sys_argv(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no_such_key" not in config
 
 
-@pytest.mark.parametrize("text", ["2024", "1e3", "2024-01-31", "1.5", "True", "none"])
+@pytest.mark.parametrize(
+    "text",
+    ["2024", "1e3", "2024-01-31", "1.5", "True", "none", "runs/try #2", "#3", "&a b", "x: y", "!!int 3"],
+)
 def test_text_stays_text_on_the_command_line(text: str) -> None:
     config = build("SIGER", "NAME", command_line={"run_dir": text, "data_path": text, "cache_dir": text})
     assert [config[key] for key in ("run_dir", "cache_dir")] == [text, text]
     assert config.run.run_dir == text
     assert config["data_path"] == f"{text}/NAME"
+    again = Config(config_dict=config.portable())  # what a trial and a process of a run get
+    assert again["cache_dir"] == (text if text == "none" else str(Path(text).absolute()))
+    assert again["data_path"] == str(Path(text, "NAME").absolute())
 
 
 def test_none_on_the_command_line_is_still_no_text() -> None:
     assert build("SIGER", command_line={"run_dir": "None"}).run.run_dir is None
     assert build("SIGER", command_line={"run_dir": "~"}).run.run_dir is None
+    assert build("SIGER", command_line={"run_dir": "'~'"}).run.run_dir == "~"
 
 
 @pytest.mark.parametrize(
