@@ -9,6 +9,7 @@ import click
 
 from recbole_siger.cli.command import Command, option
 from recbole_siger.cli.common import config_files, dataset, given, keys_of_search
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.errors import UserError
 from recbole_siger.options.command import files_of
 from recbole_siger.options.resources import find_resource
@@ -81,7 +82,7 @@ def _reproduce(
     gpus = _number("gpus_per_run", values.pop("gpus_per_run", "0"))
     if cpus == 0:
         raise UserError("command line: --cpus_per_run=0: expected a number in (0, inf)")
-    if jobs is not None and (not jobs.isdecimal() or int(jobs) < 1):
+    if jobs is not None and not whole_number(jobs):
         raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
     from recbole_siger.reproduce.plan import Request
     from recbole_siger.reproduce.run import reproduce

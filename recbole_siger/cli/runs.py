@@ -10,6 +10,7 @@ import click
 from recbole_siger.cli.check import check_run
 from recbole_siger.cli.command import Command, option
 from recbole_siger.cli.common import dataset, keys_of_run, model, run_options
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
 from recbole_siger.options.command import files_of
@@ -97,9 +98,9 @@ def _estimate(
 
 
 def _number_of_steps(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if (number := whole_number(text)) is None:
         raise UserError(f"command line: --timed_steps={text}: expected an integer in [0, inf)")
-    return int(text)
+    return number
 
 
 def _of_one_folder(name: str, callback: Callable[..., None], summary: str, example: str) -> Command:

@@ -17,6 +17,7 @@ from recbole_siger.cli.common import (
     model,
 )
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.errors import UserError
 from recbole_siger.options.command import files_of
 
@@ -78,7 +79,7 @@ def _study(values: dict[str, Any], keys: dict[str, str]) -> Any:
 
     named = {key: values[key] for key in ("seeds", "runs_dir") if key in values}
     jobs = values.get("jobs", "1")
-    if not jobs.isdecimal() or int(jobs) < 1:
+    if not whole_number(jobs):
         raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
     files = tuple(files_of(values.get("config_files")))
     return Study(values["dataset"], options=keys, files=files, jobs=int(jobs), **named)

@@ -11,9 +11,11 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.common.terminal import build_table, open_console
 from recbole_siger.data.features import load_features
 from recbole_siger.errors import UserError
+from recbole_siger.options.yaml_values import shown
 from recbole_siger.recommend.ids import first_ids
 from recbole_siger.recommend.ranking import join
 from recbole_siger.recommend.recommender import Recommender
@@ -169,9 +171,9 @@ def _ids_beside(files: dict[str, Path]) -> list[str]:
 
 
 def _number(text: str, key: str = "k") -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UserError(f"command line: {key}={text!r}: expected an integer in [1, inf)")
-    return int(text)
+    if not (number := whole_number(text)):
+        raise UserError(f"command line: {key}={shown(text)}: expected an integer in [1, inf)")
+    return number
 
 
 def _print_or_write(recommender: Recommender, frame: pd.DataFrame, out: Path | None, titled: str) -> None:

@@ -29,7 +29,7 @@ __all__ = [
     "write_text",
 ]
 
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.\w+)?")  # as `_sibling` writes
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.[^.]+)?")  # as `_sibling` writes
 
 
 def _sibling(path: Path) -> Path:
@@ -123,23 +123,23 @@ def file_above(path: Path) -> Path | None:
     return next((one for one in path.parents if os.path.lexists(one) and not one.is_dir()), None)
 
 
-def delete_leftovers(folder: Path, stem: str | None = None, *, min_age: float = 0.0) -> None:
+def delete_leftovers(folder: Path, *names: str, min_age: float = 0.0) -> None:
     """Delete temporary files and folders of :func:`atomic_path` that killed processes have left.
 
     Call this function with a lock of what the temporary files belong to, or with an age that no write has.
 
     Args:
         folder: The folder to look in, not in its subfolders.
-        stem: Name without suffix of the file or folder that was to be written; by default any.
+        names: Names of the files and folders that were to be written; by default any.
         min_age: Seconds since the last change, >= 0.
     """
     try:
-        names = os.listdir(folder)
+        listed = os.listdir(folder)
     except OSError:
         return
-    for name in names:
+    for name in listed:
         found, path = _TEMPORARY.fullmatch(name), folder / name
-        if found is None or stem not in (None, found[1]):
+        if found is None or (names and found[1] + (found[2] or "") not in names):
             continue
         try:
             if time.time() - path.lstat().st_mtime >= min_age:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.errors import UserError
 
 __all__ = [
@@ -225,7 +226,8 @@ def _row_ids(path: Path, n_rows: int, tokens: Sequence[str], assume_order: bool,
 
 def _check_order(path: Path, n_rows: int, tokens: Sequence[str], noun: str) -> None:
     for token in islice(tokens, 1, None):
-        if not (token.isascii() and token.isdigit() and str(int(token)) == token and int(token) < n_rows):
+        number = whole_number(token)
+        if number is None or str(number) != token or number >= n_rows:
             raise UserError(
                 f"{path}: assume_order needs {noun} tokens that are integers from 0 to {n_rows - 1}, "
                 f"but the dataset has {noun} {str(token)!r}; write {path.with_suffix('.ids').name} instead."

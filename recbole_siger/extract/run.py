@@ -207,7 +207,7 @@ def _extract_one(
     shards.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{files['npy']}: another process extracts this modality; wait until the process ends."
     with locked(shards.with_suffix(LOCK), busy):
-        delete_leftovers(shards.parent, files["npy"].stem)
+        delete_leftovers(shards.parent, *(path.name for path in files.values()))
         _extract_locked(params, job, encoder, files, shards, report)
 
 

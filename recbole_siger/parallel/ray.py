@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.common.process import ending_orderly
 from recbole_siger.errors import UserError
 from recbole_siger.parallel.guard import guarding
@@ -174,10 +175,10 @@ def _on_loopback() -> Iterator[None]:
 def _check_reachable(address: str, given: str) -> None:
     """Reject an address where nothing listens; Ray would try for many minutes and ignore interrupts."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or (number := whole_number(port)) is None or number > 65535:
         raise UserError(f"{given}: write auto, HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        socket.create_connection((host.strip("[]"), number), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
         raise _unreached(given, error) from None
 

@@ -80,7 +80,7 @@ def new_dataset(target: Path, *, overwrite: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{target}: another process writes this dataset; wait until the process ends."
     with locked(target.with_name(f".{target.name}{LOCK}"), busy):
-        delete_leftovers(target.parent, target.stem)
+        delete_leftovers(target.parent, target.name)
         check_target(target.name, target.parent, [], overwrite=overwrite)
         with atomic_path(target) as folder:
             folder.mkdir()

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recbole_siger.options.yaml_values import shown
 from recbole_siger.prepare.records import Rejected
 
 __all__ = ["Interactions", "Row", "collect", "number", "read_token", "timestamp"]
@@ -27,8 +28,11 @@ MISSING = frozenset(
 )
 """Words that RecBole, through pandas, reads as a missing value."""
 
-UNWRITABLE = re.compile('[\t\n\r"\ud800-\udfff]')
-"""Characters that would break a line, and unpaired surrogates, which JSON can encode and UTF-8 cannot."""
+PADDING = "[PAD]"
+"""RecBole's name of user 0 and item 0."""
+
+UNWRITABLE = re.compile('[\0\t\n\r"\ud800-\udfff]')
+"""Characters that break a line, NUL, and unpaired surrogates, which JSON can encode and UTF-8 cannot."""
 
 Row = tuple[str, str, float | None, float | None]
 """User, item, rating, timestamp."""
@@ -133,12 +137,17 @@ def read_token(what: str, value: Any) -> str:
     Raises:
         ValueError: If the id is empty, reads as a missing value, would break a line, or is not text.
     """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise ValueError(f"{what} {shown(value)} is no text")
     token = "" if value is None else str(value).strip()
     if not token or token in MISSING:
         raise ValueError(f"{what} is missing")
+    if token == PADDING:
+        raise ValueError(f"{what} {token} is RecBole's name of the padding")
     if UNWRITABLE.search(token):
         raise ValueError(
-            f"{what} {token!r} contains a tab, a line end, a quotation mark or an unpaired surrogate"
+            f"{what} {shown(token)} contains a tab, a line end, a quotation mark, NUL or an unpaired "
+            "surrogate"
         )
     return token
 
@@ -150,7 +159,7 @@ def number(what: str, value: Any) -> float:
         ValueError: If the value is not a finite number.
     """
     try:
-        found = float(value)
+        found = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):  # JSON integers may exceed the range of float
         found = math.nan
     if not math.isfinite(found):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.errors import UserError
 from recbole_siger.options.flags import read_flag
 from recbole_siger.options.params import build_params, did_you_mean
@@ -129,7 +130,8 @@ def _with_defaults(kind: str, values: Values) -> dict[str, Any]:
             chosen |= read_yaml(path)
     for key, value in values.items():
         # YAML 1.1 would read 8:1:1 as a base-60 number.
-        chosen[key] = int(value) if isinstance(chosen.get(key), int) and value.isdecimal() else value
+        number = whole_number(value) if isinstance(chosen.get(key), int) else None
+        chosen[key] = value if number is None else number
     return chosen
 
 

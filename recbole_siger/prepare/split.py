@@ -18,10 +18,10 @@ def split_random(user: NDArray[np.int64], ratios: tuple[int, int, int], seed: in
     """Split each user's rows at random, as LATTICE and MMRec do.
 
     A user has n rows, of which ``h = floor(n * (valid + test) / total)`` are held out. Validation gets
-    ``floor(h * valid / (valid + test))`` rows, test gets the other held-out rows, and training gets ``n - h``
-    rows. A user with fewer than ten rows gives one row to validation and one to test. A user with fewer than
-    three rows gives none. With 8:1:1 these sizes equal those of MMRec's ``1splitting.ipynb`` and of the
-    published splits of Baby and Sports.
+    ``floor(h * valid / (valid + test))`` rows, test gets the other held-out rows, each at least one, and
+    training gets the rest. A user with fewer than ten rows gives one row to validation and one to test. A
+    user with fewer than three rows gives none. With 8:1:1 these sizes equal those of MMRec's
+    ``1splitting.ipynb`` and of the published splits of Baby and Sports.
 
     Args:
         user: User of each row, shape ``(E,)``.
@@ -49,10 +49,10 @@ def _held_out(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of rows that users with given numbers of rows give to validation and to test."""
     held = sizes * (ratios[1] + ratios[2]) // sum(ratios)
-    valid = held * ratios[1] // (ratios[1] + ratios[2])
+    valid = np.maximum(held * ratios[1] // (ratios[1] + ratios[2]), 1)
     small, none = sizes < SMALL_USER, sizes < 3
     test = np.where(none, 0, np.where(small, 1, np.maximum(held - valid, 1)))
-    return np.where(none, 0, np.where(small, 1, np.maximum(valid, 1))), test
+    return np.where(none, 0, np.where(small, 1, valid)), test
 
 
 def _ranks(user: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_siger.common.numbers import whole_number
 from recbole_siger.data.features import open_features, read_blocks
 from recbole_siger.errors import UserError
 from recbole_siger.prepare.download import Download
@@ -131,7 +132,7 @@ class MicroLens(Source):
         facts = {}
         for modality, (encoder, path) in self._features.items():
             array = open_features(path)
-            largest = max((int(token) for token in tokens if token.isdecimal()), default=0)
+            largest = max((whole_number(token) or 0 for token in tokens), default=0)
             if largest > len(array):
                 raise UserError(
                     f"{path}: {len(array):,} rows, but the pairs name video {largest:,}; use the features of "

@@ -125,17 +125,24 @@ def test_scratch_folders_of_killed_processes_are_deleted(
 
 
 def test_only_temporary_files_are_leftovers(tmp_path: Path) -> None:
-    names = [".toy.0123abcd.tmp", ".model.0123abcd.tmp.safetensors", ".a.b.0123abcd.tmp.csv"]
+    names = [
+        ".toy.0123abcd.tmp",
+        ".model.0123abcd.tmp.safetensors",
+        ".a.b.0123abcd.tmp.csv",
+        ".toy.0123abcd.tmp.10-core",
+    ]
     others = ["toy.tmp", ".toy.tmp", ".toy.0123abcd", ".toy.0123ABCD.tmp", "0123abcd.tmp", ".lock"]
     for name in (*names, *others):
         (tmp_path / name).touch()
     (tmp_path / names[0]).unlink()
     (tmp_path / names[0] / "deep").mkdir(parents=True)
     delete_leftovers(tmp_path, min_age=3600.0)
-    delete_leftovers(tmp_path, "toy.inter")
+    delete_leftovers(tmp_path, "toy.inter", "model", "a.b", "toy.5-core")  # other names with the same stems
     assert len([*tmp_path.iterdir()]) == len(names) + len(others)
     delete_leftovers(tmp_path, "toy")
     assert not (tmp_path / names[0]).exists()
+    delete_leftovers(tmp_path, "b", "a.b.csv")
+    assert not (tmp_path / names[2]).exists()
     delete_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*others}
     delete_leftovers(tmp_path / "absent")

@@ -21,10 +21,20 @@ def test_words_that_pandas_reads_as_missing_are_no_ids(word: str) -> None:
         read_token("user", word)
 
 
-@pytest.mark.parametrize("value", ["a\tb", "a\nb", 'a"b', "a\ud83d"])
+@pytest.mark.parametrize("value", ["a\tb", "a\nb", 'a"b', "a\ud83d", "a\0b"])
 def test_ids_that_would_break_a_line(value: str) -> None:
-    with pytest.raises(ValueError, match="contains a tab, a line end, a quotation mark or an unpaired surr"):
+    with pytest.raises(
+        ValueError, match="contains a tab, a line end, a quotation mark, NUL or an unpaired surr"
+    ):
         read_token("item", value)
+
+
+@pytest.mark.parametrize("value", [{"$oid": "5"}, ["B1"], 5.0, True])
+def test_records_that_are_no_ids(value: object) -> None:
+    with pytest.raises(ValueError, match=r"item .* is no text"):
+        read_token("item", value)
+    with pytest.raises(ValueError, match=r"item \[PAD\] is RecBole's name of the padding"):
+        read_token("item", "[PAD]")
 
 
 def test_ids_keep_their_zeros_and_inner_blanks() -> None:
@@ -32,7 +42,9 @@ def test_ids_keep_their_zeros_and_inner_blanks() -> None:
     assert read_token("item", 7) == "7"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "", None, "five", [5], pytest.param(10**400, id="large")])
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "", None, "five", "1_000", True, [5], pytest.param(10**400, id="large")]
+)
 def test_no_number(value: object) -> None:
     with pytest.raises(ValueError, match=r"rating is .*, not a finite number"):
         number("rating", value)

@@ -58,7 +58,17 @@ def test_random_splits_every_user(users: list[int], ratios: tuple[int, int, int]
         else:
             held = n_rows * (ratios[1] + ratios[2]) // sum(ratios)
             assert sizes.min() >= 1
-            assert abs(int(sizes[1] + sizes[2]) - held) <= 2
+            assert int(sizes[1] + sizes[2]) == max(held, 2)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "n_rows", "sizes"),
+    [((80, 5, 15), 10, [8, 1, 1]), ((80, 5, 15), 15, [12, 1, 2]), ((1, 1, 9), 10, [1, 1, 8])],
+)
+def test_a_small_share_of_validation_is_taken_from_test(
+    ratios: tuple[int, int, int], n_rows: int, sizes: list[int]
+) -> None:
+    assert np.bincount(split_random(np.zeros(n_rows, dtype=np.int64), ratios, seed=0)).tolist() == sizes
 
 
 def test_random_is_random_and_even() -> None:
