@@ -15,6 +15,7 @@ trained items are the same to the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.graph.cache import GraphCache, GraphRequest
 from recbole_siger.graph.knn import consistent_rows, semantic_rows
 from recbole_siger.graph.normalize import sparse_matrix
-from recbole_siger.options.params import build_params
+from recbole_siger.options.params import bounded, build_params
 from recbole_siger.registry import MODELS, check_model_of_file, get_model_class
 from recbole_siger.runs.checkpoint import select
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs
@@ -43,6 +44,14 @@ ID_TABLE = "item_embedding.weight"
 TOLERANCE = 1e-4
 
 Arguments = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Used:
+    """Keys of ``config.yaml`` that are read beside the parameters of the model."""
+
+    seed: int = bounded("[0, 4294967296)")
+    missing_modality: Literal["zero", "mean"]
 
 
 class ExtendedGraphs(GraphCache):
@@ -140,8 +149,8 @@ class NewItems:
         scoring = open_scoring(self.run)
         self._check_files()
         stored = self.features
-        origin = dict.fromkeys(values, str(self._config_file))
-        params = build_params(model_class.params_class, values, origin)
+        origin = dict.fromkeys([*values, *("seed", "missing_modality")], str(self._config_file))
+        params, used = (build_params(cls, values, origin) for cls in (model_class.params_class, _Used))
         dtype = model_class.feature_dtype(params)
         rows = _checked(features, stored.items, n_new, dtype)
         known = {m: x.to(dtype) for m, x in stored.items.items()}
@@ -154,14 +163,14 @@ class NewItems:
             n_items=self.n_known + n_new,
             train_edges=torch.from_numpy(np.stack((users, lists.items))),
             features=extended,
-            seed=values["seed"],
-            missing_modality=values["missing_modality"],
+            seed=used.seed,
+            missing_modality=used.missing_modality,
             user_features={name: x.float() for name, x in stored.users.items()},
             graph_cache=ExtendedGraphs(extended, self.n_known, self.graphs),
         )
         state, _ = self.run.read_tensors(MODEL_FILE)
         model.n_source_items = self.n_known
-        _set_gaps(model, known, rows, values["missing_modality"])
+        _set_gaps(model, known, rows, used.missing_modality)
         extend_state(model, select(state, "model."), self.n_known, id_embedding)
         model.eval()
         item = model.final_embeddings().item.detach()

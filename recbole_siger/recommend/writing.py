@@ -200,11 +200,11 @@ def _join_files(parts: Sequence[Path], out: Path) -> None:
 
 
 def _join_parquet(parts: Sequence[Path], temporary: Path) -> None:
+    import pyarrow
     from pyarrow import parquet
 
-    tables: Iterator[Any] = (parquet.read_table(part) for part in parts)
-    first = next(tables)
-    with parquet.ParquetWriter(temporary, first.schema) as writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table.cast(first.schema))
+    # A column without a value, as in the shard of users without a possible item, has the type null.
+    schema = pyarrow.unify_schemas([parquet.read_schema(part) for part in parts])
+    with parquet.ParquetWriter(temporary, schema) as writer:
+        for part in parts:
+            writer.write_table(parquet.read_table(part).cast(schema))

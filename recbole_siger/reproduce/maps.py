@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_siger.common.terminal import plain
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.recommender import Recommender
-from recbole_siger.report.figures import COLORS, MARKERS, column_figure, column_style
+from recbole_siger.report.figures import COLORS, MARKERS, column_figure, column_style, literal
 from recbole_siger.reproduce.join import Reproduction
 
 if TYPE_CHECKING:
@@ -114,11 +113,11 @@ def draw_maps(maps: Sequence[ItemMap], title: str) -> Figure:
             of = np.array(one.categories)
             for name in names:
                 x, y = one.points[of == name].T
-                axis.scatter(x, y, s=4, linewidths=0, label=plain(name), **styles[name])
-            axis.set_title(plain(one.label))
+                axis.scatter(x, y, s=4, linewidths=0, label=literal(name), **styles[name])
+            axis.set_title(literal(one.label))
             axis.set_xticks([])
             axis.set_yticks([])
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, markerscale=2)
-        figure.suptitle(title, fontsize=8)
+        figure.suptitle(literal(title), fontsize=8)
     return figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recbole_siger.report.figures import COLORS, column_figure, column_style, metric_label
+from recbole_siger.report.figures import COLORS, column_figure, column_style, literal, metric_label
 from recbole_siger.reproduce.join import Line, Reproduction
 from recbole_siger.reproduce.paper import BETWEEN
 
@@ -23,8 +23,8 @@ def draw_reproduction(found: Reproduction) -> Figure:
     panels = dict.fromkeys(line.panel for line in found.lines)
     with column_style():
         figure = _draw_rows(found) if [*panels] == [""] else _draw_panels(found, [*panels])
-        place = f"{found.table.place}, {found.dataset}"
-        figure.suptitle(f"{place}\n{found.note}" if found.note else place, fontsize=8)
+        place = literal(f"{found.table.place}, {found.dataset}")
+        figure.suptitle(f"{place}\n{literal(found.note)}" if found.note else place, fontsize=8)
     return figure
 
 
@@ -45,9 +45,9 @@ def _draw_rows(found: Reproduction) -> Figure:
     _points(axis, [line.cells[metric].published for line in lines], places)
     spread = [line.cells[metric].std or 0.0 for line in lines]
     _points(axis, [line.cells[metric].ours for line in lines], places, spread)
-    axis.set_yticks(places, [line.label for line in lines])
+    axis.set_yticks(places, [literal(line.label) for line in lines])
     axis.set_ylim(-0.6, max(len(lines), 1) - 0.4)
-    axis.set_xlabel(f"{metric_label(metric)}, test")
+    axis.set_xlabel(literal(f"{metric_label(metric)}, test"))
     axis.grid(axis="x", linewidth=0.3)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -73,9 +73,9 @@ def _draw_panels(found: Reproduction, panels: list[str]) -> Figure:
             continue
         places = list(range(len(lines)))
         _curve(axis, places, lines, metric)
-        axis.set_xticks(places, [str(line.value) for line in lines])
-        axis.set_xlabel(panel or "row")
-        axis.set_ylabel(metric_label(metric))
+        axis.set_xticks(places, [literal(line.value) for line in lines])
+        axis.set_xlabel(literal(panel or "row"))
+        axis.set_ylabel(literal(metric_label(metric)))
         axis.margins(y=0.25)
     named = (axis.get_legend_handles_labels() for axis in axes[:, 0])
     handles, names = next((pair for pair in named if pair[0]), ([], []))
@@ -110,9 +110,9 @@ def _heat_map(axis: Axes, panel: str, lines: Sequence[Line], grid: Grid, metric:
         if np.isfinite(value):
             text = axis.text(column, row, f"{value:.4f}".lstrip("0"), ha="center", va="center", fontsize=6)
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})
-    axis.set_xticks(range(len(second)), second)
-    axis.set_yticks(range(len(first)), first)
-    axis.set_xlabel(f"{panel}: second option; {metric_label(metric)}, ours")
+    axis.set_xticks(range(len(second)), [*map(literal, second)])
+    axis.set_yticks(range(len(first)), [*map(literal, first)])
+    axis.set_xlabel(literal(f"{panel}: second option; {metric_label(metric)}, ours"))
     axis.set_ylabel("first option")
     axis.figure.colorbar(shown, ax=axis, shrink=0.9)
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from recbole_siger.common.terminal import build_table, open_console, plain
+from recbole_siger.report.comparison import bigger_is_better
 from recbole_siger.report.figures import metric_label
 from recbole_siger.report.latex import latex, latex_table, latex_text
 from recbole_siger.report.tables import finite_json, markdown, markdown_table
@@ -150,7 +151,9 @@ def _places(lines: Sequence[Line], metric: str) -> dict[str, str]:
     if len(both) < 2 or any(line.panel for line in both):
         return {}
     orders = [
-        sorted(both, key=lambda line: -(getattr(line.cells[metric], name) or 0.0))
+        sorted(
+            both, key=lambda line: getattr(line.cells[metric], name) or 0.0, reverse=bigger_is_better(metric)
+        )
         for name in ("published", "ours")
     ]
     return {line.label: f"{orders[0].index(line) + 1} → {orders[1].index(line) + 1}" for line in both}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ def copy_item_texts(source: Path, id_column: str, tokens: Sequence[str], target:
 
 def _write(target: Path, lines: Iterable[Sequence[str]]) -> None:
     with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.writelines("\t".join(cells) + "\n" for cells in lines)
+        # A quotation mark at the start of an id would open a cell over many lines.
+        csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(lines)
 
 
 def read_item_texts(file: Path, known: Mapping[str, int]) -> dict[str, dict[str, str]]:

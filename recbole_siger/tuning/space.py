@@ -52,10 +52,11 @@ class Range:
         """
         low, high = (self.low, self.high + 1) if self.whole else (self.low, self.high)
         if self.log:
-            value = float(f"{math.exp(math.log(low) + share * (math.log(high) - math.log(low))):.6g}")
+            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
-            value = float(f"{low + share * (high - low):.6g}")
-        return min(math.floor(value), int(self.high)) if self.whole else value
+            value = low + share * (high - low)
+        value = math.floor(value + 1e-9) if self.whole else float(f"{value:.6g}")
+        return min(max(value, self.low), self.high)
 
 
 Space = dict[str, list[Any] | Range]

@@ -263,6 +263,23 @@ def test_a_configuration_writes_nowhere_else(
         assert code == 0, error
 
 
+def test_new_items_name_a_key_that_is_missing_or_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("run/config.yaml")
+    values = yaml.safe_load(file.read_text())
+    for key, value, said in (
+        ("seed", None, "seed is missing"),
+        ("seed", "x", "seed='x': expected"),
+        ("missing_modality", None, "missing_modality is missing"),
+        ("missing_modality", "abc", "missing_modality='abc': expected one of"),
+    ):
+        kept = {name: old for name, old in values.items() if name != key}
+        file.write_text(yaml.safe_dump(kept if value is None else {**kept, key: value}))
+        code, _, error = call("new-items", capsys)
+        assert (code, f"config.yaml: {said}" in error) == (2, True), error
+
+
 LINKED = [
     "results.json",
     "metrics.jsonl",

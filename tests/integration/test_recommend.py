@@ -20,6 +20,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.recommend.new_items import extend_state
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.registry import MODELS
+from recbole_siger.runs.item_texts import copy_item_texts, read_item_texts
 from recbole_siger.training.experiment import Experiment
 from tests.conftest import N_ITEMS, N_USERS, WIDTHS, make_experiment, make_toy, score_table
 
@@ -393,6 +394,15 @@ def test_texts_of_items_come_with_the_run(tmp_path: Path) -> None:
     assert "zz" not in "".join(text)
     found = Recommender.load(experiment.run.path).item_texts(["i03", "i04", "i05"])
     assert found["title"].tolist() == ["Blue [31m bib", "x" * 1000, ""]
+
+
+def test_ids_with_quotation_marks_keep_their_texts(tmp_path: Path) -> None:
+    tokens = ["[PAD]", '"wide"', "wide", '"open', "i03", 'a "b"']
+    source, target = tmp_path / "toy.item", tmp_path / "items.tsv"
+    source.write_text("item_id:token\ttitle:token_seq\n" + "".join(f"{t}\t<{t}>\n" for t in tokens[1:]))
+    assert copy_item_texts(source, "item_id", tokens, target) == 5
+    found = read_item_texts(target, {token: i for i, token in enumerate(tokens)})
+    assert found == {token: {"title": f"<{token}>"} for token in tokens[1:]}
 
 
 def test_a_damaged_item_table_costs_the_texts_and_not_the_run(tmp_path: Path) -> None:

@@ -148,6 +148,20 @@ def test_an_interrupted_command_continues(run: Path, tmp_path: Path, monkeypatch
     assert len(pd.read_csv(out)) == 5 * (N_USERS - 1)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_shard_without_a_row_is_joined(run: Path, tmp_path: Path, monkeypatch, suffix: str) -> None:
+    monkeypatch.setattr(writing, "SHARD_USERS", 1)
+    recommender, out = Recommender.load(run), tmp_path / f"recs{suffix}"
+    _, (seen, *_) = recommender.seen["train"].of(np.array([1]))
+    candidates = [recommender.items.array[seen]]  # the first user gets nothing
+    want = recommender.recommend("all", 3, candidates=candidates)
+    assert want["user"].iloc[0] != recommender.users.array[1]
+    write_recommendations(recommender, np.arange(1, N_USERS), out, k=3, candidates=np.array([seen]))
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    found = pd.read_json(out, lines=True) if suffix == ".jsonl" else read[suffix](out)
+    assert found["user"].tolist() == want["user"].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

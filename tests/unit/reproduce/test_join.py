@@ -9,7 +9,7 @@ import pytest
 
 from recbole_siger.reproduce.join import Reproduction, RowRuns, State, exchanged_pairs, join, verdict_of
 from recbole_siger.reproduce.paper import Claim, OnDataset, PaperRow, PaperTable, Setting
-from recbole_siger.reproduce.writing import as_json, as_latex, as_markdown, sections_of
+from recbole_siger.reproduce.writing import _places, as_json, as_latex, as_markdown, sections_of
 
 METRIC = "recall@5"
 PUBLISHED = {"A": 0.50, "B": 0.40, "C": 0.30, "D": 0.30}
@@ -123,6 +123,7 @@ def test_a_smaller_value_is_better_for_some_metrics() -> None:
     found = join(table, "toy", rows)
     assert found.exchanged["rmse"] == ()
     assert found.gain == pytest.approx(100 * (0.5 / 0.2 - 1))
+    assert _places(found.lines, "rmse") == {"A": "4 → 4", "B": "3 → 3", "C": "1 → 2", "D": "2 → 1"}
 
 
 def test_rows_of_different_panels_have_no_order() -> None:

@@ -35,6 +35,14 @@ def test_every_pair_of_two_options_is_a_grid() -> None:
     assert [text.get_text() for text in axis.texts] == [".1000", ".2000", ".3000", ".4000", ".6000"]
 
 
+def test_dollar_signs_are_no_formulas() -> None:
+    rows = [PaperRow(f"$a^$ {value}", "A") for value in "12"]
+    table = replace(paper(), rows=tuple(rows), claims=(), title="$a^$")
+    runs = [RowRuns(row, 1, [{"test": {METRIC: 0.1}}], ["runs/a"]) for row in rows]
+    figure = draw_reproduction(join(table, "toy", runs))
+    figure.draw_without_rendering()  # raises ValueError for a broken formula
+
+
 def test_some_pairs_are_a_curve() -> None:
     axis: Any = draw_reproduction(found(PAIRS[:-1], [0.1, 0.2, 0.3, 0.4, 0.5])).axes[0]
     assert not axis.images

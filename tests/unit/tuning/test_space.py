@@ -164,6 +164,14 @@ def test_a_range_stays_within_its_ends(low: int, width: int, share: float) -> No
     assert low <= parts <= low + width
 
 
+@given(st.floats(0, 1, exclude_max=True), st.booleans())
+def test_a_narrow_range_of_long_numbers_stays_within_its_ends(share: float, log: bool) -> None:
+    whole = Range(1234567, 1234570, log)
+    assert 1234567 <= whole.at(share) <= 1234570
+    assert {whole.at((i + 0.5) / 4) for i in range(4)} == {1234567, 1234568, 1234569, 1234570}
+    assert 0.9999991 <= Range(0.9999991, 0.9999999, log).at(share) <= 0.9999999
+
+
 def test_an_id_is_of_the_point_and_the_seed() -> None:
     ids = {point_id(point, seed) for point in WHOLE for seed in (1, 2)}
     assert {len(found) for found in ids} == {16}
