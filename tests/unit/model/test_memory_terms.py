@@ -73,7 +73,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "changes", "shape"), CASES)
+SLOW = ("many users", "three modalities")  # a quarter of a minute for all models
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "shape"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[2] in SLOW and case[0] != "SIGER" else ())
+        for case in CASES
+    ],
+)
 def test_a_step_and_a_forward_pass_are_within_a_factor_of_two(
     model: str, changes: dict[str, Any], shape: str
 ) -> None:
