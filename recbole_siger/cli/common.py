@@ -13,11 +13,14 @@ from recbole_siger.cli.declared import (
     read_dataclass,
     shipped_files,
 )
+from recbole_siger.common.numbers import whole_number
+from recbole_siger.errors import UserError
 
 __all__ = [
     "config_files",
     "dataset",
     "given",
+    "jobs_of",
     "keys_of_run",
     "keys_of_search",
     "keys_of_study",
@@ -47,6 +50,17 @@ def run_options() -> list[Opt]:
         "YAML files of options, separated by blanks; a later file is stronger, the command line strongest."
     )
     return [model(), dataset(), config_files(files)]
+
+
+def jobs_of(text: str) -> int:
+    """Return the number that ``--jobs`` states.
+
+    Raises:
+        UserError: If it is no integer of at least 1.
+    """
+    if not (number := whole_number(text)):
+        raise UserError(f"command line: --jobs={text}: expected a number in [1, inf)")
+    return number
 
 
 def given(**values: Any) -> dict[str, Any]:

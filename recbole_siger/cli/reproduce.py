@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from recbole_siger.cli.command import Command, option
-from recbole_siger.cli.common import config_files, dataset, given, keys_of_search
-from recbole_siger.common.numbers import whole_number
+from recbole_siger.cli.common import config_files, dataset, given, jobs_of, keys_of_search
 from recbole_siger.errors import UserError
 from recbole_siger.options.command import files_of
 from recbole_siger.options.resources import find_resource
@@ -77,13 +76,11 @@ def _reproduce(
             raise UserError(
                 f"command line: --{key}={keys[key]}: reproduce sets this key; use --seeds or --models"
             )
-    jobs = values.pop("jobs", None)
+    jobs = None if (text := values.pop("jobs", None)) is None else jobs_of(text)
     cpus = _number("cpus_per_run", values.pop("cpus_per_run", "1"))
     gpus = _number("gpus_per_run", values.pop("gpus_per_run", "0"))
     if cpus == 0:
         raise UserError("command line: --cpus_per_run=0: expected a number in (0, inf)")
-    if jobs is not None and not whole_number(jobs):
-        raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
     from recbole_siger.reproduce.plan import Request
     from recbole_siger.reproduce.run import reproduce
 
@@ -91,7 +88,7 @@ def _reproduce(
         options=keys,
         config_files=tuple(files_of(config_files)),
         runs=runs,
-        jobs=None if jobs is None else int(jobs),
+        jobs=jobs,
         cpus_per_run=cpus,
         gpus_per_run=gpus,
         original_features=bool(original_features),

@@ -12,12 +12,12 @@ from recbole_siger.cli.common import (
     config_files,
     dataset,
     given,
+    jobs_of,
     keys_of_search,
     keys_of_study,
     model,
 )
 from recbole_siger.cli.declared import option_rows, read_dataclass, shipped_files
-from recbole_siger.common.numbers import whole_number
 from recbole_siger.errors import UserError
 from recbole_siger.options.command import files_of
 
@@ -78,11 +78,9 @@ def _study(values: dict[str, Any], keys: dict[str, str]) -> Any:
     from recbole_siger.studies.compare import Study
 
     named = {key: values[key] for key in ("seeds", "runs_dir") if key in values}
-    jobs = values.get("jobs", "1")
-    if not whole_number(jobs):
-        raise UserError(f"command line: --jobs={jobs}: expected a number in [1, inf)")
+    jobs = jobs_of(values.get("jobs", "1"))
     files = tuple(files_of(values.get("config_files")))
-    return Study(values["dataset"], options=keys, files=files, jobs=int(jobs), **named)
+    return Study(values["dataset"], options=keys, files=files, jobs=jobs, **named)
 
 
 def _needed(values: dict[str, Any], command: str, *names: str) -> list[str]:

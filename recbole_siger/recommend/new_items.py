@@ -149,7 +149,7 @@ class NewItems:
         scoring = open_scoring(self.run)
         self._check_files()
         stored = self.features
-        origin = dict.fromkeys([*values, *("seed", "missing_modality")], str(self._config_file))
+        origin = dict.fromkeys([*values, "seed", "missing_modality"], str(self._config_file))
         params, used = (build_params(cls, values, origin) for cls in (model_class.params_class, _Used))
         dtype = model_class.feature_dtype(params)
         rows = _checked(features, stored.items, n_new, dtype)

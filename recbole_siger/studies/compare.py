@@ -72,7 +72,7 @@ class Study:
             UserError: If an option is the run folder, ``runs_dir`` is a file, there is no seed, or a seed is
                 repeated.
         """
-        merged = {**self.options, **{key: value for key, value in options.items() if key != "seed"}}
+        merged = {**self.options, **options}
         config = Config(model, self.dataset, self.files, command_line=merged)
         config.refuse_run_dir("--runs_dir")
         check_output(Path(self.runs_dir, self.dataset, "a run"), "--runs_dir")

@@ -555,20 +555,24 @@ def test_epochs_after_the_last_checkpoint_are_repeated(
     assert_same_run("whole", "broken")
 
 
+def interrupt_before_results(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    """Train the run `broken` to its end, and interrupt it before it writes its results."""
+
+    def interrupted(self: RunFolder, results: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_results", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(values, "BPR", "broken")
+
+
 def test_a_run_that_stopped_early_is_only_tested(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     values = settings(epochs=30, stopping_step=2, checkpoint_interval=0, patience_from="start")
     script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])
     run(values, "BPR", "whole")
     script_validation(monkeypatch, [0.3, 0.2, 0.2, 0.2])
-    write_results = RunFolder.write_results
-
-    def interrupted(self: RunFolder, results: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "write_results", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(values, "BPR", "broken")
-    monkeypatch.setattr(RunFolder, "write_results", write_results)
+    interrupt_before_results(monkeypatch, values)
     assert resume_run("broken")["n_epochs"] == 4  # no score is left in the script
     assert_same_run("whole", "broken")
 
@@ -579,15 +583,7 @@ def test_without_validation_a_run_that_trained_to_its_end_is_only_tested(
 ) -> None:
     values = settings(epochs=epochs, eval_step=0, checkpoint_interval=0)
     run(values, "BPR", "whole")
-    write_results = RunFolder.write_results
-
-    def interrupted(self: RunFolder, results: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "write_results", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(values, "BPR", "broken")
-    monkeypatch.setattr(RunFolder, "write_results", write_results)
+    interrupt_before_results(monkeypatch, values)
     assert resume_run("broken")["best_epoch"] == epochs - 1
     assert_same_run("whole", "broken")
     assert [line["best_epoch"] for line in metrics_of("broken")] == list(range(epochs))
