@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_siger.evaluation.ranking import top_k
 from recbole_siger.graph.user_item import interaction_matrix
 from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.options.params import ModelParams, bounded
@@ -238,7 +239,7 @@ class RowDiffusion(nn.Module):
         draws: dict[str, Any] = {"generator": generator, "device": users.device}
         step = torch.randint(self.params.n_diffusion_steps, shape[:1], **draws)
         noise = torch.randn(shape, **draws)
-        kept = torch.rand(shape, **draws) >= self.params.denoise_dropout
+        kept = torch.rand(shape, **draws).ge_(self.params.denoise_dropout)
         share = ALONE if len(users) < share.size else share
         own, step, noise, kept = (share.of(x) for x in (users, step, noise, kept))
         return share.weight(len(users)) * self.loss(modality, own, step, noise, kept, content, ids)
@@ -260,7 +261,7 @@ class RowDiffusion(nn.Module):
             users: Shape ``(B,)``.
             step: t, shape ``(B,)``, in ``[0, T)``.
             noise: ε, shape ``(B, I - 1)``.
-            kept: Inputs that dropout leaves, bool, shape ``(B, I - 1)``.
+            kept: 1 for inputs that dropout leaves, 0 for the others, shape ``(B, I - 1)``.
             content: F_m, shape ``(I, d)``.
             ids: E, shape ``(I, d)``.
         """
@@ -284,7 +285,7 @@ class RowDiffusion(nn.Module):
             users = torch.arange(1, self.n_users, device=table.device)
             for some in users.split(self.params.denoise_batch):
                 scores = denoiser.restore(*self.items_of(some), self.schedule, products)
-                table[some] = scores.topk(self.params.n_generated).indices + 1  # no column of the padding
+                table[some] = top_k(scores, self.params.n_generated) + 1  # no column of the padding
 
     def edges_of(self, number: int) -> Tensor:
         """Return the generated edges of a modality by its number, users then items: ``(2, n)``."""

@@ -46,7 +46,7 @@ def drop_entries(
     if keep == 1:
         return matrix
     value = matrix.val
-    kept = torch.rand(len(value), generator=generator, device=value.device) < keep
+    kept = torch.rand(len(value), generator=generator, device=value.device).lt_(keep)
     return matrix.with_values(value * kept / (keep if rescale else 1))
 
 

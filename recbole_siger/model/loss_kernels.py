@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_siger.evaluation.ranking import top_k
 from recbole_siger.model.device import choices
 from recbole_siger.model.rows import sum_rows
 
@@ -244,8 +245,8 @@ class NeighborDiscrimination(torch.autograd.Function):
             for view, query, cosine, chance, grad in zip(
                 views, queries, cosines, chances, grads, strict=True
             ):
-                common = torch.add(together, chance, out=work).topk(k, dim=1).indices
-                single = chance.scatter_(1, common, -1.0).topk(k, dim=1).indices
+                common = top_k(torch.add(together, chance, out=work), k)
+                single = top_k(chance.scatter_(1, common, -1.0), k)
                 # The shift changes no share and keeps exponentials at 1 or below.
                 power = cosine.sub_(1).div_(temperature).exp_()
                 losses, by_cosine = _discriminate(power, common, single, work)

@@ -296,6 +296,15 @@ def test_neighbor_discrimination(seed: int, chunk_size: int, n_views: int) -> No
     assert torch.autograd.gradcheck(loss, made)
 
 
+def test_neighbor_discrimination_of_many_items() -> None:
+    """Float32 rows of 64 k items and more are ranked by another method on a CPU."""
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(301, 5, generator=generator) for _ in range(2)]
+    items = torch.tensor([17, 300, 4])
+    expected = discrimination([view.numpy() for view in views], items.numpy(), 3, 0.7)
+    assert neighbor_discrimination(views, items, 3, 0.7).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_neighbor_discrimination_by_hand() -> None:
     """T is the item and its copy, O the orthogonal item and one of the opposite items."""
     view = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 1.0], [-2.0, 0.0], [-3.0, 0.0]])

@@ -7,6 +7,7 @@ from recbole_siger.model.layers import (
     FeatureGate,
     Projection,
     UserItem,
+    dropout,
     embedding_tables,
     perturb,
     project,
@@ -21,6 +22,14 @@ def test_gate_starts_with_zero_biases_and_xavier_weights():
     assert not gate.outer.bias.any()
     assert 0.9 * bound < gate.inner.weight.abs().max() <= bound
     assert torch.equal(gate(torch.zeros(2, 211)), torch.full((2, 13), 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_keeps_the_type_and_scales_what_is_left(dtype):
+    found = dropout(torch.ones(1000, 10, dtype=dtype), 0.25, generator=torch.Generator().manual_seed(0))
+    assert found.dtype == dtype
+    assert set(found.unique().tolist()) == {0.0, torch.tensor(1 / 0.75, dtype=dtype).item()}
+    assert 0.72 < (found > 0).double().mean().item() < 0.78
 
 
 def test_unit_rows_of_zero_and_tiny_rows():
