@@ -230,6 +230,7 @@ class NeighborDiscrimination(torch.autograd.Function):
     ) -> Tensor:
         """Compute the loss and its gradients; with ``weight``, the weighted sum over items."""
         static, n_views = choices(items).static, len(views)
+        best = _topk if static else top_k
         total, grads = views[0].new_zeros(()), [torch.zeros_like(view) for view in views]
         # Allocated once: the pages of a new table of this size cost more than its sums.
         buffer = views[0].new_empty(2 * n_views + 2, min(chunk_size, len(items)), len(views[0]))
@@ -245,8 +246,8 @@ class NeighborDiscrimination(torch.autograd.Function):
             for view, query, cosine, chance, grad in zip(
                 views, queries, cosines, chances, grads, strict=True
             ):
-                common = top_k(torch.add(together, chance, out=work), k)
-                single = top_k(chance.scatter_(1, common, -1.0), k)
+                common = best(torch.add(together, chance, out=work), k)
+                single = best(chance.scatter_(1, common, -1.0), k)
                 # The shift changes no share and keeps exponentials at 1 or below.
                 power = cosine.sub_(1).div_(temperature).exp_()
                 losses, by_cosine = _discriminate(power, common, single, work)
@@ -269,6 +270,10 @@ class NeighborDiscrimination(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients of the forward pass."""
         return None, None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
+
+
+def _topk(x: Tensor, k: int) -> Tensor:
+    return x.topk(k, dim=1).indices  # without a look at values
 
 
 def _discriminate(power: Tensor, common: Tensor, single: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
