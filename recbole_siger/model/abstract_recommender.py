@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from math import log
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -56,6 +57,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         content_graphs: Attributes that hold a graph of users and items by content, or a module of such
             graphs; their edges are no training rows, and the audit names them.
         frozen_parameters: Names of the parameters that get no gradient.
+        untrained_bpr: The term ``bpr`` when all scores are equal, if less than ln 2.
         params: The model's typed parameters.
         n_users: Number of users, the padding id 0 included.
         n_items: Number of items, the padding id 0 included.
@@ -79,6 +81,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     samples_negatives: ClassVar[bool] = True
     content_graphs: ClassVar[tuple[str, ...]] = ()
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
+    untrained_bpr: ClassVar[float] = log(2)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -110,6 +110,10 @@ class Plateau:
     often becomes worse for many epochs. The plateau is over when the loss of an epoch is 10 % below the
     larger of ln 2 and the first epoch's loss, or after 100 epochs.
 
+    Args:
+        is_over: Let it be over from the start.
+        equal: The loss of equal scores, ln 2 unless a model weighs its BPR.
+
     Attributes:
         is_over: Whether the plateau is over. It never begins for a model without a BPR loss.
     """
@@ -117,14 +121,14 @@ class Plateau:
     _LONGEST = 100
     _FALL = 0.9
 
-    def __init__(self, *, is_over: bool = False) -> None:
-        self.is_over = is_over
+    def __init__(self, *, is_over: bool = False, equal: float = math.log(2)) -> None:
+        self.is_over, self._equal = is_over, equal
         self._first: float | None = None
 
     def add(self, epoch: int, loss: float | None) -> None:
         """Take the mean BPR loss of a finished epoch; None for a model without one."""
         if self._first is None and loss is not None:
-            self._first = max(loss, math.log(2))
+            self._first = max(loss, self._equal)
         has_fallen = loss is None or self._first is None or loss < self._FALL * self._first
         self.is_over = self.is_over or has_fallen or epoch + 1 >= self._LONGEST
 
@@ -170,11 +174,13 @@ class Selection:
         plateau: The epochs at the start whose validations do not count.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, untrained_bpr: float | None = None) -> None:
         self._bigger = bool(config["valid_metric_bigger"])
         self._decimals = PROTOCOLS[config.run.protocol].selection_decimals
         self._min_epochs = config.run.min_epochs
-        self.plateau = Plateau(is_over=config.run.patience_from == "start")
+        self.plateau = Plateau(
+            is_over=config.run.patience_from == "start", equal=untrained_bpr or math.log(2)
+        )
         self.epoch: int | None = None
         self.state: ModelState | None = None
 

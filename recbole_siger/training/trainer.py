@@ -73,7 +73,7 @@ class RunTrainer(Trainer):
         super().__init__(config, model)
         self.run, self.progress, self.tracker = run, progress, Tracker()
         self.eval_collector, self.evaluator = RankingCollector(config), RankingEvaluator(config)
-        self.selection = Selection(config)
+        self.selection = Selection(config, getattr(model, "untrained_bpr", None))
         self.checkpoints = Checkpoints(config["model"], model, config.run.checkpoint_interval)
         self.start_epoch: int
         self.cur_step: int

@@ -82,3 +82,16 @@ def test_the_losses_of_several_processes_average_to_those_of_one(
     parts = [losses(Share(rank, size)) for rank in range(size)]
     torch.testing.assert_close(torch.stack(parts).mean(dim=0), whole)
     assert not torch.allclose(parts[0], parts[1])
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in ("BM3", "SLMRec")])  # no BPR
+def test_the_bpr_of_equal_scores_is_on_the_plateau(model: str, tmp_path: Path) -> None:
+    """Otherwise patience would count from the first epoch on, as it did for DAMRS."""
+    experiment = make_experiment(tmp_path, model)
+    start_epoch(experiment)
+    with torch.no_grad():
+        for parameter in experiment.model.parameters():
+            parameter.zero_()
+    losses = experiment.model.calculate_loss(first_batch(experiment))
+    bpr = dict(zip(experiment.model.loss_names, losses, strict=True))["bpr"].item()
+    assert bpr >= experiment.model.untrained_bpr * (1 - 1e-6)

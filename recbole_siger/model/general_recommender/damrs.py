@@ -15,6 +15,7 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -89,6 +90,7 @@ class DAMRS(MultimodalRecommender):
     params: DAMRSParams
     scores_cold_items = True  # by the edges of its features
     shares_batches = True
+    untrained_bpr = log(2) / 2  # the weight of a pair starts at one half
 
     def build(self) -> None:
         """Make the tables and the graphs.

@@ -71,6 +71,14 @@ def test_the_plateau_is_over_when_the_bpr_loss_has_fallen(
     assert found == over
 
 
+def test_a_model_can_name_the_loss_of_equal_scores() -> None:
+    plateau, found = Plateau(equal=LN2 / 2), []
+    for epoch, loss in enumerate((0.3466, 0.33, 0.311)):
+        plateau.add(epoch, loss)
+        found.append(plateau.is_over)
+    assert found == [False, False, True]
+
+
 def test_a_plateau_ends_after_100_epochs() -> None:
     plateau = Plateau()
     for epoch in range(99):
