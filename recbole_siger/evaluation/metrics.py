@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from recbole_siger.common.sorted_keys import contains, distinct
 from recbole_siger.evaluation.ranking import Ids
 
-__all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "chance", "user_metrics"]
+__all__ = ["USER_METRICS", "Ranking", "beyond_accuracy", "bigger_is_better", "chance", "user_metrics"]
 
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
+
+_SMALLER_IS_BETTER = {"averagepopularity", "giniindex", "logloss", "mae", "rmse"}  # as RecBole has it
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,15 @@ def beyond_accuracy(
         ):
             found[f"{name}@{k}"] = _mean_of_lists(value, lists, real)[k - 1]
     return found
+
+
+def bigger_is_better(column: str) -> bool:
+    """Tell whether a higher value of a metric is better.
+
+    >>> bigger_is_better("recall@20[cold]"), bigger_is_better("giniindex@20")
+    (True, False)
+    """
+    return column.partition("@")[0] not in _SMALLER_IS_BETTER
 
 
 def tail_items(item_counts: Ids, tail_ratio: float) -> Mask:

@@ -12,7 +12,10 @@ from typing import Any
 
 from recbole_siger.common.digests import canonical_digest
 
-__all__ = ["PROTOCOLS", "Protocol", "protocol_id"]
+__all__ = ["PROTOCOLS", "Protocol", "needs_one_seed", "protocol_id"]
+
+# RecBole's models that draw no random number: on one split every seed gives the same ranking.
+_SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,21 @@ def protocol_id(facts: Mapping[str, Any]) -> str:
     True
     """
     return canonical_digest(facts)
+
+
+def needs_one_seed(model: str, config: Any) -> bool:
+    """Tell whether every seed gives the same result: no model, split, candidate or cold item is drawn.
+
+    Args:
+        model: Short name of the model.
+        config: The values of a run by name: its Config, or what its ``config.yaml`` holds.
+    """
+    if model not in _SEEDLESS:
+        return False
+    arguments = config["eval_args"]
+    mode = arguments["mode"]
+    return (
+        bool(config["benchmark_filename"] or arguments["order"] == "TO")
+        and (mode["test"] if isinstance(mode, Mapping) else mode) == "full"
+        and config["cold_start"] is None
+    )

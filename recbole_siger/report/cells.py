@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_siger.common.terminal import plain
-from recbole_siger.report.comparison import Comparison, Row, bigger_is_better
+from recbole_siger.evaluation.metrics import bigger_is_better
+from recbole_siger.report.comparison import Comparison, Row
 
 __all__ = ["Style", "body_rows", "header_cells", "notes_of", "paired_header", "paired_rows"]
 
@@ -140,13 +141,14 @@ def notes_of(comparison: Comparison) -> list[str]:
 
 def _note_on_numbers(comparison: Comparison) -> str:
     facts = comparison.protocol
-    n_seeds = [len(row.seeds) for row in comparison.rows if not row.failure and not row.reference]
-    least, most = min(n_seeds), max(n_seeds)
+    rows = [row for row in comparison.rows if not row.failure and not row.reference]
+    most = max(len(row.seeds) for row in rows)
+    lone = most > 1 and any(len(row.seeds) == 1 and row.seedless for row in rows)
     return (
         f"Test of the best validation epoch under protocol {facts['protocol']} ({facts['protocol_id']})"
         + ("; mean ± standard deviation over seeds" if most > 1 else "")
         + ". Best bold, second underlined. Parameters: trained by gradient. s/epoch: with validation. MiB: "
-        "at the peak." + (" A model that draws no random number needs one seed." if least == 1 < most else "")
+        "at the peak." + (" A model that draws no random number needs one seed." if lone else "")
     )
 
 
@@ -175,4 +177,4 @@ def _has_improvement(comparison: Comparison) -> bool:
     """Tell whether the first row can be compared with the best of the others."""
     others = [comparison.strongest(column) for column in comparison.columns]
     measurable = all(o is not None and o.mean[c] for o, c in zip(others, comparison.columns, strict=True))
-    return comparison.params.stat != "none" and comparison.improvement and measurable
+    return comparison.params.stat != "none" and comparison.improvement and measurable and bool(others)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from recbole_siger.errors import UserError
-from recbole_siger.evaluation.significance import (
-    PairedResult,
-    Values,
-    compare_paired,
-    holm,
-    smallest_p,
-)
+from recbole_siger.evaluation.metrics import bigger_is_better
+from recbole_siger.evaluation.protocol import needs_one_seed
+from recbole_siger.evaluation.significance import PairedResult, Values, compare_paired, holm, smallest_p
 from recbole_siger.options.params import build_params, did_you_mean
+from recbole_siger.registry import short_name
 from recbole_siger.runs.folder import RunFolder
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "Row",
     "RowTest",
     "TableParams",
-    "bigger_is_better",
     "check_columns",
     "check_sample_size",
     "compare_entries",
@@ -35,8 +32,6 @@ __all__ = [
 ]
 
 SIGNIFICANT = 0.05
-
-_SMALLER_IS_BETTER = {"averagepopularity", "giniindex", "logloss", "mae", "rmse"}  # as RecBole has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +100,7 @@ class Row:
         seconds_per_epoch: Mean over seeds, validation included.
         peak_memory_mib: Largest of all seeds.
         runs: Run folders.
+        seedless: Whether every seed gives this row's result.
         failure: The reason if there are no numbers; else empty.
         mixed: Whether the protocol differs from the protocol of the first row.
         tests: For each metric, the first row against this row.
@@ -122,20 +118,12 @@ class Row:
     seconds_per_epoch: float | None = None
     peak_memory_mib: float | None = None
     runs: tuple[str, ...] = ()
+    seedless: bool = False
     failure: str = ""
     mixed: bool = False
     tests: Mapping[str, RowTest] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     reference: bool = False
-
-
-def bigger_is_better(column: str) -> bool:
-    """Tell whether a higher value of a metric is better.
-
-    >>> bigger_is_better("recall@20[cold]"), bigger_is_better("giniindex@20")
-    (True, False)
-    """
-    return column.partition("@")[0] not in _SMALLER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -179,18 +167,25 @@ class Comparison:
         return next((row for row in self.ranked(column) if row is not self.rows[0]), None)
 
 
-def check_sample_size(n: int, params: TableParams) -> None:
+def check_sample_size(n: int, params: TableParams, n_tests: int = 1) -> None:
     """Refuse a sample that is too small for any significant result.
+
+    Args:
+        n: Number of pairs.
+        params: The test and its correction.
+        n_tests: Number of rows that are tested. Holm multiplies the smallest p-value by it.
 
     Raises:
         UserError: With the sample size that is needed.
     """
-    if params.stat == "none" or smallest_p(n, params.stat) < SIGNIFICANT:
+    level = SIGNIFICANT / (max(n_tests, 1) if params.correct == "holm" else 1)
+    if params.stat == "none" or smallest_p(n, params.stat) < level:
         return
-    needed = next(m for m in range(1, 99) if smallest_p(m, params.stat) < SIGNIFICANT)
+    needed = next(m for m in count(1) if smallest_p(m, params.stat) < level)
+    rows = f" for one of {n_tests} rows" if params.correct == "holm" and n_tests > 1 else ""
     fix = f"--seeds={needed} or more, or --over=users" if params.over == "seeds" else "a larger dataset"
     raise UserError(
-        f"--stat={params.stat}: a test over {params.over} with n={n} cannot give p < {SIGNIFICANT}; "
+        f"--stat={params.stat}: a test over {params.over} with n={n} cannot give p < {SIGNIFICANT}{rows}; "
         f"n={needed} can: use {fix}"
     )
 
@@ -253,7 +248,7 @@ def compare_entries(
         rows = _with_tests(entries, rows, results, columns, params)
     first = results[reference][0]
     protocol = {key: first.get(key) for key in ("protocol", "protocol_id", "protocol_facts")}
-    chosen = _selection(entries, columns)
+    chosen = _selection(entries, columns, rows)
     return Comparison(title, datasets[0], tuple(rows), columns, chosen, params, protocol, improvement)
 
 
@@ -266,7 +261,7 @@ def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[s
     def values(part: str, name: str) -> Values:
         return np.array([result[part][name] for result in results], dtype=np.float64)
 
-    several = len(results) > 1
+    several, config = len(results) > 1, entry.runs[0].read_config()
     return Row(
         label=entry.label,
         seeds=tuple(sorted(result["seed"] for result in results)),
@@ -282,6 +277,7 @@ def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[s
         seconds_per_epoch=float(np.mean([result["seconds_per_epoch"] for result in results])),
         peak_memory_mib=float(max(result["peak_memory_mib"] for result in results)),
         runs=tuple(str(run.path) for run in entry.runs),
+        seedless="eval_args" in config and needs_one_seed(short_name(config["model"]), config),
     )
 
 
@@ -331,9 +327,11 @@ def _columns(
     return tuple(name.lower() for name in asked)
 
 
-def _selection(entries: Sequence[Entry], columns: Sequence[str]) -> str:
+def _selection(entries: Sequence[Entry], columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return the metric whose tests are printed: the one that selected epochs, or the first with tests."""
     chosen = {str(run.read_config().get("valid_metric", "")).lower() for e in entries for run in e.runs}
-    return next(iter(chosen)) if len(chosen) == 1 and chosen <= set(columns) else columns[0]
+    tested = [name for name in columns if any(name in row.tests for row in rows)] or columns
+    return next(iter(chosen)) if len(chosen) == 1 and chosen <= set(tested) else tested[0]
 
 
 # ---- tests
@@ -352,12 +350,12 @@ def _with_tests(
     sample = _by_user if params.over == "users" else _by_seed
     tables = {i: sample(entries[i], results[rows[i].label], columns) for i in (0, *others)}
     if params.over == "seeds":
-        tables = _share_seeds(tables, rows)
+        tables = _for_each_seed(tables, rows)
     found: dict[int, dict[str, RowTest]] = {i: {} for i in others}
     for column in tables[0] if others else ():
         pairs = []
         for i in others:
-            _check_same(tables[0], tables[i], rows[0].label, rows[i].label, params)
+            _check_same(tables[0], tables[i], rows[0].label, rows[i].label, params, len(others))
             pairs.append(
                 compare_paired(tables[0][column].to_numpy(), tables[i][column].to_numpy(), params.stat)
             )
@@ -380,20 +378,20 @@ def _by_seed(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequen
     return pd.DataFrame.from_dict(values, orient="index", columns=list(columns)).sort_index()
 
 
-def _share_seeds(tables: dict[int, pd.DataFrame], rows: Sequence[Row]) -> dict[int, pd.DataFrame]:
+def _for_each_seed(tables: dict[int, pd.DataFrame], rows: Sequence[Row]) -> dict[int, pd.DataFrame]:
     """Repeat the values of a model that ran once because no seed changes its result."""
     most = max(tables.values(), key=len).index
     return {
         i: pd.DataFrame(np.repeat(table.to_numpy(), len(most), axis=0), most, table.columns)
-        if len(table) == 1
+        if len(table) == 1 and rows[i].seedless
         else table
         for i, table in tables.items()
     }
 
 
 def _check_same(
-    one: pd.DataFrame, other: pd.DataFrame, label: str, other_label: str, params: TableParams
+    one: pd.DataFrame, other: pd.DataFrame, label: str, other_label: str, params: TableParams, n_tests: int
 ) -> None:
-    check_sample_size(len(one), params)
+    check_sample_size(len(one), params, n_tests)
     if not one.index.equals(other.index):
         raise UserError(f"{label} and {other_label} were evaluated on other {params.over}; nothing to pair")

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_siger.common.files import atomic_path
 from recbole_siger.common.terminal import plain
 from recbole_siger.errors import UserError
-from recbole_siger.report.comparison import bigger_is_better
+from recbole_siger.evaluation.metrics import bigger_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,8 @@ import numpy as np
 
 from recbole_siger.common.json_files import is_finite
 from recbole_siger.common.terminal import plain
-from recbole_siger.report.comparison import Entry, bigger_is_better
+from recbole_siger.evaluation.metrics import bigger_is_better
+from recbole_siger.report.comparison import Entry
 from recbole_siger.report.curves import draw_overlay
 from recbole_siger.report.figures import metric_label
 from recbole_siger.report.html import Cell, details, picture, table

@@ -8,7 +8,8 @@ from itertools import permutations
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from recbole_siger.report.comparison import Comparison, bigger_is_better
+from recbole_siger.evaluation.metrics import bigger_is_better
+from recbole_siger.report.comparison import Comparison
 from recbole_siger.reproduce.paper import Claim, PaperRow, PaperTable
 
 __all__ = ["Cell", "Line", "Reproduction", "RowRuns", "State", "exchanged_pairs", "join", "verdict_of"]

@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from recbole_siger.common.terminal import build_table, open_console, plain
-from recbole_siger.report.comparison import bigger_is_better
+from recbole_siger.evaluation.metrics import bigger_is_better
 from recbole_siger.report.figures import metric_label
 from recbole_siger.report.latex import latex, latex_table, latex_text
 from recbole_siger.report.tables import finite_json, markdown, markdown_table

@@ -35,7 +35,7 @@ def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence
     paths = expand_names(out, list(FORMATS))
     tables = variants(model, study)
     if params.over == "seeds":
-        check_sample_size(len(study.seed_list(model)), params)
+        check_sample_size(len(study.seed_list(model)), params, max(map(len, tables.values())) - 1)
     wanted = [
         (label, study.specs(model, values, label))
         for rows in tables.values()

@@ -17,6 +17,7 @@ from typing import Any
 from recbole_siger.common.locks import LOCK, waiting_for
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.evaluation.protocol import needs_one_seed
 from recbole_siger.registry import short_name
 from recbole_siger.runs.claim import names_in
 from recbole_siger.runs.folder import RunFolder
@@ -28,14 +29,10 @@ __all__ = [
     "RunSpec",
     "complete_runs",
     "config_hash",
-    "needs_one_seed",
+    "one_seed_is_enough",
     "stored_runs",
     "tested_metrics",
 ]
-
-# RecBole's models that draw no random number: on one split every seed gives the same ranking.
-_SEEDLESS = {"ADMMSLIM", "EASE", "ItemKNN", "Pop"}
-
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -77,12 +74,9 @@ class Failure:
     reason: str
 
 
-def needs_one_seed(spec: RunSpec) -> bool:
-    """Tell whether every seed gives the same result, because neither model nor split draws a number."""
-    config = _config(spec)
-    return spec.model in _SEEDLESS and bool(
-        config["benchmark_filename"] or config["eval_args"]["order"] == "TO"
-    )
+def one_seed_is_enough(spec: RunSpec) -> bool:
+    """Tell whether every seed of a run gives the same result."""
+    return needs_one_seed(short_name(spec.model), _config(spec))
 
 
 def tested_metrics(spec: RunSpec) -> list[str]:

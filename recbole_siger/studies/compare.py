@@ -27,7 +27,7 @@ from recbole_siger.report.comparison import (
 from recbole_siger.report.grouping import labels_of
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, needs_one_seed, tested_metrics
+from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, one_seed_is_enough, tested_metrics
 from recbole_siger.studies.reuse import config_hash
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
@@ -79,7 +79,7 @@ class Study:
         seeds = seed_list(self.seeds, config.run.seed)
         merged.pop("seed", None)
         specs = [RunSpec(model, self.dataset, seed, merged, self.files, label) for seed in seeds]
-        return specs[:1] if needs_one_seed(specs[0]) else specs
+        return specs[:1] if one_seed_is_enough(specs[0]) else specs
 
     def finish(
         self, wanted: Sequence[tuple[str, Sequence[RunSpec]]], columns: Sequence[str] | None = None
@@ -150,7 +150,7 @@ def compare_models(
         _check_file(model_file, names, study)
     wanted = [(labels[name], study.specs(name, own[name])) for name in names]
     if len(names) > 1 and params.over == "seeds":
-        check_sample_size(max(len(specs) for _, specs in wanted), params)
+        check_sample_size(max(len(specs) for _, specs in wanted), params, len(wanted) - 1)
     entries = study.finish(wanted, params.columns)
     title = labels[names[0]]
     title = f"{title} and baselines on {study.dataset}" if len(names) > 1 else title
@@ -233,7 +233,7 @@ def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str]
     paths = expand_names(out, list(FORMATS))
     entries = entries_of_runs(runs)
     if len(entries) > 1 and params.over == "seeds":
-        check_sample_size(max(len(entry.runs) for entry in entries), params)
+        check_sample_size(max(len(entry.runs) for entry in entries), params, len(entries) - 1)
     title = f"{entries[0].label} and others" if len(entries) > 1 else entries[0].label
     return finish_tables([compare_entries(title, entries, params)], paths)
 

@@ -142,7 +142,7 @@ class Experiment:
         begin = self.trainer.start_epoch
         with run_settings(self.config), tracking(self.config, self.run, begin) as self.trainer.tracker:
             valid, test = self.fit(), self.test()
-            peak = peak_memory_mib(self.config["device"])  # before the analysis, which is not the model's
+            peak = self._peak(begin)  # before the analysis, which is not the model's
             results = self._results(valid, test, peak)
             last = {f"test/{name}": value for name, value in test.items()}
             self.trainer.tracker.log(last, self.trainer.n_epochs - 1)
@@ -155,6 +155,12 @@ class Experiment:
             _log.info("%s  %s", f"{phase:5}", format_metrics(results[phase]))
         _log.info("run folder: %s", self.run.path)
         return {**results, "run_dir": str(self.run.path)}
+
+    def _peak(self, begin: int) -> float:
+        """Return the peak of memory of all sessions, MiB; a session that trained nothing does not count."""
+        peaks = [row["peak_memory_mib"] for row in self.run.read_metrics(self.trainer.n_epochs)]
+        own = peak_memory_mib(self.config["device"])
+        return float(max([*peaks, *([own] if begin < self.trainer.n_epochs or not peaks else [])]))
 
     def _results(self, valid: dict[str, float], test: dict[str, float], peak: float) -> dict[str, Any]:
         """Return what ``results.json`` holds."""
@@ -184,6 +190,7 @@ class Experiment:
     def _write_use_files(self) -> None:
         """Write the files that recommend without the dataset, for a model that ranks all items."""
         if ranks_all_items(self.config):
+            self._seed(self.config.run.seed)  # a model that draws its embeddings draws those of the test
             train, valid = self.train_data._dataset, self.valid_data._dataset
             write_use_files(self.run, self.config, self.model, train, valid, _tokens(self.dataset)[1])
 
@@ -227,8 +234,15 @@ class Experiment:
 
     def evaluate(self, loader: Any, seed: int | None = None) -> dict[str, float]:
         """Evaluate the best epoch on a loader, by default with the run's seed."""
-        init_seed(self.config.run.seed if seed is None else seed, self.config["reproducibility"])
+        self._seed(self.config.run.seed if seed is None else seed)
         return self.trainer.evaluate(loader)
+
+    def _seed(self, seed: int) -> None:
+        """Seed torch, and the model's own generator, which RecBole does not know."""
+        init_seed(seed, self.config["reproducibility"])
+        generator = getattr(self.model, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
 
 
 def _sha256(array: np.ndarray[Any, Any]) -> str:

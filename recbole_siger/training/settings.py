@@ -13,7 +13,7 @@ from torch.backends import cudnn
 from recbole_siger.common.process import restored_environment
 from recbole_siger.config import Config
 
-__all__ = ["flushes_denormals", "run_settings", "visible_gpus"]
+__all__ = ["flushes_denormals", "run_settings", "unmoved", "visible_gpus"]
 
 
 @contextmanager
@@ -22,6 +22,15 @@ def visible_gpus(config: Config) -> Iterator[None]:
     with restored_environment("CUDA_VISIBLE_DEVICES"):
         os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu_id"]
         yield
+
+
+@contextmanager
+def unmoved(generator: torch.Generator | None) -> Iterator[None]:
+    """Give a generator its state back after the block, in which an evaluation may draw."""
+    state = None if generator is None else generator.get_state()
+    yield
+    if generator is not None and state is not None:
+        generator.set_state(state)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from recbole_siger.training.loss_watch import LossWatch
 from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
 from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit, doubts
-from recbole_siger.training.settings import run_settings
+from recbole_siger.training.settings import run_settings, unmoved
 from recbole_siger.training.step_graph import StepGraph, build_step_graph
 from recbole_siger.training.tracking import Tracker, scalars
 
@@ -239,7 +239,8 @@ class RunTrainer(Trainer):
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         start = time.perf_counter()
-        score, result = super()._valid_epoch(valid_data, show_progress=False)
+        with unmoved(getattr(self.model, "generator", None)):
+            score, result = super()._valid_epoch(valid_data, show_progress=False)
         score = self.selection.judge(score, self.best_valid_score, self._epoch)
         self.scores[self._epoch] = score
         self.cur_step = self.selection.steps_before(self._epoch, self.cur_step)
@@ -361,13 +362,7 @@ class RunTrainer(Trainer):
     # ---- evaluation
 
     @torch.no_grad()
-    def evaluate(
-        self,
-        eval_data: Any,
-        load_best_model: bool = True,
-        model_file: Any = None,
-        show_progress: bool = False,
-    ) -> dict[str, float]:
+    def evaluate(self, eval_data: Any, load_best_model: bool = True, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate a loader; with ``load_best_model`` on the best validation epoch.
 
         With ``load_best_model``, :attr:`ranking` is the ranking of the loader afterwards. If the loader knows

@@ -19,7 +19,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies import campaign, reuse
-from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, config_hash, needs_one_seed
+from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, config_hash, one_seed_is_enough
 from tests.integration.conftest import Settings
 
 
@@ -297,15 +297,21 @@ def test_a_run_of_another_version_is_not_used(options: dict[str, Any], in_proces
 
 def test_only_models_without_draws_on_a_given_split_need_one_seed(options: dict[str, Any]) -> None:
     del options["embedding_size"]
-    assert needs_one_seed(RunSpec("EASE", "toy", 3, options))
-    assert not needs_one_seed(RunSpec("BPR", "toy", 3, options))
-    assert not needs_one_seed(RunSpec("Random", "toy", 3, options))
-    assert not needs_one_seed(RunSpec("EASE", "ml-100k", 3))  # its split is drawn with the seed
+    assert one_seed_is_enough(RunSpec("EASE", "toy", 3, options))
+    assert not one_seed_is_enough(RunSpec("BPR", "toy", 3, options))
+    assert not one_seed_is_enough(RunSpec("Random", "toy", 3, options))
+    assert not one_seed_is_enough(RunSpec("EASE", "ml-100k", 3))  # its split is drawn with the seed
+    by_time = {**options, "benchmark_filename": None}
+    for drawn in (
+        {"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO", "mode": "uni5"}},  # its candidates
+        {"cold_start": {"kind": "item"}},  # its cold items
+    ):
+        assert not one_seed_is_enough(RunSpec("EASE", "ml-100k", 3, {**by_time, **drawn}))
 
 
 def test_the_environment_stays(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    needs_one_seed(RunSpec("BPR", "toy", 3, {**options, "gpu_id": "1"}))
+    one_seed_is_enough(RunSpec("BPR", "toy", 3, {**options, "gpu_id": "1"}))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 

@@ -22,6 +22,7 @@ from recbole_siger.registry import get_model_class
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.experiment import build_experiment
 from recbole_siger.training.trainer import RunTrainer
+from tests.conftest import MODEL_OPTIONS
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -375,9 +376,29 @@ def test_the_same_seed_gives_the_same_run(model: str, settings: Settings) -> Non
     assert other["seed"] == 8
 
 
-def test_a_saved_run_is_tested_again_to_the_last_digit(settings: Settings) -> None:
-    result = run(settings(epochs=3, metric_decimal_place=16), "SIGER")
+# Models whose evaluations draw.
+DRAWING = [("MIGGT", {"resample_evaluation": True}), ("LGMRec", {"hyper_noise": "always"})]
+
+
+@pytest.mark.parametrize(("model", "options"), [("SIGER", {}), *DRAWING])
+def test_a_saved_run_is_tested_again_to_the_last_digit(
+    model: str, options: dict[str, Any], settings: Settings
+) -> None:
+    values = settings(epochs=3, metric_decimal_place=16, **MODEL_OPTIONS.get(model, {}))
+    result = run({**values, **options}, model)
     assert evaluate_run("run") == result["test"]
+
+
+@pytest.mark.parametrize(("model", "options"), DRAWING)
+def test_an_evaluation_that_draws_does_not_change_training(
+    model: str, options: dict[str, Any], settings: Settings
+) -> None:
+    losses = []
+    for step in (1, 3):
+        values = settings(epochs=3, eval_step=step, **MODEL_OPTIONS.get(model, {}))
+        run({**values, **options}, model, f"every-{step}")
+        losses.append([line["loss"] for line in metrics_of(f"every-{step}")])
+    assert losses[0] == losses[1]
 
 
 def test_a_run_is_not_overwritten(settings: Settings) -> None:

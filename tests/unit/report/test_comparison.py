@@ -19,12 +19,12 @@ from recbole.evaluator.register import metrics_dict, smaller_metrics
 
 from recbole_siger import cli
 from recbole_siger.errors import UserError
+from recbole_siger.evaluation.metrics import bigger_is_better
 from recbole_siger.evaluation.significance import compare_paired, holm
 from recbole_siger.report.comparison import (
     Comparison,
     Entry,
     TableParams,
-    bigger_is_better,
     check_sample_size,
     compare_entries,
     table_params,
@@ -50,7 +50,16 @@ def write_run(
 ) -> RunFolder:
     """Write a finished run whose users have one base value each, plus ``shift`` and seeded noise."""
     run = RunFolder.create(folder)
-    config = {"model": model, "dataset": "toy", "seed": seed, "valid_metric": "Recall@5", **(options or {})}
+    config = {
+        "model": model,
+        "dataset": "toy",
+        "seed": seed,
+        "valid_metric": "Recall@5",
+        "eval_args": {"order": "TO", "mode": "full"},
+        "benchmark_filename": None,
+        "cold_start": None,
+        **(options or {}),
+    }
     run.write_config(config)
     values = USERS + shift + noise * np.random.default_rng(seed).integers(-2, 3, size=N_USERS) / 64
     names = list(users or (f"u{i}" for i in range(N_USERS)))
@@ -176,17 +185,22 @@ def test_over_seeds(entries: list[Entry], tmp_path: Path) -> None:
         ),
         (1, {"over": "seeds", "stat": "t-test"}, "seeds with n=1 cannot give p < 0.05; n=2 can"),
         (5, {}, "users with n=5 cannot give p < 0.05; n=6 can: use a larger dataset"),
+        (6, {"over": "seeds", "n_tests": 2}, "n=6 cannot give p < 0.05 for one of 2 rows; n=7 can"),
+        (7, {"over": "seeds", "n_tests": 2}, None),
+        (7, {"over": "seeds", "n_tests": 4}, "n=8 can: use --seeds=8 or more"),
+        (6, {"over": "seeds", "n_tests": 4, "correct": "none"}, None),
         (6, {}, None),
         (2, {"stat": "t-test"}, None),
         (1, {"stat": "none"}, None),
     ],
 )
 def test_samples_that_are_too_small(n: int, params: dict[str, Any], message: str | None) -> None:
+    n_tests = params.pop("n_tests", 1)
     if message is None:
-        check_sample_size(n, TableParams(**params))
+        check_sample_size(n, TableParams(**params), n_tests)
         return
     with pytest.raises(UserError) as caught:
-        check_sample_size(n, TableParams(**params))
+        check_sample_size(n, TableParams(**params), n_tests)
     assert message in str(caught.value)
 
 
@@ -238,6 +252,30 @@ def test_refusals(tmp_path: Path, changes: dict[str, Any], params: dict[str, Any
     with pytest.raises(UserError) as caught:
         compare_entries("", [Entry("BPR", (one,)), Entry("Pop", (two,))], TableParams(**params))
     assert message in str(caught.value)
+
+
+def test_only_a_model_without_seeds_is_repeated_for_a_test_over_seeds(tmp_path: Path) -> None:
+    seven = Entry("SIGER", tuple(write_run(tmp_path / f"s{s}", "SIGER", s, noise=1.0) for s in range(7)))
+    ease, light = (Entry(m, (write_run(tmp_path / m, m, 0, shift=-1.0),)) for m in ("EASE", "LightGCN"))
+    table = compare_entries("", [seven, ease], TableParams(over="seeds"))
+    assert table.rows[1].tests["recall@5"].result.n == 7
+    assert "A model that draws no random number needs one seed" in markdown([table])
+    with pytest.raises(UserError, match="were evaluated on other seeds"):
+        compare_entries("", [seven, light], TableParams(over="seeds"))
+    shown = compare_entries("", [seven, light], TableParams())
+    assert "needs one seed" not in markdown([shown])
+
+
+def test_the_first_metric_with_tests_is_printed(tmp_path: Path) -> None:
+    test = {"recall@5": 0.25, "itemcoverage@5": 0.5, "ndcg@5": 0.125}
+    runs = [Entry(name, (write_run(tmp_path / name, name, test=test),)) for name in ("BPR", "Pop")]
+    table = compare_entries("", runs, TableParams(columns=("itemcoverage@5", "ndcg@5")))
+    assert table.selection == "ndcg@5"
+
+
+def test_a_table_of_failures_has_no_improvement() -> None:
+    entries = [Entry(name, (), (f"seed 1: {name}",)) for name in ("BPR", "Pop")]
+    assert "Improvement" not in markdown([compare_entries("", entries, TableParams())])
 
 
 def test_a_metric_without_values_a_user_is_shown_and_not_tested(tmp_path: Path) -> None:
