@@ -114,7 +114,9 @@ class Reproduction:
         exchanged: For each metric, the pairs of rows whose order differs from the order in the paper; None
             if fewer than two rows have both numbers.
         claims: The statements, each with whether the statement holds here; None if a row is missing.
-        gain: Lead of the first row over the best other row on the main metric, in percent; None if unknown.
+        gain: Lead of the first row over the best other row that has runs, on the main metric, in percent;
+            None if unknown.
+        published_gain: The same in the paper, over the same rows; None if a number is missing.
         changed: Options of the command line, which change every run.
         original_features: Whether the dataset is said to have the features of the paper.
         comparison: Our rows alone, with paired tests; None if there is no run.
@@ -126,6 +128,7 @@ class Reproduction:
     exchanged: Mapping[str, tuple[tuple[str, str], ...] | None]
     claims: tuple[tuple[Claim, bool | None], ...]
     gain: float | None
+    published_gain: float | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
     original_features: bool = False
     comparison: Comparison | None = None
@@ -134,6 +137,10 @@ class Reproduction:
     def note(self) -> str:
         """Nature of the data; empty for the features of the paper."""
         return "" if self.original_features else self.table.datasets[self.dataset].note
+
+    def without_runs(self, metric: str) -> set[str]:
+        """Return the rows without a number of ours."""
+        return {line.label for line in self.lines if line.cells[metric].ours is None}
 
     @property
     def unfinished(self) -> list[Line]:
@@ -161,13 +168,15 @@ def join(
         original_features: Whether the dataset is said to have the features of the paper.
     """
     lines = tuple(_line(table, dataset, runs, comparison) for runs in rows)
+    published_gain, gain = _gains(lines, table.metric)
     return Reproduction(
         table=table,
         dataset=dataset,
         lines=lines,
         exchanged={metric: exchanged_pairs(lines, metric) for metric in table.metrics},
         claims=tuple((claim, _holds(claim, lines)) for claim in table.claims if dataset in claim.datasets),
-        gain=_gain(lines, table.metric),
+        gain=gain,
+        published_gain=published_gain,
         changed=dict(changed or {}),
         original_features=original_features,
         comparison=comparison,
@@ -275,10 +284,22 @@ def _holds(claim: Claim, lines: Sequence[Line]) -> bool | None:
     return True if there and len(there) == len(needed) else None
 
 
-def _gain(lines: Sequence[Line], metric: str) -> float | None:
-    ours = _ours(lines, metric) if metric in (lines[0].cells if lines else {}) else {}
-    if not lines or lines[0].label not in ours or len(ours) < 2:
+def _gains(lines: Sequence[Line], metric: str) -> tuple[float | None, float | None]:
+    """Return the lead of the first row over the best other row in the paper and here, over the same rows."""
+    pairs = [_pair(line.cells[metric]) for line in lines if metric in line.cells]
+    both = [pair for pair in pairs if pair]
+    if len(both) > 1 and pairs[0]:
+        published, ours = zip(*both, strict=True)
+        return _lead(published, metric), _lead(ours, metric)
+    if not pairs or lines[0].cells[metric].ours is None:
+        return None, None
+    return None, _lead([*_ours(lines, metric).values()], metric)
+
+
+def _lead(values: Sequence[float], metric: str) -> float | None:
+    """Return by how many percent the first value is better than the best of the others."""
+    first, *others = values
+    if not others:
         return None
-    first = ours.pop(lines[0].label)
-    best = max(ours.values()) if bigger_is_better(metric) else min(ours.values())
-    return 100 * (first / best - 1) if best else None
+    best, sign = (max(others), 1) if bigger_is_better(metric) else (min(others), -1)
+    return sign * 100 * (first / best - 1) if best else None

@@ -168,13 +168,19 @@ def _metric_notes(found: Reproduction, metric: str) -> Iterator[str]:
             if pairs
             else "Order of the rows: as in the paper."
         )
-    if metric == found.table.metric:
-        first, published = found.lines[0].label, found.table.datasets[found.dataset].gain
-        lead = "no run yet" if found.gain is None else f"{found.gain:+.2f} % here"
-        if published is not None:
-            yield f"Lead of {first} over the best other row: {published:+.2f} % in the paper, {lead}."
-        elif found.gain is not None and not found.lines[0].panel:
-            yield f"Lead of {first} over the best other row: {lead}."
+    if metric == found.table.metric and not found.lines[0].panel:
+        yield from _lead_notes(found)
+
+
+def _lead_notes(found: Reproduction) -> Iterator[str]:
+    first, whole = found.lines[0].label, found.table.datasets[found.dataset].gain
+    lead = None if found.gain is None else f"{found.gain:+.2f} % here"
+    if found.published_gain is not None:
+        lead = f"{found.published_gain:+.2f} % in the paper, {lead}"
+    if lead is not None:
+        yield f"Lead of {first} over the best other row that has runs: {lead}."
+    if whole is not None and (lead is None or found.without_runs(found.table.metric)):
+        yield f"Lead of {first} over the best other row of all rows in the paper: {whole:+.2f} %."
 
 
 # ---- claims and settings
@@ -182,7 +188,11 @@ def _metric_notes(found: Reproduction, metric: str) -> Iterator[str]:
 
 def _claims_section(found: Reproduction) -> Section:
     words = {True: "holds", False: "does not hold", None: "not decided: a row is missing"}
-    rows = [(claim.text, metric_label(claim.metric), words[holds]) for claim, holds in found.claims]
+    rows = []
+    for claim, holds in found.claims:
+        n_there = len({*claim.than} - found.without_runs(claim.metric))
+        among = f" for {n_there} of {len(claim.than)} rows" if holds and n_there < len(claim.than) else ""
+        rows.append((claim.text, metric_label(claim.metric), words[holds] + among))
     return Section("Statements of the paper", ("Statement", "Metric", "Here"), tuple(rows))
 
 
@@ -252,7 +262,7 @@ def as_json(found: Reproduction) -> str:
             metric: None if pairs is None else {"as_published": not pairs, "exchanged": pairs}
             for metric, pairs in found.exchanged.items()
         },
-        "gain": {"published": facts.gain, "ours": found.gain},
+        "gain": {"published": facts.gain, "published_same_rows": found.published_gain, "ours": found.gain},
         "claims": [{**asdict(claim), "holds": holds} for claim, holds in found.claims],
         "remarks": table.remarks,
     }

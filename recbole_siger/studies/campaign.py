@@ -34,6 +34,7 @@ __all__ = [
     "tested_metrics",
 ]
 
+
 @dataclass(frozen=True)
 class RunSpec:
     """One run to be finished.

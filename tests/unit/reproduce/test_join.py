@@ -122,7 +122,8 @@ def test_a_smaller_value_is_better_for_some_metrics() -> None:
         rows.append(RowRuns(stated, 1, [{"test": {"rmse": ours}}]))
     found = join(table, "toy", rows)
     assert found.exchanged["rmse"] == ()
-    assert found.gain == pytest.approx(100 * (0.5 / 0.2 - 1))
+    assert found.gain == pytest.approx(-100 * (0.5 / 0.2 - 1))  # the worst of four
+    assert found.published_gain == pytest.approx(-100 * (0.5 / 0.3 - 1))
     assert _places(found.lines, "rmse") == {"A": "4 → 4", "B": "3 → 3", "C": "1 → 2", "D": "2 → 1"}
 
 
@@ -165,6 +166,22 @@ def test_the_lead_is_over_the_best_other_row() -> None:
     assert joined(B=(0.5,), C=(0.55,)).gain is None
 
 
+def test_the_lead_in_the_paper_is_over_the_same_rows() -> None:
+    """A row without runs, the best baseline of the paper among them, does not count."""
+    found = joined(A=(0.6,), C=(0.1,), D=(0.2,))
+    assert found.published_gain == pytest.approx(100 * (0.5 / 0.3 - 1))
+    page = texts(found)[0]
+    assert "Lead of A over the best other row that has runs: +66.67 % in the paper, +200.00 % here." in page
+    assert "Lead of A over the best other row of all rows in the paper: +25.00 %." in page
+
+
+def test_a_statement_about_some_rows_says_so() -> None:
+    table = paper()
+    rows = [runs(table, "A", 0.6), runs(table, "B", 0.5)]
+    rows += [RowRuns(row, why=("skipped", "a reason")) for row in table.rows[2:]]
+    assert "| holds for 1 of 3 rows |" in texts(join(table, "toy", rows))[0]
+
+
 def texts(found: Reproduction) -> tuple[str, str, str]:
     sections = sections_of(found)
     return as_markdown(sections, found), as_latex(sections, found), as_json(found)
@@ -193,7 +210,7 @@ def test_a_partial_table_says_what_is_missing() -> None:
     assert "| C | 0.3000 |  |  |  | skipped |  |" in page
     assert "| D | 0.3000 |  | 0 of 2 |  | failed |  |" in page
     assert "Order of the rows: as in the paper." in page
-    assert "Lead of A over the best other row: +25.00 % in the paper, +160.00 % here." in page
+    assert "Lead of A over the best other row that has runs: +25.00 % in the paper, +160.00 % here." in page
     assert "| A is best | Recall@5 | not decided: a row is missing |" in page
     assert "| A | ModelA | n_layers=1, reg_weight=0.1 | appendix A |" in page
     assert "A remark." in page
