@@ -2,7 +2,8 @@
 
 A file's name contains a digest of everything that decides a graph: the tensors, the arguments and the sources
 of ``recbole_siger/graph``. Any change gives another name, so a stored graph is never out of date. Unused
-files remain until ``recbole-siger cache clear``. A stored graph equals the builder's graph.
+files remain until ``recbole-siger cache clear``. A stored graph equals the builder's graph, except that the
+builder of approximate neighbours can find others on another processor.
 """
 
 from __future__ import annotations

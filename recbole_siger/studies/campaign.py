@@ -16,13 +16,14 @@ from typing import Any
 
 from recbole_siger.common.locks import LOCK, waiting_for
 from recbole_siger.config import Config
+from recbole_siger.data.files import DataFiles
 from recbole_siger.errors import UserError
 from recbole_siger.evaluation.protocol import needs_one_seed
 from recbole_siger.registry import short_name
 from recbole_siger.runs.claim import names_in
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.children import Children, Report, running_children, silent
-from recbole_siger.studies.reuse import DataFiles, config_hash, folders_by_hash, why_not_current
+from recbole_siger.studies.reuse import config_hash, folders_by_hash, why_not_current
 
 __all__ = [
     "Failure",

@@ -6,7 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.log import following, logging_to
 from recbole_siger.config import Config, params_from_config
 from recbole_siger.data.dataset import MultimodalDataset
+from recbole_siger.data.files import DataFiles
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.options.keys import NO_EFFECT
@@ -84,9 +87,10 @@ def tune_model(
         model, dataset, tuple(files), dict(options or {}), space_file, tuple(space), seeds, out, search
     )
     one = _Search(wanted)
-    one.plan(resume)
-    one.fit()
-    return one.finish()
+    with one.held:
+        one.plan(resume)
+        one.fit()
+        return one.finish()
 
 
 class _Search:
@@ -107,11 +111,18 @@ class _Search:
             raise UserError(
                 "--seeds: --search=bayes accepts one seed; repeat its winner with other seeds in `compare`"
             )
+        eval_step, epochs = self.config["eval_step"], self.config["epochs"]
+        if not 1 <= eval_step <= epochs:
+            raise UserError(
+                f"{self.config.origin['eval_step']}: eval_step={eval_step}: a trial is judged by its "
+                f"validations; set it to a number from 1 to {epochs}, the number of epochs"
+            )
         self.folder = Path(wanted.out or Path("runs") / wanted.dataset / f"tune-{short_name(wanted.model)}")
         check_output(self._file)
         metric, bigger = str(self.config["valid_metric"]).lower(), bool(self.config["valid_metric_bigger"])
         self.ledger = Ledger(self.folder, metric, bigger)
         self._resumes, self._prunes = False, True
+        self.held = ExitStack()  # the lock of the folder
 
     def _configuration(self) -> Config:
         """Return the configuration that all trials share; metric names ignore upper and lower case."""
@@ -128,9 +139,16 @@ class _Search:
     def _file(self) -> Path:
         return self.folder / "request.json"
 
-    def plan(self, resume: bool) -> None:
-        """List the trials, those of an earlier session first; write nothing."""
+    def _hold(self) -> None:
+        """Keep other processes out of the folder, until :attr:`held` is closed."""
+        busy = f"{self.folder}: another process runs this search; wait until the process ends"
+        self.held.enter_context(locked(self.folder / LOCK, busy))
+
+    def plan(self, resume: bool, *, holds: bool = True) -> None:
+        """List the trials, those of an earlier session first; write nothing but the lock of a search."""
         if resume:
+            if holds and self._file.exists():
+                self._hold()
             self._check_request()
             self.ledger.load(retry=True)
             self.ledger.drop_seeds(self.seeds[0])
@@ -162,6 +180,7 @@ class _Search:
         space = {key: asdict(v) if isinstance(v, Range) else v for key, v in self.space.items()}
         config = {key: v for key, v in self.config.effective().items() if key not in NO_EFFECT}
         request = {"space": space, "seeds": self.seeds, **asked, "config": config}
+        request |= {"version": version("recbole-siger"), "data": DataFiles().digests(self.config)}
         return dict(json.loads(json.dumps(request, default=str)))
 
     def _check_request(self) -> None:
@@ -170,8 +189,14 @@ class _Search:
             before, now = ({**one, **one["config"]} for one in (earlier, self._request()))
         except FileNotFoundError:
             raise UserError(f"{self.folder}: has no search to resume; remove --resume") from None
+        old, new = (dict(one.get("data") or {}) for one in (before, now))
+        if changed := sorted(name for name in {*old, *new} if old.get(name) != new.get(name)):
+            raise UserError(
+                f"{self.folder}: the data changed since the first session: {', '.join(changed)}; restore the "
+                "data, or choose another --out"
+            )
         for key in [*now, *before]:
-            if key not in NO_EFFECT | {"config"} and before.get(key) != now.get(key):
+            if key not in NO_EFFECT | {"config", "data"} and before.get(key) != now.get(key):
                 raise UserError(
                     f"{self.folder}: the search has {key}={before.get(key)!r}, not {now.get(key)!r}; "
                     "resume with the values of the first session, or choose another --out"
@@ -191,14 +216,13 @@ class _Search:
             asked = f"--cpus_per_trial={cpus:g} --gpus_per_trial={gpus:g}"
             check_room(1, {"CPU": cpus, "GPU": gpus}, asked, "lower them")
             self.folder.mkdir(parents=True, exist_ok=True)
-            busy = f"{self.folder}: another process runs this search; wait until the process ends"
-            with locked(self.folder / LOCK, busy):
-                if not self._resumes:
-                    self._check_unused()  # again: another process may have started a search
-                write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
-                self.ledger.write()
-                told = f"{about}; {self.folder / 'trials.csv'}"
-                self._fit_on_head(told) if is_client else self.fit_here(dataset, told)
+            if not self._resumes:
+                self._hold()
+                self._check_unused()  # again: another process may have started a search
+            write_text(self._file, json.dumps(self._request(), indent=2) + "\n")
+            self.ledger.write()
+            told = f"{about}; {self.folder / 'trials.csv'}"
+            self._fit_on_head(told) if is_client else self.fit_here(dataset, told)
 
     def _total(self) -> int:
         """Return the total number of trials, including those that a searcher has not drawn yet."""
@@ -365,5 +389,5 @@ class _Search:
 def _fit_remotely(wanted: Request, told: str) -> None:
     """Continue a search on the head of a cluster; the folder of the search has just been made."""
     search = _Search(wanted)
-    search.plan(resume=True)
+    search.plan(resume=True, holds=False)  # the client holds the folder
     search.fit_here(search._dataset(), told)

@@ -11,12 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from recbole_siger.common.files import write_text
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.config import Config
 from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.errors import UserError
@@ -25,6 +29,7 @@ from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import RunSpec, complete_runs
 from recbole_siger.tuning import search as search_module
 from recbole_siger.tuning import tune_model
+from recbole_siger.tuning.request import Request
 from recbole_siger.tuning.shared import SharedDataset
 from recbole_siger.tuning.trial import SCORE
 from tests.toy import write_dataset
@@ -228,6 +233,8 @@ def test_trials_read_no_data_file(
         ({"options": {"run_dir": "x"}}, "command line: run_dir='x': each run gets its own folder; use --out"),
         ({"seeds": "1000000000"}, "--seeds=1000000000: at most 1,000 seeds"),
         ({"options": {"nproc": 2}}, "nproc: a trial is one process; remove nproc"),
+        ({"options": {"eval_step": 0}}, "eval_step=0: a trial is judged by its validations; set it to a"),
+        ({"options": {"epochs": 3, "eval_step": 4}}, "eval_step=4: .* a number from 1 to 3, the number of"),
         ({"search": "random"}, "--search=random requires --num_samples"),
         ({"cpus_per_trial": 0}, r"cpus_per_trial=0: expected a number in \(0, inf\)"),
         ({"resume": True}, "out: has no search to resume"),
@@ -240,6 +247,29 @@ def test_bad_input_leaves_nothing(
     with pytest.raises(UserError, match=complaint):
         tune_model("SIGER", "toy", options=options, space=["co_weight=0.1,0.3"], out="out", **asked)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("data", r"^out: the data changed since the first session: toy\.\w+\.npy; restore the data, or"),
+        ("version", "^out: the search has version='0.0.1', not "),
+        ("lock", "^out: another process runs this search; wait"),
+    ],
+)
+def test_a_search_is_resumed_on_its_data_by_one_process(
+    workdir: Path, settings: Settings, change: str, complaint: str
+) -> None:
+    options, space = settings(), ["co_weight=0.1,0.3"]
+    search = search_module._Search(Request("SIGER", "toy", (), options, None, tuple(space), 1, "out", {}))
+    request = search._request() | ({"version": "0.0.1"} if change == "version" else {})
+    write_text(Path("out/request.json"), json.dumps(request))
+    if change == "data":
+        file = next(Path(search.config["data_path"]).glob("*.npy"))
+        np.save(file, np.load(file) + 1)
+    busy = locked(Path("out", LOCK), "busy") if change == "lock" else nullcontext()
+    with busy, pytest.raises(UserError, match=complaint):
+        tune_model("SIGER", "toy", options=options, space=space, out="out", resume=True)
 
 
 @pytest.mark.usefixtures("ray_here")
