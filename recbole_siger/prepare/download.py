@@ -93,10 +93,28 @@ def fetch_all(
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """Return file -> checksum of a list that ``sha256sum`` has written; empty if the list is missing."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = (re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line) for line in lines)
-    return {match[2]: f"sha256:{match[1]}" for match in found if match}
+    """Return file -> checksum of a list that ``sha256sum`` has written; empty if the list is missing.
+
+    Raises:
+        UserError: If the list is not UTF-8 or a line is not a checksum and a file name.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](\S.*)", line)
+        if match:
+            found[match[2]] = f"sha256:{match[1].lower()}"
+        elif line.strip() and not line.startswith("#"):
+            raise UserError(
+                f"{path}:{number}: {line[:80]!r} is not the SHA-256 of a file; write 64 hexadecimal digits, "
+                "two spaces and the name, as sha256sum does"
+            )
+    return found
 
 
 def fetch(

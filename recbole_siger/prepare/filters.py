@@ -9,7 +9,7 @@ __all__ = ["first_of_pairs", "k_core"]
 
 
 def first_of_pairs(
-    user: NDArray[np.int64], item: NDArray[np.int64], timestamp: NDArray[np.float64] | None
+    user: NDArray[np.int64], item: NDArray[np.int64], timestamp: NDArray[np.float64 | np.int64] | None
 ) -> NDArray[np.bool_]:
     """Mark the earliest row of each user-item pair.
 

@@ -34,7 +34,9 @@ PADDING = "[PAD]"
 UNWRITABLE = re.compile('[\0\t\n\r"\ud800-\udfff]')
 """Characters that break a line, NUL, and unpaired surrogates, which JSON can encode and UTF-8 cannot."""
 
-Row = tuple[str, str, float | None, float | None]
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+
+Row = tuple[str, str, float | None, float | int | None]
 """User, item, rating, timestamp."""
 
 
@@ -47,7 +49,7 @@ class Interactions:
     user: NDArray[np.int64]
     item: NDArray[np.int64]
     rating: NDArray[np.float64] | None
-    timestamp: NDArray[np.float64] | None
+    timestamp: NDArray[np.float64 | np.int64] | None  # int64 if all are whole
 
     def __len__(self) -> int:
         return len(self.user)
@@ -105,7 +107,7 @@ def collect(
     """
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    user, item, rating, time = array("q"), array("q"), array("d"), array("d")
+    user, item, rating, time = array("q"), array("q"), array("d"), _Times()
     for line, record in records:
         try:
             one, other, value, when = read(record)
@@ -117,15 +119,34 @@ def collect(
         if value is not None:
             rating.append(value)
         if when is not None:
-            time.append(when)
+            time.add(when)
     return Interactions(
         list(users),
         list(items),
         np.array(user, dtype=np.int64),
         np.array(item, dtype=np.int64),
         np.array(rating, dtype=np.float64) if rating else None,
-        np.array(time, dtype=np.float64) if time else None,
+        time.array(),
     )
+
+
+class _Times:
+    """Times, in int64 as long as all are whole: a double has 53 bits, and nanoseconds since 1970 need 61."""
+
+    def __init__(self) -> None:
+        self._whole, self._other = array("q"), array("d")
+
+    def add(self, time: float | int) -> None:
+        if self._other or time != int(time) or abs(time) >= 2**63:
+            self._other = self._other or array("d", self._whole)
+            self._other.append(time)
+        else:
+            self._whole.append(int(time))
+
+    def array(self) -> NDArray[np.float64 | np.int64] | None:
+        """Return the times, or None if there are none."""
+        times = self._other or self._whole
+        return np.array(times) if times else None
 
 
 def read_token(what: str, value: Any) -> str:
@@ -167,8 +188,11 @@ def number(what: str, value: Any) -> float:
     return found
 
 
-def timestamp(what: str, value: Any) -> float:
+def timestamp(what: str, value: Any) -> float | int:
     """Return a time: a number unchanged; an ISO 8601 date as seconds since 1970, in UTC by default.
+
+    >>> timestamp("time", "1700000000123456789")
+    1700000000123456789
 
     >>> timestamp("time", "1970-01-02")
     86400.0
@@ -177,7 +201,9 @@ def timestamp(what: str, value: Any) -> float:
         ValueError: If the value is neither a number nor a date.
     """
     try:
-        return number(what, value)
+        found = number(what, value)
+        text = str(value).strip()
+        return int(text) if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63 else found
     except ValueError:
         try:
             moment = datetime.fromisoformat(str(value).strip())

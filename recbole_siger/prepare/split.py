@@ -62,7 +62,7 @@ def _ranks(user: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.repeat(counts, counts), np.arange(len(user)) - np.repeat(starts, counts)
 
 
-def leave_one_out(user: NDArray[np.int64], timestamp: NDArray[np.float64]) -> Labels:
+def leave_one_out(user: NDArray[np.int64], timestamp: NDArray[np.float64 | np.int64]) -> Labels:
     """Put each user's last row into test and the second last row into validation.
 
     Rows with equal times keep their order. A user with fewer than three rows keeps all rows in training.
@@ -85,7 +85,7 @@ def leave_one_out(user: NDArray[np.int64], timestamp: NDArray[np.float64]) -> La
     return labels
 
 
-def split_temporal(timestamp: NDArray[np.float64], ratios: tuple[int, int, int]) -> Labels:
+def split_temporal(timestamp: NDArray[np.float64 | np.int64], ratios: tuple[int, int, int]) -> Labels:
     """Put the earliest rows into training, the next rows into validation, the latest rows into test.
 
     Rows with equal times stay together, in the later split, so that the time ranges of splits do not overlap.

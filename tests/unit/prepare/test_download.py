@@ -333,6 +333,27 @@ def test_what_is_there_is_not_fetched_and_a_list_of_checksums_holds(server: Serv
         fetch_all([Download("http://x", "other", 99)], tmp_path, mirror=server.url, report=lines.append)
 
 
+@pytest.mark.parametrize(
+    ("listed", "complaint"),
+    [
+        ("\ufeff{}  other\r\n".encode(), "expected abab"),  # PowerShell: a mark, upper case
+        ("{}  other\n".encode("utf-16"), "SHA256SUMS: is not UTF-8; save it as UTF-8"),
+        (b"# sums\n\n{} other\n", r"SHA256SUMS:3: .* is not the SHA-256 of a file; write 64 hexadecimal"),
+    ],
+)
+def test_a_list_of_checksums_is_never_ignored(
+    server: Server, tmp_path: Path, listed: bytes, complaint: str
+) -> None:
+    digits = "AB" * 32
+    for encoding in ("ascii", "utf-16-le"):
+        listed = listed.replace("{}".encode(encoding), digits.encode(encoding))
+    (tmp_path / "SHA256SUMS").write_bytes(listed)
+    server.files["other"] = b"other"
+    with pytest.raises(UserError, match=complaint):
+        fetch_all([Download("http://x", "other", 99)], tmp_path, mirror=server.url, report=print)
+    assert not (tmp_path / "other").exists()
+
+
 def test_prepare_downloads_what_it_reads(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

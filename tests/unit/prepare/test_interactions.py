@@ -52,6 +52,7 @@ def test_no_number(value: object) -> None:
 
 def test_times() -> None:
     assert timestamp("time", "1e3") == 1000.0
+    assert timestamp("time", 1_700_000_000_123_456_789) == 1_700_000_000_123_456_789
     assert timestamp("time", "1970-01-01T01:00:00+01:00") == 0.0
     assert timestamp("time", " 1970-01-01 00:00:10 ") == 10.0
     with pytest.raises(ValueError, match="time is 'yesterday', neither a number nor an ISO 8601 date"):
@@ -83,6 +84,14 @@ def test_rows_are_collected_in_order() -> None:
 def test_a_time_beyond_the_integers_is_kept(tmp_path: Path) -> None:
     rows = collect(Path("f.csv"), [(1, 5.0), (2, 1e30)], lambda time: ("u", "i", None, time), Rejected())
     assert rows.table()["timestamp:float"].tolist() == [5.0, 1e30]
+
+
+def test_nanoseconds_are_kept_to_the_last_digit() -> None:
+    times = [1_700_000_000_123_456_789, 1_700_000_000_123_456_790]
+    rows = collect(
+        Path("f.csv"), enumerate(map(str, times)), lambda t: ("u", t, None, timestamp("t", t)), Rejected()
+    )
+    assert rows.table()["timestamp:float"].tolist() == times
 
 
 def test_texts_stand_on_one_line_in_either_reading(tmp_path: Path) -> None:
