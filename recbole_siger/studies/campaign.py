@@ -192,6 +192,8 @@ def stored_runs(
     return found
 
 
+_REFUSED = 2  # exit code for bad input, such as data that are not those of the unfinished run
+
 _BELOW = ("config.yaml", "*/config.yaml", "*/*/config.yaml", "*/*/*/config.yaml")
 
 
@@ -259,21 +261,28 @@ class _Plan:
             if run.finished and self._is_current(run, children):
                 self._report(f"{head}: finished before, {run.path}")
                 return run
-        unfinished = [run for run in self.candidates if not run.finished]
-        if unfinished:
-            run = unfinished[0]
+        for run in [run for run in self.candidates if not run.finished][:1]:
             if self._finished_elsewhere(run, children, head):
                 return run
-            words = ["resume", str(run.path), *self._found()]
             self._report(f"{head}: continuing {run.path}")
-        else:
-            run = RunFolder(self._unused_folder())
-            words = self._words(run.path)
-            self._report(f"{head}: {run.path}")
+            code, complaint = self._run(run, ["resume", str(run.path), *self._found()], children)
+            if code != _REFUSED or children.stopped:
+                return self._outcome(run, code, complaint, children, head)
+            self._report(f"{run.path}: not continued: {_reason(code, complaint)}")
+        run = RunFolder(self._unused_folder())
+        self._report(f"{head}: {run.path}")
+        return self._outcome(run, *self._run(run, self._words(run.path), children), children, head)
+
+    def _run(self, run: RunFolder, words: list[str], children: Children) -> tuple[int, str]:
+        """Run a command; return its exit code and what it complained of."""
         before = self._data_files.digests(self.config)
         code, complaint = children.run(words, lambda line: self._report(f"{self.spec.name} | {line}"))
         if code == 0 and run.finished:
             self._keep_digests(run, before)
+        return code, complaint
+
+    def _outcome(self, run: RunFolder, code: int, complaint: str, children: Children, head: str) -> Outcome:
+        if code == 0 and run.finished:
             return run
         failure = Failure(self.spec, _reason(code, complaint))
         if not children.stopped:

@@ -16,9 +16,10 @@ import pytest
 
 from recbole_siger.common.files import sha256
 from recbole_siger.config import Config
+from recbole_siger.data import files
 from recbole_siger.errors import UserError
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies import campaign, reuse
+from recbole_siger.studies import campaign
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, config_hash, one_seed_is_enough
 from tests.integration.conftest import Settings
 
@@ -158,10 +159,10 @@ def test_a_named_feature_file_anywhere_belongs_to_the_data(key: str, tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "x.npy").write_bytes(b"one")
     (tmp_path / "elsewhere" / "x.ids").write_text("u1\n")
-    first = reuse.DataFiles().digests(config)
+    first = files.DataFiles().digests(config)
     assert [*first] == ["../elsewhere/x.npy", "../elsewhere/x.npy ids"]
     (tmp_path / "elsewhere" / "x.npy").write_bytes(b"two")
-    assert reuse.DataFiles().digests(config) != first
+    assert files.DataFiles().digests(config) != first
 
 
 def test_an_evaluated_run_is_not_evaluated_twice(
@@ -185,7 +186,7 @@ def test_a_data_file_is_read_once_for_all_runs(
         read.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(reuse, "sha256", counting)
+    monkeypatch.setattr(files, "sha256", counting)
     specs = [RunSpec("BPR", "toy", seed, options) for seed in (3, 5)]
     complete_runs(specs, report=silent)
     assert len(read) == len(set(read)) >= 3
@@ -269,6 +270,22 @@ def test_finished_runs_come_first_and_begun_runs_second(
         "[1/3] BPR seed 3:",
     ]
     assert [finished(outcome).path for outcome in outcomes][1:] == [begun.path, done.path]
+
+
+def test_an_unfinished_run_of_other_data_does_not_block_its_row(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    spec = RunSpec("BPR", "toy", 3, options)
+    begun = finished(complete_runs([spec], report=silent)[0])
+    begun.file("results.json").unlink()
+    train = Path(options["data_path"]) / "toy" / "toy.train.inter"
+    train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
+    lines: list[str] = []
+    again = finished(complete_runs([spec], report=lines.append)[0])
+    assert again.path == begun.path.with_name(f"{begun.path.name}-2")
+    assert any(line.startswith(f"{begun.path}: not continued: ") for line in lines)
+    assert [words[0] for words in in_process] == ["run", "resume", "run"]
+    assert not begun.finished
 
 
 def test_progress_lines_name_the_variant(options: dict[str, Any], in_process: list[list[str]]) -> None:
