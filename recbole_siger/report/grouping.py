@@ -45,9 +45,10 @@ def labels_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[Entry]:
-    """Group runs of one dataset by configuration without the seed, in the order of the first run of each.
+    """Group runs by configuration without the seed and by features, in the order of the first run of each.
 
-    A run whose configuration has values that are not JSON, such as a date, is a group of its own.
+    Seeds of a row read the same features: a file of features can have changed between two runs. A run whose
+    configuration has values that are not JSON, such as a date, is a group of its own.
     """
     groups: dict[str, list[RunFolder]] = {}
     configs: dict[str, dict[str, Any]] = {}
@@ -55,10 +56,16 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Entry]:
         values = run.read_config()
         kept = {name: value for name, value in values.items() if name not in NO_EFFECT | {"seed"}}
         try:
-            key = canonical_digest(kept)
+            key = canonical_digest({**kept, "digests of features": _digests_of_features(run)})
         except (TypeError, ValueError, RecursionError):
             key = str(run.path)
         groups.setdefault(key, []).append(run)
         configs[key] = values
     named = zip(labels_of(configs), groups.values(), strict=True)
     return [Entry(label, tuple(group)) for label, group in named]
+
+
+def _digests_of_features(run: RunFolder) -> dict[str, str]:
+    if not run.file("digests.json").exists():
+        return {}
+    return {name: digest for name, digest in run.read_digests().items() if "features of " in name}

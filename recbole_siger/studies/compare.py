@@ -24,11 +24,10 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.report.grouping import labels_of
+from recbole_siger.report.grouping import group_runs
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
 from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, one_seed_is_enough, tested_metrics
-from recbole_siger.studies.reuse import config_hash
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
 
@@ -239,22 +238,18 @@ def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str]
 
 
 def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
-    """Group run folders by configuration without the seed, in the order of the first folder of each."""
-    groups: dict[str, list[RunFolder]] = {}
-    configs: dict[str, dict[str, Any]] = {}
-    seeds: dict[tuple[str, Any], Path] = {}
-    for run in map(RunFolder.open, dict.fromkeys(runs)):
-        values = run.read_config()
+    """Group finished run folders as :func:`~recbole_siger.report.grouping.group_runs` does."""
+    opened = [RunFolder.open(path) for path in dict.fromkeys(runs)]
+    for run in opened:
         run.read_results()
-        key = config_hash(values, without=["seed"])
-        twin = seeds.setdefault((key, values.get("seed")), run.path)
-        if twin != run.path:
-            raise UserError(f"{run.path}: has configuration and seed of {twin}; leave one of them out")
-        groups.setdefault(key, []).append(run)
-        configs[key] = values
-    return [
-        Entry(label, tuple(group)) for label, group in zip(labels_of(configs), groups.values(), strict=True)
-    ]
+    entries = group_runs(opened)
+    for entry in entries:
+        seeds: dict[Any, Path] = {}
+        for run in entry.runs:
+            twin = seeds.setdefault(run.read_config().get("seed"), run.path)
+            if twin != run.path:
+                raise UserError(f"{run.path}: has configuration and seed of {twin}; leave one of them out")
+    return entries
 
 
 def finish_tables(tables: Sequence[Comparison], paths: Sequence[Path]) -> int:

@@ -31,6 +31,7 @@ from recbole_siger.report.comparison import (
 )
 from recbole_siger.report.tables import expand_names, latex, markdown, table_csv, table_json
 from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies.compare import entries_of_runs
 
 N_USERS = 41
 USERS = np.random.default_rng(1).integers(0, 9, size=N_USERS) / 16
@@ -412,6 +413,15 @@ def test_csv_and_json_hold_everything(table: Comparison, entries: list[Entry]) -
     assert plain["rows"][0]["runs"] == [str(run.path) for run in entries[0].runs]
     assert plain["protocol"]["protocol_facts"]["topk"] == [5]
     assert plain["params"]["stat"] == "wilcoxon"
+
+
+def test_runs_of_other_features_are_other_rows(tmp_path: Path) -> None:
+    """A file of features that changed between two seeds has another digest and the same name."""
+    runs = [write_run(tmp_path / str(seed), "SIGER", seed) for seed in range(3)]
+    for run, digest in zip(runs, ("one", "one", "two"), strict=True):
+        run.write_digests({"train": str(run.path), "features of image": digest})
+    entries = entries_of_runs([str(run.path) for run in runs])
+    assert [(entry.label, len(entry.runs)) for entry in entries] == [("SIGER", 2), ("SIGER #2", 1)]
 
 
 def test_an_infinite_effect_is_text_in_json(tmp_path: Path) -> None:
