@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["DIGITS", "canonical_digest"]
+__all__ = ["DIGITS", "TRAINED_ON", "canonical_digest", "digest_of_pairs"]
 
 DIGITS = 16
 """Hexadecimal digits of an id: 64 bits. Among a million values, two share an id with probability 3e-8."""
+
+TRAINED_ON = "training_rows_sha256"
+"""Key of manifests: digest of the training rows from which user profiles were written."""
 
 
 def canonical_digest(value: Any, *, digits: int = DIGITS) -> str:
@@ -31,3 +35,13 @@ def canonical_digest(value: Any, *, digits: int = DIGITS) -> str:
         raise ValueError(f"digits={digits}: expected a number in [1, 64]")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:digits]
+
+
+def digest_of_pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256 of a set of pairs of a user and an item, by raw token and in any order.
+
+    >>> digest_of_pairs([("a", "x"), ("b", "x")]) == digest_of_pairs([("b", "x"), ("a", "x"), ("a", "x")])
+    True
+    """
+    lines = sorted({f"{user}\t{item}" for user, item in pairs})
+    return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()

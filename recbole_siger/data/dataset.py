@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_siger.common.digests import TRAINED_ON, digest_of_pairs
+from recbole_siger.common.json_files import read_json
 from recbole_siger.config import Config
 from recbole_siger.data.exact import ExactDataset
 from recbole_siger.data.features import coverage_line, load_and_count
@@ -34,6 +36,7 @@ class MultimodalDataset(ExactDataset):
     def __init__(self, config: Config) -> None:
         self._item_features: dict[str, Tensor] = {}
         self._user_features: dict[str, Tensor] = {}
+        self._trained_on: dict[str, str | None] = {}  # digest of the rows from which user features were made
         super().__init__(config)
 
     def _change_feat_format(self) -> None:
@@ -162,7 +165,28 @@ class MultimodalDataset(ExactDataset):
         for name in names:
             if name not in self._user_features:
                 self._user_features[name] = self._read_features(name, files[name], self.user_tokens, "user")
+                self._trained_on[name] = _trained_on(files[name].with_suffix(".json"))
         return {name: self._user_features[name] for name in names}
+
+    def check_user_features(self, names: Sequence[str]) -> None:
+        """Refuse user features that were written from another split, whose training rows are held out here.
+
+        Raises:
+            UserError: If `profiles` wrote a feature from other rows than those of this training split.
+        """
+        known = {name: digest for name in names if (digest := self._trained_on.get(name))}
+        if not known:
+            return
+        users, items = np.array(self.user_tokens), np.array(self.item_tokens)
+        edges = self.train_edges.numpy()
+        here = digest_of_pairs(zip(users[edges[0]], items[edges[1]], strict=True))
+        for name, digest in known.items():
+            if digest != here:
+                raise UserError(
+                    f"{self.user_feature_files()[name]}: was written from the training rows of another "
+                    "split, which can be validation or test rows here; run `recbole-siger profiles` with the "
+                    "seed and the config files of this run, or set user_profile=mean"
+                )
 
     def _read_features(
         self, name: str, file: Path, tokens: Sequence[str], noun: str, dtype: torch.dtype = torch.float32
@@ -188,3 +212,10 @@ class MultimodalDataset(ExactDataset):
             where = self.config.origin.get("prepare", "configuration")
             raise UserError(f"{where}: prepare={script!r}: there is no {error}") from None
         module.prepare(Path(self.config["data_path"]), folder, self.dataset_name)
+
+
+def _trained_on(manifest: Path) -> str | None:
+    if not manifest.is_file():
+        return None
+    digest = read_json(manifest, {}, "extract the feature again").get(TRAINED_ON)
+    return None if digest is None else str(digest)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.common.digests import TRAINED_ON
 from recbole_siger.common.files import delete_leftovers, sha256
+from recbole_siger.common.json_files import read_json
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
@@ -235,6 +237,7 @@ def _extract_locked(
         "modality": modality,
         "encoder": dict(encoder.facts),
         "input": {**items, "id_col": params.id_column, **job.source.facts()},
+        **_rows_told(job.table.path),
         **{key: getattr(params, key) for key in ("normalize", "batch_size", "shard_size")},
         "device": job.spec.device,
     }
@@ -243,6 +246,15 @@ def _extract_locked(
     n_all = counts[f"{params.kind}s"]
     report(coverage_text(modality, counts["rows"], n_all, encoder.dim, noun=params.kind))
     report(f"written to {files['npy']}" + (f"; see {files['missing.csv'].name}" if counts["missing"] else ""))
+
+
+def _rows_told(table: Path) -> dict[str, str]:
+    """Return the digest of the training rows from which `profiles` wrote a table, if it did."""
+    file = table.with_suffix(".manifest.json")
+    if not file.is_file():
+        return {}
+    digest = read_json(file, {}, "run `profiles` again").get(TRAINED_ON)
+    return {TRAINED_ON: str(digest)} if digest else {}
 
 
 def _engine(

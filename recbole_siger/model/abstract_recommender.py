@@ -92,6 +92,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         """Read the inputs out of RecBole's objects; RecBole sets the seed and the device around this call."""
         user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         params = params_from_config(self.params_class, config)
+        names = self.user_feature_names(params, tuple(dataset.user_feature_files()))
         inputs = ModelInputs(
             params=params,
             n_users=dataset.num(user),
@@ -103,10 +104,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             missing_modality=config.run.missing_modality,
             cache_dir=config.run.cache_dir,
             fields=FieldNames(user, item, config["NEG_PREFIX"] + item),
-            user_features=dataset.user_features(
-                self.user_feature_names(params, tuple(dataset.user_feature_files()))
-            ),
+            user_features=dataset.user_features(names),
         )
+        dataset.check_user_features(names)
         self._set_up(inputs)
 
     @classmethod

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_siger.common.digests import TRAINED_ON, digest_of_pairs
 from recbole_siger.common.files import sha256, write_text
 from recbole_siger.common.tables import open_table
 from recbole_siger.errors import UserError
@@ -91,7 +92,8 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     if features is not None:
         output_files(features)  # an error that costs no answer
     file = PromptFile.read(params.kind, None if params.prompt is None else Path(params.prompt))
-    prompts = list(islice(_prompts(params, file), params.limit))
+    found, trained_on = _prompts(params, file)
+    prompts = list(islice(found, params.limit))
     if not prompts:
         raise UserError(f"{params.items}: no {params.kind} has a text; check --text_cols.")
     if params.dry_run:
@@ -100,7 +102,7 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     provider = _provider(params)
     keyed = {prompt.key(provider.facts): prompt for prompt in prompts}
     answers = _ask(params, provider, keyed, table.with_suffix(".answers.jsonl"), report)
-    _write(params, file, provider, prompts, answers, table)
+    _write(params, file, provider, prompts, answers, table, trained_on)
     report(f"{len(prompts):,} {params.kind} profiles, written to {table}")
     if features is None:
         report(_next_line(params, table))
@@ -150,16 +152,18 @@ def _ask(
         return cache.answers
 
 
-def _prompts(params: ProfilesParams, file: PromptFile) -> Iterator[Prompt]:
+def _prompts(params: ProfilesParams, file: PromptFile) -> tuple[Iterator[Prompt], str | None]:
+    """Return the prompts, and for users a digest of the training rows that are told."""
     table = open_table(Path(params.items), params.id_col, params.text_cols)
     if params.kind == "item":
-        return item_prompts(file, table, params.text_cols)
+        return item_prompts(file, table, params.text_cols), None
     from recbole_siger.profiles.history import Split, read_reviews
 
     split = Split(params.dataset, params.data_path, files_of(params.config_files), params.seed)
     reviews = read_reviews(Path(params.reviews), params.review_col, split) if params.reviews else {}
     texts = item_texts(table, params.text_cols)
-    return user_prompts(file, split.histories, texts, reviews, params.max_history)
+    told = ((user, item) for user, items in split.histories.items() for item in items)
+    return user_prompts(file, split.histories, texts, reviews, params.max_history), digest_of_pairs(told)
 
 
 def _show(params: ProfilesParams, prompts: list[Prompt], report: Report) -> None:
@@ -190,6 +194,7 @@ def _write(
     prompts: list[Prompt],
     kept: Mapping[str, dict[str, Any]],
     table: Path,
+    trained_on: str | None,
 ) -> None:
     answers = [kept[prompt.key(provider.facts)] for prompt in prompts]
     text = io.StringIO()
@@ -209,6 +214,7 @@ def _write(
             "sha256": sha256(Path(params.items)),
             "columns": list(params.text_cols),
         },
+        **({} if trained_on is None else {TRAINED_ON: trained_on}),
         "profiles": len(prompts),
         "limit": params.limit,
         "tokens": {key: sum(a[key] or 0 for a in told) for key in ("prompt_tokens", "answer_tokens")},

@@ -151,6 +151,25 @@ def test_a_text_model_makes_a_feature(
     assert len(server.requests) == n
 
 
+def test_user_profiles_belong_to_the_split_that_they_tell(
+    shop: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other training rows, rows that a language model was told would be validation or test rows."""
+    monkeypatch.setattr(job, "load_text_encoder", lambda spec, texts: Lengths())
+    server.reply = lambda number, body: answer(f"Long answer {number}")
+    for kind in ("item", "user"):
+        assert cli.main(words(shop, kind, "--text-model=lengths", url=server.url)) == 0
+    command = ["run", "--model=KAR", "--dataset=shop", f"--data_path={shop / 'dataset'}", "--epochs=1"]
+    command += ["--gpu_id=", "--topk=[3]", "--valid_metric=Recall@3", "--run_dir"]
+    assert cli.main([*command, str(shop / "same")]) == 0
+    rows = (shop / "dataset/shop/shop.train.inter").read_text().splitlines()
+    (shop / "dataset/shop/shop.train.inter").write_text("\n".join(rows[:-1]) + "\n")
+    complaint = refused(capsys, *command, str(shop / "other"))
+    assert "shop.user_profile.npy: was written from the training rows of another split" in complaint
+    assert not (shop / "other").exists()
+    assert cli.main([*command, str(shop / "mean"), "--user_profile=mean"]) == 0
+
+
 def test_without_a_text_model_the_next_command_is_named(
     shop: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
