@@ -118,6 +118,7 @@ class Reproduction:
             None if unknown.
         published_gain: The same in the paper, over the same rows; None if a number is missing.
         changed: Options of the command line, which change every run.
+        file_values: Values of the configuration files, for rows that do not state them.
         original_features: Whether the dataset is said to have the features of the paper.
         comparison: Our rows alone, with paired tests; None if there is no run.
     """
@@ -130,6 +131,7 @@ class Reproduction:
     gain: float | None
     published_gain: float | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
+    file_values: Mapping[str, Any] = field(default_factory=dict)
     original_features: bool = False
     comparison: Comparison | None = None
 
@@ -155,6 +157,7 @@ def join(
     comparison: Comparison | None = None,
     *,
     changed: Mapping[str, Any] | None = None,
+    file_values: Mapping[str, Any] | None = None,
     original_features: bool = False,
 ) -> Reproduction:
     """Put published numbers and ours side by side.
@@ -165,6 +168,7 @@ def join(
         rows: The runs of each row, in the order of the table.
         comparison: Our rows with tests.
         changed: Options of the command line.
+        file_values: Values of the configuration files.
         original_features: Whether the dataset is said to have the features of the paper.
     """
     lines = tuple(_line(table, dataset, runs, comparison) for runs in rows)
@@ -178,6 +182,7 @@ def join(
         gain=gain,
         published_gain=published_gain,
         changed=dict(changed or {}),
+        file_values=dict(file_values or {}),
         original_features=original_features,
         comparison=comparison,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from recbole_siger.report.figures import check_matplotlib, draw_histograms, save
 from recbole_siger.report.overlap import overlap_of_dataset
 from recbole_siger.reproduce.paper import PaperTable
 from recbole_siger.reproduce.plan import Request
-from recbole_siger.reproduce.writing import Section, as_latex, as_markdown, print_sections, title_of
+from recbole_siger.reproduce.writing import (
+    Section,
+    as_latex,
+    as_markdown,
+    notes_on_options,
+    print_sections,
+    title_of,
+)
 
 __all__ = ["overlap_section", "reproduce_overlap", "shares"]
 
@@ -46,6 +54,12 @@ def reproduce_overlap(
     Raises:
         UserError: For bad input.
     """
+    for option in ("models", "seeds", "runs", "jobs", "address"):
+        if getattr(request, option):
+            raise UserError(
+                f"command line: --{option}: {table.name} counts edges of item graphs and needs no run; leave "
+                "it out"
+            )
     config = Config("SIGER", dataset, request.config_files, dict(table.options), request.options)
     if dry_run:
         print_line(f"{table.name} on {dataset}: no run is needed; the item graphs are built and counted")
@@ -53,11 +67,13 @@ def reproduce_overlap(
     panels, k = overlap_of_dataset(config), int(config["n_co_neighbors"])
     note = "" if request.original_features else table.datasets[dataset].note
     found = {name: [shares(counts, k) for counts in series] for name, series in panels.items()}
-    sections = [overlap_section(table, dataset, note, found)]
+    options = tuple(notes_on_options(request.changed, request.file_values))
+    section = overlap_section(table, dataset, note, found)
+    sections = [replace(section, notes=(*section.notes, *options))]
     texts = {
         "md": as_markdown(sections),
         "tex": as_latex(sections),
-        "json": _as_json(table, dataset, note, found),
+        "json": _as_json(table, dataset, note, found, {**request.file_values, **request.changed}),
     }
     written = [folder / f"{table.name}.{suffix}" for suffix in texts]
     for path, text in zip(written, texts.values(), strict=True):
@@ -69,7 +85,11 @@ def reproduce_overlap(
 
 
 def _as_json(
-    table: PaperTable, dataset: str, note: str, found: Mapping[str, Sequence[Sequence[float]]]
+    table: PaperTable,
+    dataset: str,
+    note: str,
+    found: Mapping[str, Sequence[Sequence[float]]],
+    options: Mapping[str, Any],
 ) -> str:
     content = {
         "schema": 1,
@@ -78,6 +98,7 @@ def _as_json(
         "place": table.place,
         "dataset": dataset,
         "note": note,
+        "options": dict(options),
         "shares": {name: dict(zip(_GRAPHS, series, strict=True)) for name, series in found.items()},
         "statement_holds": {name: few_of(series[0]) > 50.0 for name, series in found.items()},
     }

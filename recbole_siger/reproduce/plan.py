@@ -12,7 +12,9 @@ from typing import Any
 from recbole_siger.common.terminal import print_line
 from recbole_siger.config import Config
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
+from recbole_siger.options.yaml_values import read_yaml
 from recbole_siger.registry import check_model_name, check_stored_name, model_names
 from recbole_siger.reproduce.join import RowRuns, State
 from recbole_siger.reproduce.paper import PaperRow, PaperTable
@@ -57,6 +59,17 @@ class Request:
     gpus_per_run: float = 0.0
     out: str | None = None
     original_features: bool = False
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Options that change results; where data lie and what is written is left out."""
+        return {key: value for key, value in self.options.items() if key not in NO_EFFECT}
+
+    @property
+    def file_values(self) -> dict[str, Any]:
+        """Values of the configuration files that change results and that no option replaces."""
+        found = {key: value for file in self.config_files for key, value in read_yaml(Path(file)).items()}
+        return {key: value for key, value in found.items() if key not in NO_EFFECT | self.options.keys()}
 
 
 @dataclass(frozen=True)

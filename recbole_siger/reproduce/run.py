@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 from recbole_siger.common.files import check_output, write_text
 from recbole_siger.common.terminal import print_line
 from recbole_siger.errors import UserError
-from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.params import did_you_mean
 from recbole_siger.report.comparison import Comparison, Entry, TableParams, compare_entries
 from recbole_siger.report.figures import check_matplotlib, save_figure
@@ -197,7 +196,8 @@ class _Progress:
             self._dataset,
             rows,
             self._comparison(rows, tests=tests),
-            changed=_told(self._request.options),
+            changed=self._request.changed,
+            file_values=self._request.file_values,
             original_features=self._request.original_features,
         )
 
@@ -226,8 +226,3 @@ class _Progress:
         note = "" if self._request.original_features else self._table.datasets[self._dataset].note
         title = f"Our runs: {title_of(self._table, self._dataset, note)}"
         return compare_entries(title, entries, params)
-
-
-def _told(options: Mapping[str, str]) -> dict[str, Any]:
-    """Return the typed options that change results; where data lie and what is written is left out."""
-    return {key: value for key, value in options.items() if key not in NO_EFFECT}

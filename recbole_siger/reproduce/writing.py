@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,16 @@ from recbole_siger.report.tables import finite_json, markdown, markdown_table
 from recbole_siger.reproduce.join import Cell, Line, Reproduction
 from recbole_siger.reproduce.paper import PaperTable
 
-__all__ = ["Section", "as_json", "as_latex", "as_markdown", "print_sections", "sections_of", "title_of"]
+__all__ = [
+    "Section",
+    "as_json",
+    "as_latex",
+    "as_markdown",
+    "notes_on_options",
+    "print_sections",
+    "sections_of",
+    "title_of",
+]
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,18 @@ def _head(found: Reproduction) -> Iterator[str]:
             f"{table.tolerance:g} % of the paper."
         )
     yield from (f"{line.label}: {line.state}: {line.reason}." for line in found.lines if line.reason)
-    if found.changed:
-        options = ", ".join(f"{key}={value}" for key, value in found.changed.items())
-        yield f"Options of the command line, for every run: {options}."
+    yield from notes_on_options(found.changed, found.file_values)
     yield from table.remarks
+
+
+def notes_on_options(changed: Mapping[str, Any], file_values: Mapping[str, Any]) -> Iterator[str]:
+    """Name what the command line and configuration files changed."""
+    for source, values in (
+        ("Options of the command line, for every run", changed),
+        ("Values of configuration files, for every row that does not state them", file_values),
+    ):
+        if values:
+            yield f"{source}: {', '.join(f'{key}={value}' for key, value in values.items())}."
 
 
 def _progress(found: Reproduction) -> str:
@@ -256,7 +273,7 @@ def as_json(found: Reproduction) -> str:
         "note": found.note,
         "complete": not found.unfinished,
         "missing": [line.label for line in found.unfinished],
-        "options": {**table.options, **found.changed},
+        "options": {**found.file_values, **table.options, **found.changed},
         "rows": [asdict(line) for line in found.lines],
         "order": {
             metric: None if pairs is None else {"as_published": not pairs, "exchanged": pairs}

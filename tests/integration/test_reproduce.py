@@ -290,6 +290,14 @@ def test_a_figure_of_graphs_needs_no_run(
     page = capsys.readouterr().out
     assert page.startswith("# Figure 7: Overlap, on toy (drawn at random)\n")
     assert "| image | semantic graph | " in page
+    assert cli.main([*words, "--n_semantic_neighbors=4"]) == 0
+    assert "Options of the command line, for every run:" in (page := capsys.readouterr().out)
+    assert "n_semantic_neighbors=4" in page
+    assert content()["options"]["n_semantic_neighbors"] == "4"
+    assert cli.main([*words, "--seeds=2"]) == 2
+    assert (
+        "--seeds: mine counts edges of item graphs and needs no run; leave it out" in capsys.readouterr().err
+    )
 
 
 def test_without_matplotlib_there_is_a_table_and_a_hint(

@@ -195,7 +195,7 @@ def test_a_partial_table_says_what_is_missing() -> None:
         RowRuns(table.rows[2], why=("skipped", "it reads features")),
         runs(table, "D", wanted=2, failures=["seed 3: out of memory"]),
     ]
-    found = join(table, "toy", rows, changed={"epochs": "3"})
+    found = join(table, "toy", rows, changed={"epochs": "3"}, file_values={"learning_rate": 0.01})
     page, tex, content = texts(found)
     title = "Table 7: A and the others, on toy (drawn at random)"
     assert page.startswith(f"# {title}\n")
@@ -205,6 +205,8 @@ def test_a_partial_table_says_what_is_missing() -> None:
     assert "C: skipped: it reads features." in page
     assert "D: failed: seed 3: out of memory." in page
     assert "Options of the command line, for every run: epochs=3." in page
+    files = "Values of configuration files, for every row that does not state them: learning_rate=0.01."
+    assert files in page
     assert "| A | 0.5000 | 0.5200 ± 0.0141 | 2 | +4.0 % | above by more than 3 % | 1 → 1 |" in page
     assert "| B | 0.4000 | 0.2000 | 1 of 2 | -50.0 % | below by more than 3 %, preliminary | 2 → 2 |" in page
     assert "| C | 0.3000 |  |  |  | skipped |  |" in page
