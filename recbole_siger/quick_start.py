@@ -60,7 +60,11 @@ def run_experiment(
 
 
 def resume_run(
-    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+    run_dir: str | Path,
+    data_path: str | Path | None = None,
+    model: str | type[Any] | None = None,
+    *,
+    gpu_id: str | None = None,
 ) -> dict[str, Any]:
     """Continue an interrupted run from its last checkpoint; the result is the result of an uninterrupted run.
 
@@ -68,6 +72,7 @@ def resume_run(
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
         model: The model of the run; required if the run folder names an import path.
+        gpu_id: Which GPUs the run sees; by default those of its first session.
 
     Raises:
         UserError: If the folder is not a run folder or the run is finished.
@@ -79,7 +84,7 @@ def resume_run(
             raise UserError(
                 f"{run_dir}: this run is finished; `recbole-siger evaluate {run_dir}` shows its results"
             )
-        config = config_of_run(run, data_path, model, prepare=None)
+        config = config_of_run(run, data_path, model, prepare=None, **_given(gpu_id))
         return _train(config, run, resume=True, data_path=data_path)
 
 
@@ -115,8 +120,16 @@ def _train(
         raise
 
 
+def _given(gpu_id: str | None) -> dict[str, str]:
+    return {} if gpu_id is None else {"gpu_id": gpu_id}
+
+
 def evaluate_run(
-    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+    run_dir: str | Path,
+    data_path: str | Path | None = None,
+    model: str | type[Any] | None = None,
+    *,
+    gpu_id: str | None = None,
 ) -> dict[str, float]:
     """Rebuild the model of a run folder and test it; nothing is written.
 
@@ -124,12 +137,13 @@ def evaluate_run(
         run_dir: The run folder.
         data_path: Where the datasets are, if not where they were in training.
         model: The model of the run; required if the run folder names an import path.
+        gpu_id: Which GPUs the test sees; by default those of the run's first session.
 
     Raises:
         UserError: If a file is missing, damaged or of another model, or the dataset has changed.
     """
     with logging_to(None):
-        experiment = load_experiment(run_dir, data_path, model)
+        experiment = load_experiment(run_dir, data_path, model, **_given(gpu_id))
         with run_settings(experiment.config):
             experiment.trainer.eval_collector.data_collect(experiment.train_data)
             return experiment.test()

@@ -112,6 +112,7 @@ def _of_one_folder(name: str, callback: Callable[..., None], summary: str, examp
             click.Argument(["run_dir"]),
             option("data_path", moved, metavar="FOLDER"),
             model("Model of a run that was started with --model=package.module:Class, by the same path."),
+            option("gpu_id", "GPUs to use; by default those of the run's first session.", metavar="TEXT"),
         ],
         usage=FOLDER_WORDS,
         summary=summary,
@@ -125,10 +126,10 @@ def resume_command() -> Command:
     return _of_one_folder("resume", _resume, "Continue an interrupted run from its last checkpoint.", example)
 
 
-def _resume(run_dir: str, data_path: str | None, model: str | None) -> None:
+def _resume(run_dir: str, data_path: str | None, model: str | None, gpu_id: str | None) -> None:
     from recbole_siger.quick_start import resume_run
 
-    resume_run(Path(run_dir), data_path, model)
+    resume_run(Path(run_dir), data_path, model, gpu_id=gpu_id)
 
 
 def evaluate_command() -> Command:
@@ -137,11 +138,12 @@ def evaluate_command() -> Command:
     return _of_one_folder("evaluate", _evaluate, "Test the model of a finished run again.", example)
 
 
-def _evaluate(run_dir: str, data_path: str | None, model: str | None) -> None:
+def _evaluate(run_dir: str, data_path: str | None, model: str | None, gpu_id: str | None) -> None:
     from recbole_siger.quick_start import evaluate_run
     from recbole_siger.training.experiment import format_metrics
 
-    print_line(f"test   {format_metrics(evaluate_run(Path(run_dir), data_path, model))}")
+    test = evaluate_run(Path(run_dir), data_path, model, gpu_id=gpu_id)
+    print_line(f"test   {format_metrics(test)}")
 
 
 def config_command() -> Command:

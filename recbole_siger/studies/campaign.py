@@ -314,9 +314,13 @@ class _Plan:
         return ["run", f"--model={spec.model}", f"--dataset={spec.dataset}", *files, *texts]
 
     def _found(self) -> list[str]:
-        """Return the options with which a run folder is opened: the folder of the data, and the model."""
+        """Return the options with which a run folder is opened: the folder of the data, model and GPUs."""
         folder = Path(self.config["feature_path"]).parent
-        return [f"--data_path={folder}", f"--model={self.spec.model}"]
+        return [
+            f"--data_path={folder}",
+            f"--model={self.spec.model}",
+            f"--gpu_id={self.config['gpu_id']}",
+        ]
 
     def _keep_digests(self, run: RunFolder, before: Mapping[str, str]) -> None:
         """Store the checksums of the data files, unless a file changed during the run.

@@ -105,9 +105,9 @@ def _run_command(words: list[str], folder: str) -> tuple[int, str, str]:
     import ray
 
     given = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
-    if words[0] == "run":  # the other commands take the devices of the run folder
-        kept = [word for word in words if not word.startswith(_DEVICE)]
-        words = [*kept, f"--gpu_id={given}", f"--use_gpu={bool(given)}"]
+    kept = [word for word in words if not word.startswith(_DEVICE)]
+    # A run that is continued stays on its kind of device.
+    words = [*kept, f"--gpu_id={given}", *([f"--use_gpu={bool(given)}"] if words[0] == "run" else [])]
     with contextlib.chdir(folder):
         code, complaint = Children().run(words, silent)
     return code, complaint, os.uname().nodename

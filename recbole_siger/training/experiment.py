@@ -51,15 +51,20 @@ _VERSIONS = ("recbole-siger", "recbole", "torch", "numpy", "scipy", "pandas")
 
 
 def load_experiment(
-    run_dir: str | Path, data_path: str | Path | None = None, model: str | type[Any] | None = None
+    run_dir: str | Path,
+    data_path: str | Path | None = None,
+    model: str | type[Any] | None = None,
+    **changes: Any,
 ) -> Experiment:
     """Rebuild a run with its best epoch in the model; nothing is written.
+
+    ``changes`` are those of :func:`config_of_run`.
 
     Raises:
         UserError: As :func:`evaluate_run`.
     """
     run = RunFolder.open(run_dir)
-    experiment = build_experiment(config_of_run(run, data_path, model, prepare=None), run)
+    experiment = build_experiment(config_of_run(run, data_path, model, prepare=None, **changes), run)
     experiment.check_data()
     experiment.trainer.load_model(run)
     return experiment

@@ -288,6 +288,20 @@ def test_an_unfinished_run_of_other_data_does_not_block_its_row(
     assert not begun.finished
 
 
+def test_a_run_is_continued_and_tested_on_the_gpus_of_this_command(
+    options: dict[str, Any], in_process: list[list[str]]
+) -> None:
+    """The first session's GPU can be busy, or not exist on this machine."""
+    spec, later = (RunSpec("BPR", "toy", 3, {**options, "gpu_id": gpus}) for gpus in ("", "0"))
+    run = finished(complete_runs([spec], report=silent)[0])
+    run.file("results.json").unlink()
+    assert finished(complete_runs([later], report=silent)[0]).path == run.path
+    run.file("data_files.json").unlink()
+    assert finished(complete_runs([later], report=silent)[0]).path == run.path
+    assert [words[0] for words in in_process] == ["run", "resume", "evaluate"]
+    assert all("--gpu_id=0" in words for words in in_process[1:])
+
+
 def test_progress_lines_name_the_variant(options: dict[str, Any], in_process: list[list[str]]) -> None:
     specs = [
         RunSpec("BPR", "toy", 3, {**options, "learning_rate": rate}, label=f"learning_rate={rate}")
