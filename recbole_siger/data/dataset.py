@@ -31,7 +31,12 @@ class MultimodalDataset(ExactDataset):
 
     A feature file is ``<name>.<modality>.npy`` with ``<name>.<modality>.ids`` beside it, in the dataset's
     folder; the key ``features`` lists the modalities.
+
+    Attributes:
+        whole: The split of which this is the part with cold items; None if it is all of a split.
     """
+
+    whole: MultimodalDataset | None = None
 
     def __init__(self, config: Config) -> None:
         self._item_features: dict[str, Tensor] = {}
@@ -129,18 +134,21 @@ class MultimodalDataset(ExactDataset):
             raise UserError(f"modalities={list(chosen)!r}: name each modality once, and at least one")
         return chosen
 
-    def item_features(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    def item_features(
+        self, dtype: torch.dtype | None = None, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         """Load ``{modality: (n_items, F_m)}``, row 0 and rows of items without a feature zero.
 
         The dataset keeps each table once, in the type of the last call.
 
         Args:
             dtype: float32 or bfloat16; None: the key ``feature_dtype``, float32 if the model has no such key.
+            names: Which of :meth:`modalities`; by default all.
         """
         run, files = self.config.run, self.feature_files()
         if dtype is None:
             dtype = torch.bfloat16 if self.config["feature_dtype"] == "bfloat16" else torch.float32
-        chosen = self.modalities()
+        chosen = self.modalities() if names is None else tuple(names)
         wanted = [file for name in chosen for file in (files[name], files[name].with_suffix(".ids"))]
         if run.prepare and not all(file.is_file() for file in wanted):
             self._prepare(run.prepare)

@@ -175,7 +175,9 @@ def _cold_start(
                 f"is evaluated in {name}; raise it"
             )
     if cold.alone:
-        kept = (split.copy(split.inter_feat[few[split.train_edges[1]]]) for split in splits[1:])
+        kept = [split.copy(split.inter_feat[few[split.train_edges[1]]]) for split in splits[1:]]
+        for part, whole in zip(kept, splits[1:], strict=True):
+            part.whole = whole
         splits = [splits[0], *kept]
     return splits, cold
 

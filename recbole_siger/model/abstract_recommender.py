@@ -92,13 +92,14 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         """Read the inputs out of RecBole's objects; RecBole sets the seed and the device around this call."""
         user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         params = params_from_config(self.params_class, config)
+        read = self.modality_names(params, dataset.modalities()) if self.uses_features else ()
         names = self.user_feature_names(params, tuple(dataset.user_feature_files()))
         inputs = ModelInputs(
             params=params,
             n_users=dataset.num(user),
             n_items=dataset.num(item),
             train_edges=dataset.train_edges,
-            features=dataset.item_features() if self.uses_features else {},
+            features=dataset.item_features(names=read),
             seed=config.run.seed,
             device=torch.device(config["device"]),
             missing_modality=config.run.missing_modality,

@@ -197,6 +197,8 @@ class Experiment:
         if ranks_all_items(self.config):
             self._seed(self.config.run.seed)  # a model that draws its embeddings draws those of the test
             train, valid = self.train_data._dataset, self.valid_data._dataset
+            if (whole := getattr(valid, "whole", None)) is not None:  # items that were no candidates too
+                valid = whole
             write_use_files(self.run, self.config, self.model, train, valid, _tokens(self.dataset)[1])
 
     def loaders(self) -> tuple[Any, Any, Any]:

@@ -17,8 +17,9 @@ from recbole_siger.errors import UserError
 from recbole_siger.evaluation.cold_start import draw_cold_items
 from recbole_siger.quick_start import evaluate_run, run_experiment
 from recbole_siger.runs.folder import RunFolder
+from recbole_siger.runs.scoring import open_seen
 from recbole_siger.training.experiment import Experiment, build_experiment
-from tests.toy import N_ITEMS, QUIET, random_splits, write_dataset
+from tests.toy import N_ITEMS, N_USERS, QUIET, random_splits, write_dataset
 
 Settings = Callable[..., dict[str, Any]]
 MODELS = ["SIGER", "LightGCN", "BPR", "EASE", "ItemKNN"]
@@ -147,6 +148,17 @@ def test_few_shot_filters_the_given_split(small: Settings) -> None:
     left = {pair for pair in pairs_of(plain.test_data) if pair[1] in rare}
     assert pairs_of(alone.test_data) == left
     assert pairs_of(alone.train_data) == pairs_of(plain.train_data)
+
+
+def test_a_recommender_knows_all_validation_items(small: Settings) -> None:
+    """Those that were no candidates of the validation, too: they are the user's own items."""
+    values = {key: value for key, value in small("BPR").items() if value is not None}
+    seen = []
+    for name, kind in (("plain", None), ("alone", KINDS[3])):
+        run_experiment("BPR", "toy", config_dict={**values, "cold_start": kind, "run_dir": name})
+        lists = open_seen(RunFolder(name), N_USERS + 1, N_ITEMS + 1)
+        seen.append([(part.indptr.tolist(), part.items.tolist()) for part in lists.values()])
+    assert seen[0] == seen[1]
 
 
 def test_cold_and_warm_are_parts_of_one_ranking(small: Settings) -> None:

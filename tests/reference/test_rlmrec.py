@@ -173,6 +173,7 @@ def test_which_text_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.INFO):
         assert make_experiment(tmp_path, "RLMRec", toy).model.modalities == ("text",)
     assert "user profile: mean of the text of the user's training items" in caplog.text
+    assert "image: " not in caplog.text  # neither loaded nor required
     assert make_experiment(tmp_path, "RLMRec", item_profile="audio").model.modalities == ("audio",)
     with pytest.raises(UserError, match="item_profile='txt' is not a modality in use; did you mean `text`"):
         make_experiment(tmp_path, "RLMRec", item_profile="txt")
