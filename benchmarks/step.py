@@ -1,9 +1,11 @@
 """How long does a training step of SIGER take, compared with the naive way and with RecBole's LightGCN?
 
     python -m benchmarks.step --data_path=dataset --shapes baby sports
+    python -m benchmarks.step --data_path=dataset --shapes baby --models SIGER MENTOR --rounds 3
 
 Each candidate trains on the same batches of real interactions, in turn; features are random, 4096 and 384
-wide. First the losses of one step are compared with the losses of the naive model; they must be equal.
+wide. First the losses of one step are compared with the losses of the naive model; they must be equal. With
+``--models``, models are timed with their defaults, and ratios are to the first.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextlib
 import io
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +44,36 @@ def main() -> None:
     """Measure and print."""
     parser = shape_parser(__doc__, ["baby", "sports"])
     parser.add_argument("--rounds", type=int, default=15, help="counted steps of each candidate")
+    parser.add_argument("--models", nargs="+", help="names of models to time in place of the candidates")
     parser.add_argument("--memory", action="store_true", help="also the peak of each, in a separate process")
     options = parser.parse_args()
     shapes, rounds = (["baby"], 5) if options.quick else (options.shapes, options.rounds)
+    names = tuple(options.models or CANDIDATES)
     measure_shapes(
-        shapes, options, lambda folder, shape: measure_shape(folder, shape, rounds, options.memory)
+        shapes, options, lambda folder, shape: measure_shape(folder, shape, names, rounds, options.memory)
     )
 
 
-def measure_shape(folder: Path, shape: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
+def measure_shape(
+    folder: Path, shape: str, names: Sequence[str], rounds: int, memory: bool
+) -> list[dict[str, Any]]:
     """Time every candidate on one dataset."""
-    print(f"{shape}: largest difference to the naive losses {compare_losses(folder, shape):.1e} (relative)")
-    steps = {name: make_step(folder, shape, name) for name in CANDIDATES}
+    if NAIVE in names:
+        difference = compare_losses(folder, shape)
+        print(f"{shape}: largest difference to the naive losses {difference:.1e} (relative)")
+    steps = {name: make_step(folder, shape, name) for name in names}
     times = {name: spread(s) for name, s in interleave(steps, rounds, warmup=2).items()}
     del steps
     records = []
     for name, seconds in times.items():
         record = {"benchmark": "step", "shape": shape, "candidate": name, "seconds": seconds}
-        record["ratio"] = times[NAIVE]["median"] / seconds["median"]
+        record["ratio"] = times[names[0]]["median"] / seconds["median"]
         if memory:
             record["peak_mib"] = fresh_process_peak(run_alone, folder, shape, name)[1]
         records.append(record)
     print_table(
         f"A training step, {shape}",
-        ("candidate", "ms", "from", "to", f"{NAIVE} / it", "peak MiB"),
+        ("candidate", "ms", "from", "to", f"{names[0]} / it", "peak MiB"),
         [
             (
                 r["candidate"],
