@@ -40,7 +40,7 @@ class Contestant:
             config["eval_batch_size"] = users * whole.item_num if users else RECBOLE_DEFAULT
         train, self.valid, _ = (split_and_load if ours else data_preparation)(config, whole)
         init_seed(2020, True)
-        model = config.model_class(config, train._dataset)
+        model = config.model_class(config, train._dataset).to(config["device"])
         self.trainer = build_trainer(config, model, None) if ours else Trainer(config, model)
         self.trainer.eval_collector.data_collect(train)
         self.metrics: dict[str, float] = {}

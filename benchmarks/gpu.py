@@ -49,7 +49,7 @@ class Part:
 
 PARTS = (
     Part("data", 90, lines=1),
-    Part("tests", 180, needs_gpu=True, lines=5),
+    Part("tests", 210, needs_gpu=True, lines=5),
     Part("step", 75, lines=6),
     Part("launches", 40, needs_gpu=True, lines=4),
     Part("captured", 60, lines=5),
@@ -148,7 +148,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slower", type=float, default=1.0, help="factor on every time limit")
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="these parts only")
     parser.add_argument("--check", action="store_true", help="only list the packages that are missing")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.data_path and not (options.data_path / "baby" / "baby.train.inter").is_file():
+        parser.error(f"--data_path={options.data_path}: no baby/baby.train.inter, as import-mmrec writes it")
+    return options
 
 
 def run_part(part: Part, options: argparse.Namespace, left: float) -> tuple[list[str], bool]:
@@ -190,8 +193,8 @@ def run_part(part: Part, options: argparse.Namespace, left: float) -> tuple[list
 def command_of(part: Part, options: argparse.Namespace) -> list[str]:
     """Return the command line of a part."""
     if part.name == "tests":
-        words = ["-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", "-p", "no:cacheprovider", *TESTS]
-        return [sys.executable, *words]
+        words = ["-o", "addopts=", "-v", "--durations=8", "-m", "gpu", "-p", "no:cacheprovider", *TESTS]
+        return [sys.executable, "-m", "pytest", *words]
     words = ["-m", "benchmarks.gpu_parts", part.name, f"--out={options.out.resolve()}"]
     words += [f"--device={options.device}", *(["--quick"] if options.quick else [])]
     if options.data_path:
@@ -204,7 +207,11 @@ def lines_of(log: Path) -> list[str]:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     marked = [line[2:] for line in lines if line.startswith("> ")]
     failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    counts = [line.strip("= ") for line in lines if " passed" in line or " failed" in line][-1:]
+    counts = [line.strip("= ") for line in lines if " passed in" in line or " failed" in line][-1:]
+    if not counts and not marked and (ended := [line for line in lines if "::" in line]):  # it was stopped
+        failures = [line for line in ended if " FAILED" in line]
+        n_passed = sum(" PASSED" in line for line in ended)
+        counts = [f"{n_passed} passed, {len(failures)} failed until then"]
     return marked or [*counts, *failures]
 
 

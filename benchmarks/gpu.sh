@@ -13,6 +13,7 @@ for word in "$@"; do
         --out=*) out="${word#*=}" ;;
         --wheels=*) wheels="$(realpath "${word#*=}")" ;;
         --python=*) python="${word#*=}" ;;
+        --data_path=*) words+=("--data_path=$(realpath "${word#*=}")") ;;
         *) words+=("$word") ;;
     esac
 done

@@ -18,7 +18,7 @@ __all__ = ["STEP", "WIDE", "UnitRows"]
 # after rounding to it. The step is a power of two, so common cosines such as 1/2 are multiples of it.
 STEP = 2.0**-30
 BLOCK_BYTES = 2**20
-PAIR_BYTES = 2**19
+PAIR_BYTES, GPU_PAIR_BYTES = 2**19, 2**28  # a GPU has no use for the cache of a CPU, and starts few kernels
 # From this width on, the pairs of a row are multiplied together, at most this many at a time.
 WIDE, PAIRS_OF_ROW = 1024, 32
 _INTEGER = {
@@ -101,7 +101,8 @@ class UnitRows:
         elif self.features.is_cpu and self.features.shape[1] >= WIDE:
             dot = self._wide_products(i, j)
         else:
-            size = max(1, PAIR_BYTES // (16 * self.features.shape[1]))
+            n_bytes = PAIR_BYTES if self.features.is_cpu else GPU_PAIR_BYTES
+            size = max(1, n_bytes // (16 * self.features.shape[1]))
             dot, x = torch.empty_like(scale), self.features
             for part, a, b in zip(dot.split(size), i.split(size), j.split(size), strict=True):
                 torch.sum(x[a].double() * x[b].double(), dim=1, out=part)

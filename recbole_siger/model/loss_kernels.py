@@ -299,6 +299,8 @@ def _discriminate(power: Tensor, common: Tensor, single: Tensor, gradient: Tenso
     by_single += of_single / everything * first * first_slope
     torch.div(power, outside, out=gradient).mul_(second * second_slope)
     gradient.addcmul_(power.div_(everything), first * first_slope)
-    gradient.scatter_(1, single, by_single)
-    gradient.scatter_(1, common, by_common)
+    # One index: in two dimensions some versions of torch make a table of strides, for which a GPU waits.
+    first_place = torch.arange(0, gradient.numel(), gradient.shape[1], device=gradient.device).unsqueeze(1)
+    for columns, values in ((single, by_single), (common, by_common)):
+        gradient.view(-1).scatter_(0, (columns + first_place).flatten(), values.flatten())
     return losses, gradient

@@ -82,17 +82,16 @@ class CudaGraphs:
 
     def warm_up(self, step: Callable[[], Tensor], n_steps: int) -> list[Tensor]:
         """Call the step on the stream of later captures, while torch reports waiting as an error."""
-        mode = torch.cuda.get_sync_debug_mode()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        mode, outer = torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outer)
         with warnings.catch_warnings(), torch.cuda.stream(self._stream):
             warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
             torch.cuda.set_sync_debug_mode("error")
             try:
-                outputs = [step() for _ in range(n_steps)]
+                return [step() for _ in range(n_steps)]
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return outputs
+                outer.wait_stream(self._stream)  # also after an error
 
     def capture(self, step: Callable[[], Tensor], generators: Sequence[torch.Generator]) -> Recorded:
         """Record the step; nothing is computed until the first replay."""
@@ -243,6 +242,10 @@ class StepGraph:
             self.reason = _first_line(error)
         try:
             state.restore()
+            if self.reason is not None:  # a generator can refuse to draw after a capture that failed
+                for generator in (self.model.generator, None):
+                    torch.rand(1, generator=generator, device=self.model.generator.device)
+                state.restore()
         except RuntimeError as error:  # a capture that fails can leave the device unusable
             why = self.reason or _first_line(error)
             raise UserError(

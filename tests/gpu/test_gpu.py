@@ -35,7 +35,7 @@ from recbole_siger.training.settings import run_settings
 from recbole_siger.training.timing import time_run
 from recbole_siger.tuning import tune_model
 from tests.conftest import first_batch, make_experiment, score_table
-from tests.contract.test_models import WITHOUT_NOISE
+from tests.contract.test_models import ACROSS_DEVICES
 
 DEVICE = os.environ.get("RECBOLE_SIGER_TEST_DEVICE", "cuda")
 IS_CUDA = DEVICE == "cuda"
@@ -53,7 +53,7 @@ cuda_only = pytest.mark.skipif(not IS_CUDA, reason="a test of CUDA alone")
 
 def two(tmp_path: Path, model: str, **options: Any) -> tuple[Experiment, Experiment]:
     """Build a model on the CPU and on the device, with equal parameters and without noise."""
-    values = {**WITHOUT_NOISE.get(model, {}), **options}
+    values = {**ACROSS_DEVICES.get(model, {}), **options}
     there, here = (make_experiment(tmp_path, model, **{**values, **card}) for card in (CARD, CPU))
     assert next(there.model.parameters()).device.type == DEVICE
     there.model.load_state_dict(here.model.state_dict())
@@ -363,6 +363,9 @@ def test_hits_are_counted_as_on_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compile", ["none", "auto"])
 def test_a_run_is_timed_on_its_device(model: str, compile: str, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, model, train_batch_size=7, compile=compile, **CARD)
+    if IS_CUDA:  # those of earlier tests
+        torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()
     found = time_run(experiment, 5)
     assert found.device == (torch.cuda.get_device_name() if IS_CUDA else processor_name())
     assert (found.threads is None) is IS_CUDA
@@ -371,4 +374,5 @@ def test_a_run_is_timed_on_its_device(model: str, compile: str, tmp_path: Path) 
     assert found.seconds_train > sum(found.steps)
     if IS_CUDA:  # the toy is small, and a process on the CPU has Python and its libraries
         counted = estimate(experiment).peak / MIB
-        assert counted / 20 < found.peak_mib < 20 * counted + 64
+        workspaces = 6 * 32  # of cuBLAS: 32 MiB for each thread and stream that multiplies
+        assert counted / 20 < found.peak_mib < 20 * counted + 64 + workspaces

@@ -102,6 +102,20 @@ def test_failed_tests_are_listed(tmp_path: Path) -> None:
     ]
 
 
+def test_tests_that_were_stopped_are_counted(tmp_path: Path) -> None:
+    log = tmp_path / "tests.log"
+    log.write_text("tests/a.py::one PASSED [ 3%]\ntests/a.py::two FAILED [ 6%]\ntests/a.py::three ")
+    assert gpu.lines_of(log) == ["1 passed, 1 failed until then", "tests/a.py::two FAILED [ 6%]"]
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn data in place of the asked ones would be measured without a word."""
+    with pytest.raises(SystemExit) as caught:
+        parse([f"--data_path={tmp_path}"])
+    assert caught.value.code == 2
+    assert ": no baby/baby.train.inter" in capsys.readouterr().err
+
+
 def test_the_summary_has_at_most_60_lines() -> None:
     said = [(part, [f"line {number} of {part.name} " + "x" * 300 for number in range(20)]) for part in PARTS]
     lines = summary(said, "gpu A100").splitlines()
