@@ -15,7 +15,6 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
 from typing import Any, Literal
 
 import torch
@@ -90,7 +89,7 @@ class DAMRS(MultimodalRecommender):
     params: DAMRSParams
     scores_cold_items = True  # by the edges of its features
     shares_batches = True
-    untrained_bpr = log(2) / 2  # the weight of a pair starts at one half
+    untrained_bpr = MultimodalRecommender.untrained_bpr / 2  # the weight of a pair starts at one half
 
     def build(self) -> None:
         """Make the tables and the graphs.
@@ -221,8 +220,7 @@ class DAMRS(MultimodalRecommender):
         if items.count is not None:
             own, weight = own.clamp_min(0), items.valid() / items.count
         every = [view[1:] for view in views]  # without padding
-        tau = p.neighbor_temperature
-        loss = neighbor_discrimination(every, own, p.n_discriminated, tau, weight=weight)
+        loss = neighbor_discrimination(every, own, p.n_discriminated, p.neighbor_temperature, weight=weight)
         return self.share.weight(len(items.ids)) * loss
 
     @torch.no_grad()
