@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from math import log
 from pathlib import Path
@@ -174,6 +175,8 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             graph_cache=graph_cache,
         )
         inputs.check(needs_features=cls.uses_features)
+        read = cls.modality_names(params, tuple(inputs.features)) if cls.uses_features else ()
+        inputs = replace(inputs, features={m: inputs.features[m] for m in read})
         model = cls.__new__(cls)
         with seeded(seed, inputs.device):
             model._set_up(inputs)
@@ -186,12 +189,9 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         self.n_users, self.n_items, self.device = inputs.n_users, inputs.n_items, inputs.device
         self.n_source_items = inputs.n_items
         self.params: Any = inputs.params
-        features = inputs.features if self.uses_features else {}
-        read = self.modality_names(self.params, tuple(features)) if features else ()
-        features = {m: features[m] for m in read}
-        self.modalities = tuple(features)
+        self.modalities = tuple(inputs.features)
         dtype = self.feature_dtype(inputs.params)
-        self.raw_features = {m: x.to(self.device, dtype) for m, x in features.items()}
+        self.raw_features = {m: x.to(self.device, dtype) for m, x in inputs.features.items()}
         self.raw_user_features = {
             name: x.to(self.device, torch.float32) for name, x in inputs.user_features.items()
         }

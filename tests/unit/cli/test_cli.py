@@ -193,7 +193,7 @@ def test_evaluate_prints_every_digit(
 ) -> None:
     monkeypatch.setattr(
         "recbole_siger.quick_start.evaluate_run",
-        lambda path, data_path, model: {"recall@20": 0.1 + 0.2, "hit@20": 1.0},
+        lambda path, data_path, model, gpu_id: {"recall@20": 0.1 + 0.2, "hit@20": 1.0},
     )
     assert main(["evaluate", "some"]) == 0
     assert capsys.readouterr().out == "test   recall@20 0.30000000000000004  hit@20 1.0\n"

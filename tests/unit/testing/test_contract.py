@@ -226,7 +226,7 @@ def test_a_leak_of_the_other_splits_is_found(monkeypatch: pytest.MonkeyPatch) ->
 def test_features_joined_by_row_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     features = dataset_module.MultimodalDataset.item_features
 
-    def by_row(self: Any) -> dict[str, Tensor]:
+    def by_row(self: Any, *_: Any, **__: Any) -> dict[str, Tensor]:
         first = next(iter((Path(self.config["feature_path"])).glob("*.text.npy")))
         table = torch.from_numpy(np.load(first))
         return {**features(self), "text": torch.cat([torch.zeros(1, 13), table[: N_ITEMS - 1]])}
