@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["DIGITS", "TRAINED_ON", "canonical_digest", "digest_of_pairs"]
+from recbole_siger.common.json_files import read_json
+
+__all__ = ["DIGITS", "TRAINED_ON", "canonical_digest", "digest_of_pairs", "trained_on"]
 
 DIGITS = 16
 """Hexadecimal digits of an id: 64 bits. Among a million values, two share an id with probability 3e-8."""
@@ -45,3 +48,17 @@ def digest_of_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """
     lines = sorted({f"{user}\t{item}" for user, item in pairs})
     return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
+
+
+def trained_on(manifest: Path, fix: str) -> str | None:
+    """Return the digest of training rows that a manifest has; None without a manifest or a digest.
+
+    Args:
+        manifest: A JSON file.
+        fix: What the user can do about a damaged file.
+
+    Raises:
+        UserError: If the file is not a JSON object.
+    """
+    digest = read_json(manifest, {}, fix).get(TRAINED_ON) if manifest.is_file() else None
+    return None if digest is None else str(digest)

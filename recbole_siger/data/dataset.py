@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_siger.common.digests import TRAINED_ON, digest_of_pairs
-from recbole_siger.common.json_files import read_json
+from recbole_siger.common.digests import digest_of_pairs, trained_on
 from recbole_siger.config import Config
 from recbole_siger.data.exact import ExactDataset
 from recbole_siger.data.features import coverage_line, load_and_count
@@ -173,7 +172,8 @@ class MultimodalDataset(ExactDataset):
         for name in names:
             if name not in self._user_features:
                 self._user_features[name] = self._read_features(name, files[name], self.user_tokens, "user")
-                self._trained_on[name] = _trained_on(files[name].with_suffix(".json"))
+                manifest = files[name].with_suffix(".json")
+                self._trained_on[name] = trained_on(manifest, "extract the feature again")
         return {name: self._user_features[name] for name in names}
 
     def check_user_features(self, names: Sequence[str]) -> None:
@@ -220,10 +220,3 @@ class MultimodalDataset(ExactDataset):
             where = self.config.origin.get("prepare", "configuration")
             raise UserError(f"{where}: prepare={script!r}: there is no {error}") from None
         module.prepare(Path(self.config["data_path"]), folder, self.dataset_name)
-
-
-def _trained_on(manifest: Path) -> str | None:
-    if not manifest.is_file():
-        return None
-    digest = read_json(manifest, {}, "extract the feature again").get(TRAINED_ON)
-    return None if digest is None else str(digest)

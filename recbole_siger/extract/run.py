@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_siger.common.digests import TRAINED_ON
+from recbole_siger.common.digests import TRAINED_ON, trained_on
 from recbole_siger.common.files import delete_leftovers, sha256
-from recbole_siger.common.json_files import read_json
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.common.tables import open_table
 from recbole_siger.data.features import coverage_text
@@ -250,11 +249,8 @@ def _extract_locked(
 
 def _rows_told(table: Path) -> dict[str, str]:
     """Return the digest of the training rows from which `profiles` wrote a table, if it did."""
-    file = table.with_suffix(".manifest.json")
-    if not file.is_file():
-        return {}
-    digest = read_json(file, {}, "run `profiles` again").get(TRAINED_ON)
-    return {TRAINED_ON: str(digest)} if digest else {}
+    digest = trained_on(table.with_suffix(".manifest.json"), "run `profiles` again")
+    return {} if digest is None else {TRAINED_ON: digest}
 
 
 def _engine(

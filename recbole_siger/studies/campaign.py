@@ -261,14 +261,15 @@ class _Plan:
             if run.finished and self._is_current(run, children):
                 self._report(f"{head}: finished before, {run.path}")
                 return run
-        for run in [run for run in self.candidates if not run.finished][:1]:
-            if self._finished_elsewhere(run, children, head):
-                return run
-            self._report(f"{head}: continuing {run.path}")
-            code, complaint = self._run(run, ["resume", str(run.path), *self._found()], children)
+        begun = next((run for run in self.candidates if not run.finished), None)
+        if begun is not None:
+            if self._finished_elsewhere(begun, children, head):
+                return begun
+            self._report(f"{head}: continuing {begun.path}")
+            code, complaint = self._run(begun, ["resume", str(begun.path), *self._found()], children)
             if code != _REFUSED or children.stopped:
-                return self._outcome(run, code, complaint, children, head)
-            self._report(f"{run.path}: not continued: {_reason(code, complaint)}")
+                return self._outcome(begun, code, complaint, children, head)
+            self._report(f"{begun.path}: not continued: {_reason(code, complaint)}")
         run = RunFolder(self._unused_folder())
         self._report(f"{head}: {run.path}")
         return self._outcome(run, *self._run(run, self._words(run.path), children), children, head)

@@ -123,6 +123,7 @@ class _Search:
         self.ledger = Ledger(self.folder, metric, bigger)
         self._resumes, self._prunes = False, True
         self.held = ExitStack()  # the lock of the folder
+        self._data_files = DataFiles()  # which reads a file once
 
     def _configuration(self) -> Config:
         """Return the configuration that all trials share; metric names ignore upper and lower case."""
@@ -180,7 +181,7 @@ class _Search:
         space = {key: asdict(v) if isinstance(v, Range) else v for key, v in self.space.items()}
         config = {key: v for key, v in self.config.effective().items() if key not in NO_EFFECT}
         request = {"space": space, "seeds": self.seeds, **asked, "config": config}
-        request |= {"version": version("recbole-siger"), "data": DataFiles().digests(self.config)}
+        request |= {"version": version("recbole-siger"), "data": self._data_files.digests(self.config)}
         return dict(json.loads(json.dumps(request, default=str)))
 
     def _check_request(self) -> None:
