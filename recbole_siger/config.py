@@ -382,9 +382,12 @@ class Config(RecBoleConfig):
         return values
 
     def effective(self) -> dict[str, Any]:
-        """Return the values for a run folder: every value that a file or the user has set."""
+        """Return the values for a run folder: all that a file or the user has set; 1 for a float is 1.0."""
         skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | keys_of("unused", "pickle")
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
+        for key, value in values.items():
+            if type(value) is int and isinstance(self.internal_config_dict.get(key), float):
+                values[key] = float(value)
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
         # RecBole fills both values from its own dictionaries; the run folder stores the requested values.
         merged = {**self.internal_config_dict, **self.external_config_dict}

@@ -17,6 +17,7 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import parse_value
 from recbole_siger.runs.folder import RunFolder
+from recbole_siger.studies.reuse import config_hash
 from tests.toy import write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -401,6 +402,16 @@ def test_the_effective_configuration_gives_the_same_again(name: str, tmp_path: P
         if again.final_config_dict.get(key, "absent") != value
     }
     assert differing == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("LightGCN", "weight_decay"), ("LightGCN", "reg_weight"), ("SIGER", "cl_weight")]
+)
+def test_an_integer_for_a_float_is_the_same_run(name: str, key: str) -> None:
+    """A study finds finished runs by the digest of their configurations."""
+    first, second = build(name, **{key: 0}).effective(), build(name, **{key: 0.0}).effective()
+    assert config_hash(first) == config_hash(second)
+    assert config_hash(build(name, **{key: 1}).effective()) != config_hash(first)
 
 
 def test_a_dataset_whose_name_reads_as_a_number_can_be_opened_again(tmp_path: Path) -> None:
