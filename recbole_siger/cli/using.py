@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recbole_siger.common.numbers import whole_number
-from recbole_siger.common.terminal import build_table, open_console
-from recbole_siger.data.features import load_features
+from recbole_siger.common.terminal import build_table, open_console, print_line
+from recbole_siger.data.features import coverage_line, has_feature, load_features
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import shown
-from recbole_siger.recommend.ids import first_ids
+from recbole_siger.recommend.ids import IdTable, first_ids
 from recbole_siger.recommend.ranking import join
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import (
@@ -63,9 +64,21 @@ def recommend(
     """Print or write recommendations."""
     number, file = _number(k), out and check_table_file(out)
     recommender = Recommender.load(run_dir)
-    ids = recommender.user_ids(users if users == "all" else read_id_list(users), on_unknown)
-    chosen = None if candidates is None else recommender.items.find(read_id_list(candidates), on_unknown)
+    ids = recommender.user_ids("all") if users == "all" else _found(recommender.users, users, on_unknown)
+    chosen = None if candidates is None else _found(recommender.items, candidates, on_unknown)
     _give(recommender, ids, number, file or None, exclude_seen, chosen, engine)
+
+
+def _found(table: IdTable, text: str, on_unknown: Any) -> Any:
+    """Return the internal ids of ids between commas or of a file; say how many unknown ids are skipped."""
+    given = read_id_list(text)
+    found = table.find(given, on_unknown)
+    if len(found) < len(given):
+        known = {*table.tokens[1:]}
+        unknown = [one for one in given if one not in known]
+        count = f"{len(unknown):,} of {len(given):,} {table.noun} ids"
+        print_line(f"{count} are not in the run and are skipped: {first_ids(unknown)}", sys.stderr)
+    return found
 
 
 def _give(
@@ -138,8 +151,12 @@ def new_items(
         raise UserError(
             f"command line: --items: {named}: no feature file has a row of this id; correct the ids"
         )
-    tables = {name: load_features(path, ["[PAD]", *ids])[1:] for name, path in files.items()}
-    recommender = Recommender.load(run_dir).add_items(tables, ids, id_embedding=id_embedding)
+    tables = {name: load_features(path, ["[PAD]", *ids]) for name, path in files.items()}
+    for name, table in tables.items():
+        if not has_feature(table)[1:].all():
+            print_line(coverage_line(name, table), sys.stderr)
+    rows = {name: table[1:] for name, table in tables.items()}
+    recommender = Recommender.load(run_dir).add_items(rows, ids, id_embedding=id_embedding)
     if users is None:
         _print_or_write(recommender, recommender.similar_items(ids, number), file or None, "similar")
         return

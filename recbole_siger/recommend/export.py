@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from recbole_siger.common.files import atomic_path, check_output
+from recbole_siger.common.files import atomic_path, check_output, delete_leftovers
+from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
 from recbole_siger.recommend.recommender import Recommender
 
@@ -40,26 +41,35 @@ def export(recommender: Recommender, kind: str, out: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: If the model has no embeddings, the folder exists, the format is unknown, or a package is
-            missing.
+        UserError: If the model has no embeddings, the folder exists or another process writes it, the format
+            is unknown, or a package is missing.
     """
     out = Path(out)
     if kind not in FORMATS:
         raise UserError(f"format={kind!r}: expected one of {', '.join(FORMATS)}")
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another folder")
+    _refuse_existing(out)
     check_output(out)
     if kind in _NEEDS and importlib.util.find_spec(_NEEDS[kind][0]) is None:
         raise UserError(f"format={kind} needs {_NEEDS[kind][1]}; run `pip install {_NEEDS[kind][1]}`")
     found = recommender.embeddings()
     tables = {"users": found.user.numpy(), "items": found.item.numpy()}
     ids = {"users": found.users, "items": found.items}
-    with atomic_path(out) as folder:
-        folder.mkdir()
-        for name, tokens in ids.items():
-            (folder / f"{name}.txt").write_text("".join(f"{t}\n" for t in tokens), encoding="utf-8")
-        FORMATS[kind](folder, tables, ids)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{out}: another process writes this folder; wait until the process ends, or choose another --out"
+    with locked(out.with_name(f".{out.name}{LOCK}"), busy):
+        _refuse_existing(out)  # again: another process may have written the folder
+        delete_leftovers(out.parent, out.name)
+        with atomic_path(out) as folder:
+            folder.mkdir()
+            for name, tokens in ids.items():
+                (folder / f"{name}.txt").write_text("".join(f"{t}\n" for t in tokens), encoding="utf-8")
+            FORMATS[kind](folder, tables, ids)
     return sorted(out.iterdir())
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another folder")
 
 
 def _npy(folder: Path, tables: Tables, ids: Mapping[str, list[str]]) -> None:

@@ -34,7 +34,7 @@ from recbole_siger.registry import MODELS, check_model_of_file, get_model_class
 from recbole_siger.runs.checkpoint import select
 from recbole_siger.runs.content import Features, StoredGraph, open_graphs
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.runs.scoring import EMBEDDINGS_FILE, FEATURES_FILE, GRAPHS_FILE, open_scoring, open_seen
+from recbole_siger.runs.scoring import EMBEDDINGS_FILE, FEATURES_FILE, GRAPHS_FILE, Scoring, open_seen
 
 __all__ = ["ExtendedGraphs", "NewItems", "extend_state"]
 
@@ -126,11 +126,12 @@ class NewItems:
 
     Args:
         run: The run folder.
+        scoring: What the scores of the run are made of.
         n_known: Number of trained items, the padding included.
     """
 
-    def __init__(self, run: RunFolder, n_known: int) -> None:
-        self.run, self.n_known = run, n_known
+    def __init__(self, run: RunFolder, scoring: Scoring, n_known: int) -> None:
+        self.run, self.scoring, self.n_known = run, scoring, n_known
 
     def embed(self, features: Mapping[str, Any], n_new: int, id_embedding: IdEmbedding = "zero") -> Tensor:
         """Return the final embeddings of new items, ``(n_new, d)``.
@@ -146,7 +147,6 @@ class NewItems:
         if id_embedding not in ("zero", "mean"):
             raise UserError(f"id_embedding={id_embedding!r}: expected 'zero' or 'mean'")
         values, model_class = self._model_class()
-        scoring = open_scoring(self.run)
         self._check_files()
         stored = self.features
         origin = dict.fromkeys([*values, "seed", "missing_modality"], str(self._config_file))
@@ -155,11 +155,11 @@ class NewItems:
         rows = _checked(features, stored.items, n_new, dtype)
         known = {m: x.to(dtype) for m, x in stored.items.items()}
         extended = {m: torch.cat([x, rows[m]]) for m, x in known.items()}
-        lists = open_seen(self.run, scoring.n_users, self.n_known)["train"]
-        users = np.repeat(np.arange(scoring.n_users), np.diff(lists.indptr))
+        lists = open_seen(self.run, self.scoring.n_users, self.n_known)["train"]
+        users = np.repeat(np.arange(self.scoring.n_users), np.diff(lists.indptr))
         model = model_class.from_tensors(
             params,
-            n_users=scoring.n_users,
+            n_users=self.scoring.n_users,
             n_items=self.n_known + n_new,
             train_edges=torch.from_numpy(np.stack((users, lists.items))),
             features=extended,
@@ -174,7 +174,7 @@ class NewItems:
         extend_state(model, select(state, "model."), self.n_known, id_embedding)
         model.eval()
         item = model.final_embeddings().item.detach()
-        self._compare(item, scoring.tensors["item"])
+        self._compare(item)
         return item[self.n_known :].contiguous()
 
     @property
@@ -196,7 +196,7 @@ class NewItems:
     @cached_property
     def features(self) -> Features:
         """The stored features."""
-        return Features.open(self.run, open_scoring(self.run).n_users, self.n_known)
+        return Features.open(self.run, self.scoring.n_users, self.n_known)
 
     @cached_property
     def graphs(self) -> list[StoredGraph]:
@@ -210,13 +210,16 @@ class NewItems:
                     f"{self.run.file(name)}: missing; new items need it, train again with --{key}=True"
                 )
 
-    def _compare(self, found: Tensor, stored: Tensor) -> None:
-        """Make sure that trained items have the embeddings of the run."""
-        distance = (found[: self.n_known] - stored).abs().amax()
-        if not float(distance) <= TOLERANCE * max(1.0, float(stored.abs().amax())):
+    def _compare(self, found: Tensor) -> None:
+        """Make sure that trained items have the embeddings in memory, not those of a run that came later."""
+        known, stored = found[: self.n_known], self.scoring.tensors["item"][: self.n_known]
+        same = known.shape == stored.shape
+        distance = float((known - stored).abs().amax()) if same else float("inf")
+        if not distance <= TOLERANCE * max(1.0, float(stored.abs().amax())):
             raise UserError(
                 f"{self.run.file(EMBEDDINGS_FILE)}: the parameters and the content of the folder give other "
-                f"embeddings (by {float(distance):.2g}); the folder is damaged or of another version"
+                f"embeddings (by {distance:.2g}); the folder is damaged, of another version, or has another "
+                "run since it was opened: open the folder again"
             )
 
     def neighbors_of(self, item: int) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,8 @@ def merged(first: ItemLists, second: ItemLists, n_users: int, n_items: int) -> I
     return ItemLists.from_pairs(np.concatenate(users), items, n_users, n_items)
 
 
-def check_k(k: int) -> None:
-    """Raise a UserError unless ``k`` is an integer >= 1."""
-    if type(k) is not int or k < 1:
+def check_k(k: int | np.integer[Any]) -> int:
+    """Return ``k``, or raise a UserError unless it is an integer >= 1."""
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
         raise UserError(f"k={k!r}: expected an integer in [1, inf)")
+    return int(k)

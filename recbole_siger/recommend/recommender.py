@@ -76,7 +76,7 @@ class Recommender:
         self.run, self.scoring = run, scoring
         self.users, self.items, self.seen = users, items, dict(seen)
         self.n_trained = scoring.n_items if n_trained is None else n_trained
-        self.new_items = NewItems(run, self.n_trained)
+        self.new_items = NewItems(run, scoring, self.n_trained)
         self._both = cache(partial(merged, self.seen["train"], self.seen["valid"], len(users), len(items)))
 
     @property
@@ -151,7 +151,7 @@ class Recommender:
             exclude_seen: As for :meth:`recommend`.
             candidates: Internal ids of the items that can be recommended, ascending; None: all items.
         """
-        check_k(k)
+        k = check_k(k)
         hidden = self._hidden(exclude_seen)
 
         def score(rows: Ids) -> Tensor:
@@ -208,7 +208,7 @@ class Recommender:
         Raises:
             UserError: If an id is unknown, or a list has no known item.
         """
-        check_k(k)
+        k = check_k(k)
         lists = dict(history) if isinstance(history, Mapping) else {"new": history}
         found = [self.items.find(items, on_unknown) for items in lists.values()]
         for name, items in zip(lists, found, strict=True):
@@ -325,7 +325,7 @@ class Recommender:
         Raises:
             UserError: If an id is unknown, or the model's score does not depend on the training items.
         """
-        check_k(k)
+        k = check_k(k)
         (u,), (i,) = self.users.find([user]), self.items.find([item])
         _, history = self.seen["train"].of(np.array([u]))
         score = float(self._pair_scores(np.array([u]), np.array([i]))[0])

@@ -31,7 +31,7 @@ def similar(table: IdTable, ids: Ids, k: int, score: Callable[[Ids], Tensor]) ->
     Returns:
         Columns ``item`` or ``user``, ``similar``, ``score`` and ``rank``; none is similar to itself.
     """
-    check_k(k)
+    k = check_k(k)
     blocks = rank_blocks(
         len(ids),
         len(table),

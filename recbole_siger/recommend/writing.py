@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_siger.common.digests import canonical_digest
-from recbole_siger.common.files import atomic_path, check_output, sha256, write_text
+from recbole_siger.common.files import atomic_path, check_output, delete_leftovers, sha256, write_text
 from recbole_siger.common.locks import LOCK, locked
 from recbole_siger.errors import UserError
-from recbole_siger.recommend.ranking import Ranked
+from recbole_siger.recommend.ranking import Ranked, check_k
 from recbole_siger.recommend.ray_engine import Request, rank_on_ray
 from recbole_siger.recommend.recommender import Recommender, SeenChoice
 from recbole_siger.runs.scoring import EMBEDDINGS_FILE, SEEN_FILE
@@ -27,12 +27,14 @@ __all__ = ["check_table_file", "read_id_list", "write_recommendations", "write_t
 Ids = NDArray[np.int64]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-SHARD_USERS = 20_000
+SHARD_USERS, SHARD_ROWS = 20_000, 2_000_000
 MAX_LIST_BYTES = 2**30
 
 
 def read_id_list(text: str) -> list[str]:
     """Return raw ids: the lines of a file if ``text`` is the path of a file, else words between commas.
+
+    Only LF, CRLF and CR end a line; an id may contain other line separators, such as U+2028.
 
     Raises:
         UserError: If the file is larger than 1 GiB, is no UTF-8, or there is no id.
@@ -42,7 +44,7 @@ def read_id_list(text: str) -> list[str]:
         if path.stat().st_size > MAX_LIST_BYTES:
             raise UserError(f"{path}: is larger than {MAX_LIST_BYTES:,} bytes; divide the list of ids")
         try:
-            ids = path.read_text(encoding="utf-8-sig").splitlines()
+            ids = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
     else:
@@ -73,6 +75,8 @@ def write_table(frame: pd.DataFrame, out: Path) -> None:
     with atomic_path(out) as temporary:
         if out.suffix == ".csv":
             frame.to_csv(temporary, index=False, lineterminator="\n")
+        elif out.suffix == ".jsonl" and frame.empty:
+            temporary.touch()  # pandas writes an empty line, which is no JSON
         elif out.suffix == ".jsonl":
             frame.to_json(temporary, orient="records", lines=True, double_precision=15, force_ascii=False)
         else:
@@ -93,9 +97,9 @@ def write_recommendations(
 ) -> int:
     """Write the recommendations of many users, shard after shard, in bounded memory.
 
-    Finished shards lie beside ``out`` in a hidden folder until the file is whole. The same command with the
-    same run and the same users continues after an interrupt; any other command begins again. One process at
-    a time writes ``out``.
+    Finished shards, of 20,000 users and 2,000,000 rows at most, lie beside ``out`` in a hidden folder until
+    the file is whole. The same command with the same run, users and new items continues after an interrupt;
+    any other command begins again. One process at a time writes ``out``.
 
     Args:
         recommender: The run.
@@ -115,10 +119,11 @@ def write_recommendations(
         UserError: If the suffix of ``out`` is unknown, another process writes ``out``, items were added and
             the engine is ``ray``, or Ray fails; finished shards are kept.
     """
-    out = check_table_file(out)
+    out, k = check_table_file(out), check_k(k)
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process writes this file; wait until the process ends, or choose another --out"
     with locked(out.with_name(f".{out.name}{LOCK}"), busy):
+        delete_leftovers(out.parent, out.name)
         return _write_locked(recommender, users, out, k, exclude_seen, candidates, engine, workers, progress)
 
 
@@ -134,13 +139,16 @@ def _write_locked(
     progress: Callable[[int], None],
 ) -> int:
     """Do what :func:`write_recommendations` does, with the lock of ``out``."""
-    starts = range(0, max(len(users), 1), SHARD_USERS)  # without a user, the columns are written
-    parts = [users[start : start + SHARD_USERS] for start in starts]
-    options = {"k": k, "exclude_seen": exclude_seen, "shard": SHARD_USERS, "n_items": len(recommender.items)}
+    size = max(1, min(SHARD_USERS, SHARD_ROWS // min(k, len(recommender.items))))
+    starts = range(0, max(len(users), 1), size)  # without a user, the columns are written
+    parts = [users[start : start + size] for start in starts]
+    options = {"k": k, "exclude_seen": exclude_seen, "shard": size, "n_items": len(recommender.items)}
     digests = [sha256(recommender.run.file(name)) for name in (EMBEDDINGS_FILE, SEEN_FILE)]
     lists = [None if x is None else canonical_digest(x.tolist()) for x in (users, candidates)]
-    added = recommender.scoring.tensors["item"][recommender.n_trained :] if recommender.n_added else None
-    lists.append(None if added is None else canonical_digest(added.tolist()))
+    if recommender.n_added:
+        first = recommender.n_trained
+        lists.append(canonical_digest(recommender.scoring.tensors["item"][first:].tolist()))
+        lists.append(canonical_digest(recommender.items.tokens[first:]))
     shards = _begin(out, canonical_digest([options, digests, lists], digits=64))
     files = [shards / f"{number:06}{out.suffix}" for number in range(len(parts))]
     todo = [number for number, file in enumerate(files) if not file.exists()]

@@ -89,7 +89,8 @@ def _link_equal(run: RunFolder, state: Mapping[str, Tensor]) -> bool:
     Runs of one dataset have equal features, which are the largest file of a run. The files are never changed
     in place, so a link is as good as a copy.
     """
-    others = [file for file in run.path.parent.glob(f"*/{FEATURES_FILE}") if file.parent != run.path]
+    found = run.path.parent.glob(f"*/{FEATURES_FILE}")
+    others = [file for file in found if file.parent != run.path and not file.is_symlink()]
     for file in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)[:MAX_COMPARED]:
         if _is_equal(file, state):
             try:

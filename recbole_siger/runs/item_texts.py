@@ -80,6 +80,8 @@ def _write(target: Path, lines: Iterable[Sequence[str]]) -> None:
 def read_item_texts(file: Path, known: Mapping[str, int]) -> dict[str, dict[str, str]]:
     """Return ``{item: {column: text}}`` of the items in ``known``; empty if there is no file.
 
+    A column ``item`` is called ``item_text``, because ``item`` is the id in tables of recommendations.
+
     Raises:
         UserError: If the file is too large or damaged.
     """
@@ -89,7 +91,11 @@ def read_item_texts(file: Path, known: Mapping[str, int]) -> dict[str, dict[str,
         raise UserError(f"{file}: is larger than {MAX_TEXT_BYTES:,} bytes; delete it, texts are optional")
     rows = open_table(file, "item_id", []).all_rows()
     return {
-        token: {name: sanitise(text) for name, text in row.items() if name != "item_id"}
+        token: {
+            "item_text" if name == "item" else name: sanitise(text)
+            for name, text in row.items()
+            if name != "item_id"
+        }
         for token, row in rows
         if token in known
     }

@@ -156,8 +156,10 @@ def test_users_candidates_and_unknown_ids(finished: Runner) -> None:
     assert recommender.recommend(["x"], on_unknown="skip").empty
     with pytest.raises(UserError, match="1 of 1 user ids"):
         recommender.recommend(["[PAD]"])  # the padding is no user
-    with pytest.raises(UserError, match="k=0"):
-        recommender.recommend("all", 0)
+    for k in (0, 2.0, True, "3"):
+        with pytest.raises(UserError, match=rf"k={k!r}: expected an integer"):
+            recommender.recommend("all", k)  # type: ignore[arg-type]
+    assert recommender.recommend("all", np.int64(3)).equals(recommender.recommend("all", 3))
 
 
 @pytest.mark.parametrize("model", ["SIGER", "EASE"])
@@ -396,6 +398,19 @@ def test_texts_of_items_come_with_the_run(tmp_path: Path) -> None:
     assert found["title"].tolist() == ["Blue [31m bib", "x" * 1000, ""]
 
 
+def test_a_column_of_texts_that_is_called_item_is_no_id(finished: Runner, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished("SIGER")[1].run.path, tmp_path / "run")
+    (folder / "items.tsv").write_text(
+        "item_id\titem\tprice\ni03\tBlue bib\t7\ni04\tCot\t90\n", encoding="utf-8"
+    )
+    found = Recommender.load(folder).item_texts(["i04", "i03", "i05"])
+    assert found.to_dict("list") == {
+        "item": ["i04", "i03", "i05"],
+        "item_text": ["Cot", "Blue bib", ""],
+        "price": ["90", "7", ""],
+    }
+
+
 def test_ids_with_quotation_marks_keep_their_texts(tmp_path: Path) -> None:
     tokens = ["[PAD]", '"wide"', "wide", '"open', "i03", 'a "b"']
     source, target = tmp_path / "toy.item", tmp_path / "items.tsv"
@@ -478,6 +493,15 @@ def test_runs_of_one_dataset_share_one_copy_of_their_features(
         files.append(experiment.run.path / "features.safetensors")
     assert files[0].stat().st_ino == files[1].stat().st_ino
     assert files[0].stat().st_ino != files[2].stat().st_ino  # other features
+    files[0].rename(tmp_path / "store")
+    files[0].symlink_to(tmp_path / "store")
+    files[1].unlink()
+    linked = make_experiment(tmp_path, "VBPR")
+    linked.begin()
+    linked.train()
+    files[1] = linked.run.path / "features.safetensors"
+    assert files[1].is_file()
+    assert not files[1].is_symlink()  # its target may go
     monkeypatch.setattr(os, "link", no_links)
     other = make_experiment(tmp_path, "VBPR")
     other.begin()

@@ -15,6 +15,7 @@ from recbole_siger import cli
 from recbole_siger.errors import UserError
 from recbole_siger.recommend import recommender as recommender_module
 from recbole_siger.recommend import writing
+from recbole_siger.recommend.export import FORMATS, export
 from recbole_siger.recommend.recommender import Recommender
 from recbole_siger.recommend.writing import write_recommendations
 from tests.conftest import N_ITEMS, N_USERS, WIDTHS, make_experiment, make_toy
@@ -59,6 +60,8 @@ def test_recommend_prints_a_few_users_with_titles(run: Path, tmp_path: Path, cap
     text = capsys.readouterr().out
     assert text.count("u03") == text.count("u05") == 2
     assert "Thing" in text
+    ids.write_bytes("u03\r\n\u2028\x85\n u05\r".encode())
+    assert writing.read_id_list(str(ids)) == ["u03", "\u2028\x85", " u05"]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +90,14 @@ def test_bad_words_give_one_line(words: list[str], message: str, run: Path, caps
 @pytest.mark.parametrize("words", [["--users=zz"], ["--users=u01", "--candidates=zz"], ["--users=zz,yy"]])
 def test_skipping_every_id_leaves_nothing(words: list[str], run: Path, tmp_path: Path, capsys) -> None:
     assert call("recommend", run, *words, "--on_unknown=skip") == 0
-    assert capsys.readouterr().out.startswith("no recommendations: ")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("no recommendations: ")
+    noun, n = ("item", 1) if len(words) == 2 else ("user", words[0].count(",") + 1)
+    assert printed.err.startswith(f"{n} of {n} {noun} ids are not in the run and are skipped: 'zz'")
     for name in ("none.csv", "none.jsonl", "none.parquet"):
         assert call("recommend", run, *words, "--on_unknown=skip", f"--out={tmp_path / name}") == 0
     assert (tmp_path / "none.csv").read_text() == "user,item,score,rank\n"
-    assert (tmp_path / "none.jsonl").read_text().strip() == ""
+    assert (tmp_path / "none.jsonl").read_text() == ""
     assert [*pd.read_parquet(tmp_path / "none.parquet").columns] == ["user", "item", "score", "rank"]
     recommender = Recommender.load(run)
     assert recommender.recommend(["u01"], candidates=["zz"], on_unknown="skip").empty
@@ -160,6 +166,47 @@ def test_a_shard_without_a_row_is_joined(run: Path, tmp_path: Path, monkeypatch,
     read = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     found = pd.read_json(out, lines=True) if suffix == ".jsonl" else read[suffix](out)
     assert found["user"].tolist() == want["user"].tolist()
+    assert suffix != ".jsonl" or "" not in out.read_text().splitlines()  # an empty line is no JSON
+
+
+def test_a_shard_is_of_bounded_size(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_ROWS", 50)
+    recommender, sizes = Recommender.load(run), {}
+    for k in (3, 11, 10**9):
+        sizes[k] = []
+        write_recommendations(
+            recommender, np.arange(1, 18), tmp_path / "r.csv", k=k, progress=sizes[k].append
+        )
+        assert len(pd.read_csv(tmp_path / "r.csv")) == len(
+            recommender.recommend(recommender.users.tokens[1:18], k)
+        )
+    assert sizes == {3: [16, 1], 11: [4, 4, 4, 4, 1], 10**9: [2] * 8 + [1]}
+
+
+def test_shards_of_new_items_with_other_ids_are_not_used(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_USERS", 7)
+    recommender, out = Recommender.load(run), tmp_path / "new.csv"
+    rows = {m: np.ones((1, x.shape[1])) for m, x in recommender.new_items.features.items.items()}
+    users, new = np.arange(1, N_USERS), np.array([N_ITEMS])
+
+    def stop(n_users: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_recommendations(
+            recommender.add_items(rows, ["typo"]), users, out, candidates=new, progress=stop
+        )
+    assert write_recommendations(recommender.add_items(rows, ["right"]), users, out, candidates=new) == 0
+    assert set(pd.read_csv(out)["item"]) == {"right"}
+
+
+def test_what_a_killed_command_left_is_deleted(run: Path, tmp_path: Path) -> None:
+    recommender = Recommender.load(run)
+    for name in (".recs.0123abcd.tmp.csv", ".other.0123abcd.tmp.csv", ".vectors.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    write_recommendations(recommender, np.array([1]), tmp_path / "recs.csv")
+    export(recommender, "npy", tmp_path / "vectors")
+    assert {path.name for path in tmp_path.iterdir()} == {"recs.csv", "vectors", ".other.0123abcd.tmp.csv"}
 
 
 @pytest.mark.slow
@@ -261,6 +308,18 @@ def test_export(kind: str, run: Path, tmp_path: Path, capsys) -> None:
     assert "exists already" in capsys.readouterr().err
 
 
+def test_two_exports_at_one_folder(run: Path, tmp_path: Path, monkeypatch) -> None:
+    recommender, out = Recommender.load(run), tmp_path / "vectors"
+
+    def slow(folder: Path, *rest: object) -> None:
+        with pytest.raises(UserError, match="another process writes this folder"):
+            export(recommender, "safetensors", out)
+        (folder / "first").touch()
+
+    monkeypatch.setitem(FORMATS, "npy", slow)
+    assert "first" in {file.name for file in export(recommender, "npy", out)}
+
+
 def test_new_items(run: Path, tmp_path: Path, capsys) -> None:
     rng = np.random.default_rng(3)
     words = []
@@ -270,6 +329,7 @@ def test_new_items(run: Path, tmp_path: Path, capsys) -> None:
         words.append(f"{name}={tmp_path}/new.{name}.npy")
     features, out = f"--features={','.join(words)}", tmp_path / "new.jsonl"
     assert call("new-items", run, features, "--users=all", "--k=2", f"--out={out}") == 0
+    assert capsys.readouterr().err == "image: 2 of 3 items (1 missing), 11-d\n"
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 2 * (N_USERS - 1)
     assert {row["item"] for row in rows} <= {"n1", "n2", "n3"}
