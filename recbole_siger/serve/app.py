@@ -120,7 +120,11 @@ def _add_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
-        text = {404: "no such route; see /docs", 405: "this route has no such method; see /docs"}
+        text = {
+            400: "body: cannot be read; write JSON in UTF-8 without deep nesting and without huge numbers",
+            404: "no such route; see /docs",
+            405: "this route has no such method; see /docs",
+        }
         message = text.get(error.status_code, str(error.detail))
         return JSONResponse({"error": message}, error.status_code, headers=error.headers)
 
@@ -138,6 +142,8 @@ def _validation_line(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return f"body: is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+    if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+        return "body: expected a JSON object and the header `Content-Type: application/json`"
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body"))
     more = len(error.errors()) - 1
     suffix = f" (and {more} more)" if more else ""

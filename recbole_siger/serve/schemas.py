@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "Added",
@@ -22,7 +23,12 @@ __all__ = [
 
 
 def _id_text(value: Any) -> Any:
-    """Read a whole number as its text; leave anything else to the check for text."""
+    """Read a whole number as its text; leave anything else to the check for text.
+
+    JSON can name half of a pair of surrogates, which no UTF-8 file and no answer can hold.
+    """
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise PydanticCustomError("surrogate", "Input should be text without surrogates, such as \\ud800")
     return str(value) if type(value) is int else value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,12 @@ def test_bad_queries(path: str, status: int, part: str, client: Any) -> None:
     [
         (b"", 422, "Field required"),
         (b"{", 422, "body: is not JSON: Expecting property name enclosed in double quotes at character 1"),
-        (b"[]", 422, "valid dictionary"),
-        (b"\xff", 400, "error parsing the body"),
-        (b"[" * 100_000, 400, "error parsing the body"),
+        (b"[]", 422, "body: expected a JSON object"),
+        (b"\xff", 400, "body: cannot be read; write JSON in UTF-8"),
+        (b"[" * 100_000, 400, "body: cannot be read; write JSON in UTF-8"),
+        (b"null", 422, "body: expected a JSON object"),
+        (b'{"user": "\\ud800"}', 422, "user: Input should be text without surrogates"),
+        (b'{"history": ["i1", "\\udfff"]}', 422, "history.1: Input should be text without surrogates"),
         (b'{"k": "5"}', 422, "k: Input should be a valid integer"),
         (b'{"k": 5.5}', 422, "k: Input should be a valid integer"),
         (b'{"k": true}', 422, "k: Input should be a valid integer"),
@@ -169,7 +173,7 @@ def test_bad_bodies(body: bytes, status: int, part: str, client: Any) -> None:
 def test_a_body_that_is_not_called_json_is_refused(client: Any) -> None:
     """A form of another site can send text without asking; it cannot send this type."""
     answer = client.post("/recommend", content=b'{"user": "u3"}', headers={"content-type": "text/plain"})
-    refused(answer, 422, "body: ")
+    refused(answer, 422, "body: expected a JSON object and the header `Content-Type: application/json`")
 
 
 # ---- similar
@@ -236,6 +240,22 @@ def test_new_items_are_recommended_like_those_of_add_items(make_client: Client, 
         409,
         "1 of 1 new item ids are in the run: 'n1'",
     )
+
+
+@pytest.mark.parametrize("options", [{"seed": 11}, {"embedding_size": 3}])
+def test_new_items_are_refused_after_another_run_took_the_folder(
+    options: dict[str, Any], make_client: Client, trained: Path, tmp_path: Path
+) -> None:
+    live = shutil.copytree(trained, tmp_path / "live")
+    client = make_client(live)
+    other = make_experiment(tmp_path / "other", "VBPR", **options)
+    other.begin()
+    other.train()
+    live.rename(tmp_path / "old")
+    other.run.path.rename(live)
+    answer = client.post("/new-items", json={"ids": ["n1"], "features": new_features(1)})
+    refused(answer, 422, "has another run since it was opened: open the folder again")
+    assert client.get("/run").json()["n_new_items"] == 0
 
 
 def changed(**changes: Any) -> dict[str, Any]:
