@@ -29,6 +29,7 @@ __all__ = [
     "write_text",
 ]
 
+_OF_A_RUN = ("digests.json", "metrics.jsonl", "results.json", "users.csv")  # tables have such suffixes
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.[^.]+)?")  # as `_sibling` writes
 
 
@@ -108,9 +109,11 @@ def check_output(path: str | Path, option: str = "--out") -> Path:
         option: The option that names the file or its folder, for the error.
 
     Raises:
-        UserError: If the path is a folder, or lies below something that is no folder.
+        UserError: If the path is a folder or a file of a run, or lies below something that is no folder.
     """
     path = Path(path)
+    if path.name in _OF_A_RUN and (path.parent / "ids" / "items.txt").is_file():
+        raise UserError(f"command line: {option}: {path} is a file of a run; choose another name")
     if path.is_dir():
         raise UserError(f"command line: {option}: {path} is a folder, not a file; choose another name")
     if found := file_above(path):

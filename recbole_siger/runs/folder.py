@@ -92,6 +92,11 @@ class RunFolder:
                 f"{self.path}: has {'a finished' if finished else 'an unfinished'} run; "
                 f"{resume}choose another --run_dir"
             )
+        if names and names <= {Path(name).parts[0] for name in _BEFORE_START}:
+            raise UserError(
+                f"{self.path}: has {', '.join(sorted(names))} and no config.yaml; a run that is killed "
+                "before its first epoch leaves such files: delete them, or choose another --run_dir"
+            )
         if names:
             raise UserError(
                 f"{self.path}: has files that are not of a run, such as {min(names)}; "

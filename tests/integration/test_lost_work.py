@@ -62,7 +62,12 @@ def test_a_folder_of_the_user_is_no_run_folder(
     Path("f").mkdir()
     Path("f", name).write_text("mine")
     assert cli.main(words(settings(epochs=1), f"--dataset={dataset}", "--run_dir=f")) == 2
-    assert capsys.readouterr().err.startswith(f"error: f: has files that are not of a run, such as {name};")
+    reasons = {
+        "results.json": "f: has files that are not of a run, such as results.json; choose another --run_dir",
+        "run.log": "f: has run.log and no config.yaml; a run that is killed before its first epoch leaves "
+        "such files: delete them, or choose another --run_dir",
+    }
+    assert capsys.readouterr().err == f"error: {reasons[name]}\n"
     assert [path.name for path in Path("f").iterdir()] == [name]
     assert Path("f", name).read_text() == "mine"
 

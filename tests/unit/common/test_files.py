@@ -116,3 +116,13 @@ def test_an_output_is_checked_before_any_work(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=rf"^command line: --out: {tmp_path}/{problem}"):
             check_output(tmp_path / bad)
+
+
+def test_an_output_is_no_file_of_a_run(tmp_path: Path) -> None:
+    write_text(tmp_path / "run" / "ids" / "items.txt", "[PAD]\n")
+    write_text(tmp_path / "project" / "config.yaml", "{}\n")
+    for good in ("run/recs.csv", "project/users.csv", "users.csv", "run/more/users.csv"):
+        assert check_output(tmp_path / good) == tmp_path / good
+    for bad in ("users.csv", "results.json", "metrics.jsonl", "digests.json"):
+        with pytest.raises(UserError, match=rf"run/{bad} is a file of a run; choose another name"):
+            check_output(tmp_path / "run" / bad)
