@@ -95,7 +95,8 @@ class RunFolder:
         if names and names <= {Path(name).parts[0] for name in _BEFORE_START}:
             raise UserError(
                 f"{self.path}: has {', '.join(sorted(names))} and no config.yaml; a run that is killed "
-                "before its first epoch leaves such files: delete them, or choose another --run_dir"
+                "before its first epoch leaves such files: delete them unless they are yours, or choose "
+                "another --run_dir"
             )
         if names:
             raise UserError(

@@ -65,7 +65,7 @@ def test_a_folder_of_the_user_is_no_run_folder(
     reasons = {
         "results.json": "f: has files that are not of a run, such as results.json; choose another --run_dir",
         "run.log": "f: has run.log and no config.yaml; a run that is killed before its first epoch leaves "
-        "such files: delete them, or choose another --run_dir",
+        "such files: delete them unless they are yours, or choose another --run_dir",
     }
     assert capsys.readouterr().err == f"error: {reasons[name]}\n"
     assert [path.name for path in Path("f").iterdir()] == [name]
