@@ -128,7 +128,9 @@ def _chosen(table: PaperTable, models: str | None) -> set[str] | None:
             raise UserError(f"command line: --models={name}: no row of {table.name} has this name{hint}")
     if not asked:
         raise UserError("command line: --models=: name rows or models, separated by commas")
-    return {row.label for row in table.rows if {row.label, row.model} & {*asked}}
+    # A label names one row, even if it is the model of others too.
+    labels = {row.label for row in table.rows} & {*asked}
+    return labels | {row.label for row in table.rows if row.model in {*asked} - labels}
 
 
 def _why_not_run(

@@ -236,8 +236,10 @@ def test_rows_are_chosen_by_label_or_model_and_skipped_rows_have_a_reason(tmp_pa
     chosen = plan_rows(table, "shop", Request(models="A, K = 2"))
     asked = [one.row.label for one in chosen if one.why is None]
     assert asked == ["A", "K = 2"]
-    by_model = plan_rows(table, "shop", Request(models="LightGCN"))
-    assert [one.why and one.why[0] for one in by_model][:3] == ["not asked", "skipped", None]
+    by_model = plan_rows(table, "shop", Request(models="BPR"))
+    assert [one.row.label for one in by_model if one.why is None] == ["A"]
+    skipped = plan_rows(table, "shop", Request(models="LightGCN, K = 2"))
+    assert [one.why and one.why[0] for one in skipped][:3] == ["not asked", "skipped", "not asked"]
     every = plan_rows(table, "shop", Request(original_features=True))
     assert all(one.why is None for one in every)
     with pytest.raises(UserError, match="--models=LihtGCN: no row of mine has this name; did you mean"):
@@ -246,6 +248,14 @@ def test_rows_are_chosen_by_label_or_model_and_skipped_rows_have_a_reason(tmp_pa
     file = write(tmp_path, only)
     with pytest.raises(UserError, match="no row can be run on toy: LightGCN: skipped: no reason; --original"):
         plan_rows(read_paper(file), "toy", Request(models="LightGCN"))
+
+
+def test_a_label_that_is_also_the_model_of_other_rows_names_its_row() -> None:
+    """Table 2 of SIGER has a row SIGER beside its variants, which have the same model."""
+    table = read_paper("siger-table2")
+    for models, expected in (("SIGER", ["SIGER"]), ("SIGER,SIGER/MP", ["SIGER", "SIGER/MP"])):
+        chosen = plan_rows(table, "baby", Request(models=models))
+        assert [one.row.label for one in chosen if one.why is None] == expected
 
 
 def test_a_model_that_this_version_lacks_is_reported_for_a_shipped_table(tmp_path: Path) -> None:
