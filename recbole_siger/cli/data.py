@@ -61,7 +61,7 @@ def prepare_command() -> Command:
             option("time_col", "csv: column of times; by default `timestamp`, if it exists.", metavar="NAME"),
             option(
                 "sep",
-                "csv: separator, such as `,`; by default `tab` for .tsv, .txt and .inter, else `,`.",
+                "csv: separator, such as `,`; by default `tab` for .tsv, .txt and atomic files, else `,`.",
                 metavar="TEXT",
             ),
         ],

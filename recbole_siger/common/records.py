@@ -35,6 +35,7 @@ _FORMATS = {
     ".tsv": TableFormat("\t"),
     ".txt": TableFormat("\t"),
     ".item": _ATOMIC,
+    ".user": _ATOMIC,
     ".inter": _ATOMIC,
 }
 

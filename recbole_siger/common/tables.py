@@ -48,8 +48,8 @@ def open_table(
     """Read a table once, to check the table and to find the starts of its slices.
 
     Args:
-        path: ``.tsv`` or ``.txt`` (tabs), ``.csv`` (commas), or ``.item`` and ``.inter`` (RecBole's atomic
-            files); UTF-8, the first line names the columns.
+        path: ``.tsv`` or ``.txt`` (tabs), ``.csv`` (commas), or ``.item``, ``.user`` and ``.inter``
+            (RecBole's atomic files); UTF-8, the first line names the columns.
         id_col: Column of the raw tokens.
         columns: Other required columns.
         step: Rows of a slice, >= 1.

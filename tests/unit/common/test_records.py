@@ -21,6 +21,7 @@ PATH = Path("a.csv")
         ("a.txt.gz", ("\t", True, False)),
         ("toy.inter", ("\t", False, True)),
         ("toy.item.gz", ("\t", False, True)),
+        ("toy.user", ("\t", False, True)),
         ("a.json", None),
         ("a", None),
         ("a.gz", None),

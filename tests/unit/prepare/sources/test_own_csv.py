@@ -57,6 +57,14 @@ def test_a_table_of_users(run: Preparer, files: dict[str, Path], tmp_path: Path)
     )
 
 
+def test_an_atomic_file_of_users(run: Preparer, files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "shop.user").write_text('user_id:token\tabout:token_seq\nu1\t"old\nu3\tyoung\n')
+    folder = run("csv", **files, users=tmp_path / "shop.user")
+    assert (folder / "users.tsv").read_text().splitlines() == [
+        "user_id\tabout", 'u1\t "old', "u2\t", "u3\tyoung"
+    ]  # fmt: skip
+
+
 def test_columns_of_other_names_and_a_tab(run: Preparer, files: dict[str, Path]) -> None:
     text = INTER.replace("user_id", "who").replace("item_id", "sku").replace("timestamp", "when")
     files["inter"].write_text(text.replace(",", "\t"))
