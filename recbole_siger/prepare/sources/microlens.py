@@ -60,7 +60,13 @@ class MicroLens(Source):
         titles = [path for kind in TITLES for path in _glob(folder, self._edition, f"_{kind}.csv")]
         self._titles = titles[0] if titles else None
         named = ((FEATURE.fullmatch(path.name), path) for path in _glob(folder, self._edition, "_*.npy"))
-        self._features = {match[1]: (match[2], path) for match, path in named if match}
+        self._features: dict[str, tuple[str, Path]] = {}
+        for match, path in named:
+            if match and self._features.setdefault(match[1], (match[2], path)) != (match[2], path):
+                raise UserError(
+                    f"{path}: {self._features[match[1]][1].name} has {match[1]} features too; keep one file "
+                    f"of {match[1]} features in the folder."
+                )
 
     @staticmethod
     def downloads(edition: str) -> list[Download]:

@@ -73,6 +73,11 @@ LAYOUTS = (
     _Layout("ratings.dat", "movies.dat", "::", "::", "latin-1", False, _bars),
     _Layout("ratings.csv", "movies.csv", ",", ",", "utf-8-sig", True, _bars),
 )
+HEADERS = {
+    "ratings.csv": ["userId", "movieId", "rating", "timestamp"],
+    "movies.csv": ["movieId", "title", "genres"],
+}
+"""First lines of the csv files, which are read by position."""
 
 
 class MovieLens(Source):
@@ -122,7 +127,15 @@ class MovieLens(Source):
     def _read(self, path: Path, sep: str, rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
         encoding = _encoding(path) if path == self._movies else self._layout.encoding
         rows = read_rows(path, rejected, sep=sep, encoding=encoding, quoted=self._layout.header)
-        return ((line, cells) for line, cells in rows if not (self._layout.header and line == 1))
+        if self._layout.header:
+            names = HEADERS[path.name]
+            _, first = next(rows, (0, names))
+            if first != names:
+                raise UserError(
+                    f"{path}: the first line is {','.join(first)!r}, expected {','.join(names)!r}; write "
+                    "this header, or read the table with `recbole-siger prepare csv`."
+                )
+        return rows
 
     def interactions(self, rejected: Rejected) -> Interactions:
         """See ``Source``."""

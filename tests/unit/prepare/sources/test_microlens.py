@@ -74,6 +74,13 @@ def test_refusals(run: Preparer, source: Path, tmp_path: Path) -> None:
     assert "found none; name it with --edition" in run.refusal("microlens", source=tmp_path)
     np.save(source / "MicroLens-100k_image_features_CLIPRN50.npy", np.ones((4, 2)))
     assert "4 rows, but the pairs name video 5" in run.refusal("microlens", source=source)
+    second = source / "MicroLens-100k_image_features_ResNet.npy"
+    np.save(second, np.ones((5, 2)))
+    message = run.refusal("microlens", source=source)
+    assert (
+        "ResNet.npy: MicroLens-100k_image_features_CLIPRN50.npy has image features too; keep one" in message
+    )
+    second.unlink()
     (source / "MicroLens-100k_image_features_CLIPRN50.npy").unlink()
     other = write_lines(source / "MicroLens-50k_pairs.csv", PAIRS)
     assert "of one edition, found 100k, 50k; name it with --edition" in run.refusal(

@@ -96,6 +96,17 @@ def test_later_csv_layout(run: Preparer, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("header", ["movieId,userId,rating,timestamp\n", "user_id,book_id,rating,date\n", ""])
+def test_a_csv_file_of_other_columns_is_refused(run: Preparer, tmp_path: Path, header: str) -> None:
+    """Columns are read by position: users and items would be exchanged, or the first row would be lost."""
+    write(tmp_path / "ratings.csv", header + ratings(","))
+    message = run.refusal("movielens", source=tmp_path)
+    assert "expected 'userId,movieId,rating,timestamp'; write this header" in message
+    write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp\n" + ratings(","))
+    write(tmp_path / "movies.csv", "title,movieId,genres\nHeat,2,Action\n")
+    assert "movies.csv: the first line is 'title,movieId,genres'" in run.refusal("movielens", source=tmp_path)
+
+
 def test_the_embedded_ml_100k_has_the_published_counts(run: Preparer, tmp_path: Path) -> None:
     atomic = pd.read_csv(embedded_dir("ml-100k") / "ml-100k.inter", sep="\t", dtype=str)
     (tmp_path / "raw").mkdir()
