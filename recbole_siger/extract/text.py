@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from recbole_siger.extract.encoder import (
 )
 from recbole_siger.options.resources import regular_file
 
-__all__ = ["SentenceEncoder", "TextSource", "TfidfEncoder", "check_modules", "load_text_encoder"]
+__all__ = ["TFIDF", "SentenceEncoder", "TextSource", "TfidfEncoder", "check_modules", "load_text_encoder"]
 
 TFIDF = "tfidf"
 
@@ -50,6 +51,11 @@ class TextSource:
         columns = template_fields(template)
         if not columns:
             raise UserError(f"template={template!r}: names no column; write a column as in '{{title}}'.")
+        if other := re.search(r"\{[^{}]*\}", fill_template(template, dict.fromkeys(columns, ""))):
+            raise UserError(
+                f"template={template!r}: {other[0]!r} is no column and would be in every text; a name in "
+                "braces has letters, digits and _ only: correct it, or rename the column."
+            )
         return cls(columns, template)
 
     def load(self, item: str, row: Row) -> tuple[str, bytes]:

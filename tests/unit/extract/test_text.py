@@ -46,6 +46,9 @@ def test_a_template_is_filled_once() -> None:
         source.load("i", {"title": "", "brand": ""})
     with pytest.raises(UserError, match="names no column"):
         TextSource.of_template("title")
+    for other in ("{brand name}", "{}", "{title!r}"):
+        with pytest.raises(UserError, match="is no column and would be in every text"):
+            TextSource.of_template(f"{{title}} by {other}")
 
 
 def tfidf_by_hand(texts: list[str]) -> np.ndarray:
