@@ -26,7 +26,7 @@ from recbole_siger.extract.local import encode_locally
 from recbole_siger.extract.output import modality_files, write_modality
 from recbole_siger.extract.ray_engine import encode_on_ray
 from recbole_siger.extract.shards import WRITING, Shard, ShardStore
-from recbole_siger.extract.text import TextSource
+from recbole_siger.extract.text import TFIDF, TextSource
 from recbole_siger.options.command import dataset_folder
 from recbole_siger.options.params import bounded
 
@@ -35,6 +35,9 @@ __all__ = ["ExtractParams", "extract", "output_files"]
 Report = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
+
+_NEEDS = {"text": ("text_cols", "template", "max_tokens"), "image": ("image_dir", "image_col")}
+"""Options that only a model of this kind reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,18 @@ def _encoded(params: ExtractParams) -> list[str]:
         raise UserError("command line: --text_model requires either --text_cols or --template")
     if "image" in encoded and params.image_dir is None:
         raise UserError("command line: --image_model requires --image_dir")
+    for needed, keys in _NEEDS.items():
+        for key in keys if needed not in encoded else ():
+            if getattr(params, key) is not None:
+                raise UserError(
+                    f"command line: --{key} has no effect without --{needed}_model; add the model, or remove "
+                    f"--{key}"
+                )
+    if params.text_model == TFIDF and params.max_tokens is not None:
+        raise UserError(
+            f"command line: --max_tokens={params.max_tokens} has no effect with --text_model={TFIDF}, which "
+            "reads whole texts; remove it"
+        )
     if params.engine == "local" and params.workers > 1:
         raise UserError(
             f"command line: --workers={params.workers} requires --engine=ray; use --threads with this engine"

@@ -109,12 +109,26 @@ def prepare(kind: str, values: Values, report: Callable[[str], None]) -> Path:
     chosen = _with_defaults(kind, values)
     params = build_params(PrepareParams, chosen, dict.fromkeys(values, "command line"))
     params.shares()
+    _check_effect(values, params)
     name, data_path, overwrite = values["name"], Path(chosen["data_path"]), _on(values, "overwrite")
     if one.downloads is not None and _on(values, "download"):
         check_target(name, data_path, [Path(values["source"])], overwrite=overwrite)  # before a long download
         _download(one.downloads(chosen), values, report)
     source = one.open(chosen)
     return prepare_dataset(source, name, params, data_path=data_path, overwrite=overwrite, report=report)
+
+
+def _check_effect(values: Values, params: PrepareParams) -> None:
+    """Refuse options that have no effect with the other options."""
+    split = f"--split={params.split}"
+    idle = {
+        "ratios": split if params.split == "leave_one_out" else "",
+        "seed": split if params.split != "random" else "",
+        "mirror": "" if _on(values, "download") else "--download=False",
+    }
+    for key, cause in idle.items():
+        if key in values and cause:
+            raise UserError(f"command line: --{key}={values[key]} has no effect with {cause}; remove it")
 
 
 def _on(values: Values, key: str) -> bool:

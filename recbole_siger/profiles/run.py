@@ -84,6 +84,7 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     Raises:
         UserError: If the input is invalid or an answer is missing; then no table is written.
     """
+    _check_effect(params)
     folder = dataset_folder(params.data_path, params.dataset)
     table = folder / f"{params.dataset}.{params.kind}_profile.tsv"
     if table.exists() and not (params.overwrite or params.dry_run):
@@ -109,6 +110,19 @@ def profiles(params: ProfilesParams, report: Report) -> Path | None:
     else:
         extract(features, report)
     return table
+
+
+def _check_effect(params: ProfilesParams) -> None:
+    """Refuse options that have no effect with the other options."""
+    idle: dict[str, tuple[str, ...]] = {}
+    if params.kind == "item":
+        idle["--kind=item"] = ("reviews", "config_files", "seed")
+    if params.provider == "transformers":
+        idle["--provider=transformers"] = ("base_url", "api_key_env", "requests_per_minute")
+    for cause, keys in idle.items():
+        for key in keys:
+            if getattr(params, key) is not None:
+                raise UserError(f"command line: --{key} has no effect with {cause}; remove it")
 
 
 def _features(params: ProfilesParams, table: Path) -> ExtractParams:

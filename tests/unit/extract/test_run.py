@@ -322,6 +322,9 @@ def test_what_is_there_is_kept_unless_told(tmp_path: Path, capsys: pytest.Captur
         (["--txt_cols=title"], "has no option --txt_cols; did you mean `text_cols`?"),
         (["--template={title}"], "requires either --text_cols or --template"),
         (["--image-model=efficientnet-lite0"], "requires --image_dir"),
+        (["--image-dir=posters"], "--image_dir has no effect without --image_model; add the model"),
+        (["--image-col=title"], "--image_col has no effect without --image_model"),
+        (["--max-tokens=5"], "--max_tokens=5 has no effect with --text_model=tfidf, which reads whole"),
         (["--image-model=mean", "--image-dir=nowhere"], "nowhere: no such folder"),
         (["stray"], "cannot place 'stray'"),
     ],
@@ -362,6 +365,13 @@ def test_no_model_and_no_items(tmp_path: Path, capsys: pytest.CaptureFixture[str
         capsys, "extract", "--items=i.tsv", "--dataset=s"
     )
     assert "command line: extract requires --items" in refused(capsys, "extract", "--dataset=s")
+
+
+def test_options_of_texts_without_a_text_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--text-cols=title", "--template={title}", "--max-tokens=5"):
+        key = word[2:].partition("=")[0].replace("-", "_")
+        message = refused(capsys, *image_words(tmp_path, word))
+        assert f"--{key} has no effect without --text_model; add the model, or remove --{key}" in message
 
 
 def test_no_image_matched(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

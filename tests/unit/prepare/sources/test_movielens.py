@@ -127,6 +127,8 @@ def test_refusals(run: Preparer, tmp_path: Path) -> None:
     write(tmp_path / "u.data", ratings("\t"))
     write(tmp_path / "ratings.dat", ratings("::"))
     assert "found 2; name the folder of one edition" in run.refusal("movielens", source=tmp_path)
+    message = run.refusal("movielens", source=tmp_path, mirror="http://localhost")
+    assert "--mirror=http://localhost has no effect with --download=False; remove it" in message
     for values in ({}, {"download": True}):
         message = run.refusal("movielens", source=tmp_path, edition="ml-2m", **values)
         assert "edition='ml-2m': expected one of ml-100k, ml-1m" in message

@@ -114,6 +114,11 @@ def test_atomic_files_and_gzip(run: Preparer, files: dict[str, Path], tmp_path: 
         ({"ratios": "8:0:2"}, "ratios='8:0:2': expected three"),
         ({"split": "temporal", "ratios": "100:1:1"}, "split=temporal gives valid no row (9 rows in all)"),
         ({"seed": "x"}, "command line: seed='x': expected an integer"),
+        (
+            {"split": "leave_one_out", "ratios": "7:2:1"},
+            "command line: --ratios=7:2:1 has no effect with --split=leave_one_out; remove it",
+        ),
+        ({"split": "temporal", "seed": "3"}, "--seed=3 has no effect with --split=temporal; remove it"),
         ({"name": "a/b"}, "command line: name='a/b': use letters"),
         ({"name": "x" * 101}, "digits, '-', '_' and '.', at most 100, such as 'shop'"),
         ({"overwrite": "maybe"}, "command line: --overwrite=maybe: write --overwrite alone"),
