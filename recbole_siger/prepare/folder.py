@@ -38,7 +38,7 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
 
     Raises:
         UserError: If the name is invalid, or the target exists, is no folder or no dataset, or contains an
-            input.
+            input, or features or answers that other commands have written.
     """
     target = data_path / check_dataset_name(name, "command line", "name")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -54,6 +54,12 @@ def check_target(name: str, data_path: Path, inputs: Iterable[Path], *, overwrit
             f"{target}: is not a dataset (no manifest, no .inter file), so --overwrite does not replace it; "
             "move the folder away, or choose another name."
         )
+    if target.exists() and (later := _later_work(target)):
+        raise UserError(
+            f"{target}: --overwrite would delete what `extract` and `profiles` have written "
+            f"({', '.join(later[:3])}{', …' if len(later) > 3 else ''}); move these files away, or delete "
+            "the folder."
+        )
     return target
 
 
@@ -62,6 +68,15 @@ def _is_dataset(folder: Path) -> bool:
     names = [path.name for path in folder.iterdir()]
     own = (f"{folder.name}.inter", *(f"{folder.name}.{split}.inter" for split in SPLITS))
     return not names or bool({"manifest.json", f"{folder.name}.manifest.json", *own} & {*names})
+
+
+def _later_work(folder: Path) -> list[str]:
+    """Return the features, unfinished features and answers that a dataset has got later, as patterns."""
+    found = []
+    for start, end in (("", "missing.csv"), (".", "shards"), ("", "answers.jsonl")):
+        paths = sorted(folder.glob(f"{start}{folder.name}.*.{end}"))
+        found += [f"{path.name.removesuffix(end)}*" for path in paths]
+    return found
 
 
 @contextmanager

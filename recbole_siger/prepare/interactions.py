@@ -161,8 +161,10 @@ def read_token(what: str, value: Any) -> str:
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
         raise ValueError(f"{what} {shown(value)} is no text")
     token = "" if value is None else str(value).strip()
-    if not token or token in MISSING:
+    if not token:
         raise ValueError(f"{what} is missing")
+    if token in MISSING:
+        raise ValueError(f"{what} is missing: {token!r} is a word for a missing value")
     if token == PADDING:
         raise ValueError(f"{what} {token} is RecBole's name of the padding")
     if UNWRITABLE.search(token):

@@ -166,6 +166,23 @@ def test_a_dataset_and_an_empty_folder_are_replaced(run: Preparer, tmp_path: Pat
     assert (folder / "toy.train.inter").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("toy.text.missing.csv", "toy.text.*"),
+        (".toy.image.shards", ".toy.image.*"),
+        ("toy.item_profile.answers.jsonl", "toy.item_profile.*"),
+    ],
+)
+def test_features_and_answers_are_not_deleted(run: Preparer, tmp_path: Path, name: str, told: str) -> None:
+    """They cost hours and money, and they belong to raw ids: another filter does not change them."""
+    write_csv(tmp_path, SHAPE)
+    folder = run("csv", inter=tmp_path / "my.csv")
+    (folder / name).touch()
+    message = run.refusal("csv", inter=tmp_path / "my.csv", overwrite=True)
+    assert f"--overwrite would delete what `extract` and `profiles` have written ({told}); move" in message
+
+
 def test_leftovers_of_a_killed_prepare_are_deleted(run: Preparer, tmp_path: Path) -> None:
     write_csv(tmp_path, SHAPE)
     (run.data_path / ".toy.0123abcd.tmp" / "deep").mkdir(parents=True)

@@ -33,7 +33,9 @@ def test_dates_texts_and_names(run: Preparer, files: dict[str, Path]) -> None:
         "i2\t\t",
         "i3\tThree\t",
     ]
-    assert (folder / "rejected.csv").read_text().splitlines()[1:] == ["items.csv,5,item_id is missing"]
+    assert (folder / "rejected.csv").read_text().splitlines()[1:] == [
+        "items.csv,5,item_id is missing: 'NA' is a word for a missing value"
+    ]
     assert list(manifest(folder)["inputs"]) == ["my.csv", "items.csv"]
     assert run.lines[-1].startswith("next: recbole-siger run --model=LightGCN --dataset=toy")
 
