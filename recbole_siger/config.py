@@ -41,7 +41,7 @@ from recbole_siger.registry import (
     option_files,
     recbole_root,
 )
-from recbole_siger.rules.metrics import metric_names, metric_problem
+from recbole_siger.rules.metrics import direction_problem, metric_names, metric_problem
 from recbole_siger.rules.nested import form_problem
 from recbole_siger.rules.ranges import range_problem
 from recbole_siger.rules.unsafe import check_model_allowed, check_unsafe
@@ -161,6 +161,8 @@ class Config(RecBoleConfig):
         return Loader
 
     def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
+        if not isinstance(file_list, list | tuple | None):
+            raise UserError(f"config_file_list={shown(file_list)}: write a list of files, as in ['a.yaml']")
         merged: dict[str, Any] = {}
         for file in file_list or ():
             values = read_yaml(Path(file))
@@ -308,7 +310,7 @@ class Config(RecBoleConfig):
 
     def known_keys(self) -> set[str]:
         """Return every key that this model and dataset understand."""
-        return known_keys(self.internal_config_dict)
+        return known_keys(self.internal_config_dict) | {option.name for option in self.options()}
 
     def _check(self, source: str, values: Mapping[str, Any]) -> None:
         """Check values of a dataset's YAML or of the user against the known keys and types."""
@@ -356,13 +358,13 @@ class Config(RecBoleConfig):
         computed = metric_names(self["metrics"], self["topk"])
         source, chosen = self.origin["valid_metric"], self["valid_metric"]
         if "labeled" in self["eval_args"]["mode"].values() and self["eval_type"] is EvaluatorType.RANKING:
-            where = self.origin["eval_args"]
-            raise UserError(
-                f"{where}: eval_args: mode=labeled needs metrics of values, such as AUC; use full"
-            )
+            text = "mode=labeled needs metrics of values, such as AUC; use full"
+            raise UserError(f"{self.origin['eval_args']}: eval_args: {text}")
         if chosen.lower() not in map(str.lower, computed):
             among = ", ".join(computed)
             raise UserError(f"{source}: valid_metric={chosen!r} is not among metrics x topk: {among}")
+        if problem := direction_problem(self._external, chosen, self["valid_metric_bigger"]):
+            raise UserError(problem)
 
     def tested_metrics(self) -> list[str]:
         """Return the names of the test metrics of a run, as in ``results.json``."""

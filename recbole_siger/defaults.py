@@ -18,6 +18,9 @@ __all__ = ["check_keys", "default_values", "known_keys", "yaml_files"]
 # Keys that RecBole reads without giving them a default in any YAML.
 _KEYS_WITHOUT_DEFAULT = ("encoding", "model", "dataset", "benchmark_filename", "numerical_features", "nproc")
 
+# `config_file` is on RecBole's list of arguments, and nothing reads it; the option is `config_files`.
+_NO_KEYS = {"MODEL_TYPE", "config_file"}
+
 
 def known_keys(defaults: Iterable[str]) -> set[str]:
     """Return every key that a configuration understands.
@@ -26,7 +29,7 @@ def known_keys(defaults: Iterable[str]) -> set[str]:
         defaults: Keys that have a default value.
     """
     listed = compat.argument_names(recbole_root())
-    return {*defaults, *listed, *_KEYS_WITHOUT_DEFAULT} - {"MODEL_TYPE"}
+    return {*defaults, *listed, *_KEYS_WITHOUT_DEFAULT} - _NO_KEYS
 
 
 def check_keys(source: str, keys: Iterable[str], known: set[str], model: str) -> None:

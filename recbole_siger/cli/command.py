@@ -27,6 +27,9 @@ __all__ = ["KEYS", "Command", "Opt", "option", "options_of"]
 KEYS = "keys"
 """Name under which a callback gets the keys of the configuration, still text."""
 
+_OPTIONS_ONLY = ("model", "dataset", "config_file")
+"""Words that are no keys of the configuration where the command has no such option."""
+
 _METAVARS = {"str": "TEXT", "int": "INT", "float": "FLOAT", "list": "LIST", "dict": "DICT"}
 
 Section = tuple[str, list[Declared]]
@@ -188,22 +191,23 @@ class Command(click.Command):
         lists = [name for name, opt in self.opts.items() if opt.multiple]
         model = _typed_model(args)
         alone, pairs = split_words(
-            args, flags=lambda key: self._is_flag(key, model), lists=lists, positional=bool(self.arguments)
+            args,
+            flags=lambda key: self._is_flag(key, model),
+            known=lambda key: key in self.opts or key in default_values(str(model), ""),
+            lists=lists,
+            positional=bool(self.arguments),
         )
         if alone and not self.arguments:
             raise UserError(f"command line: cannot place {alone[0]!r}; write `{self.usage}`")
         for key, _ in pairs:
-            if key not in self.opts and not self.takes_keys:
+            if key not in self.opts and (not self.takes_keys or key in _OPTIONS_ONLY):
                 hint = did_you_mean(key, self.opts) or f"; write `{self.usage}`"
                 raise UserError(f"command line: {self.name} has no option --{key}{hint}")
         single_values([pair for pair in pairs if pair[0] not in lists])
         return alone, pairs
 
     def _is_flag(self, key: str, model: str | None) -> bool:
-        """Say whether a key may be typed without a value: a flag of the command or of the configuration.
-
-        An unknown key may, so that the error is about the key and not about its value.
-        """
+        """Say whether a key may be typed without a value: a flag of the command or of the configuration."""
         if key in self.opts:
             return self.opts[key].is_switch
         return not self.takes_keys or isinstance(default_values(str(model), "").get(key), bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from recbole_siger.cli.declared import read_meanings, shipped_files
 from recbole_siger.common.terminal import build_table, open_console
@@ -30,10 +31,10 @@ def print_effective(
     changed = [key for key in sorted(config.origin) if _is_changed(config, key, defaults)]
     console, title = open_console(), f"{config['model']} on {config['dataset']}"
     if changed:
-        rows = [[key, str(config[key]), _default(defaults, key), config.origin[key]] for key in changed]
+        rows = [[key, _value(config, key), _default(defaults, key), config.origin[key]] for key in changed]
         header = ["key", "value", "default", "from"]
         console.print(build_table(console, f"{title}: values that replace a default", header, rows))
-    rest = [[key, str(config[key]), config.origin[key]] for key in sorted(set(config.origin) - set(changed))]
+    rest = [[key, _value(config, key), config.origin[key]] for key in sorted({*config.origin} - {*changed})]
     console.print(build_table(console, f"{title}: defaults", ["key", "value", "from"], rest))
 
 
@@ -41,12 +42,17 @@ def _is_changed(config: Config, key: str, defaults: Config) -> bool:
     """Return whether a value comes from the user or from a dataset's YAML."""
     origin = config.origin[key]
     if origin.startswith("recbole/properties/dataset/"):  # RecBole's files repeat many defaults
-        return str(config[key]) != _default(defaults, key)
+        return _value(config, key) != _default(defaults, key)
     return not origin.startswith(_SHIPPED) and origin != defaults.origin.get(key)
 
 
 def _default(defaults: Config, key: str) -> str:
-    return str(defaults[key]) if key in defaults.origin else ""
+    return _value(defaults, key) if key in defaults.origin else ""
+
+
+def _value(config: Config, key: str) -> str:
+    """Return a value as the option takes it; RecBole adds the dataset's name to ``data_path``."""
+    return str(Path(config["feature_path"]).parent if key == "data_path" else config[key])
 
 
 def print_options(model: str, dataset: str | None = None) -> None:
@@ -61,7 +67,7 @@ def print_options(model: str, dataset: str | None = None) -> None:
         if rows:
             header = ["option", "default", "type", "range", "meaning"]
             cells = [
-                [key, str(config[key]), meanings[key][0], ranges.get(key, ""), meanings[key][1]]
+                [key, _value(config, key), meanings[key][0], ranges.get(key, ""), meanings[key][1]]
                 for key in rows
             ]
             console.print(build_table(console, title, header, cells))

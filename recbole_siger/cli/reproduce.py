@@ -71,10 +71,10 @@ def _reproduce(
     **options: Any,
 ) -> int:
     values = given(**options)
-    for key in ("seed", "model", "run_dir"):
+    for key in ("seed", "run_dir"):
         if key in keys:
             raise UserError(
-                f"command line: --{key}={keys[key]}: reproduce sets this key; use --seeds or --models"
+                f"command line: --{key}={keys[key]}: reproduce sets this key; use --seeds or --runs_dir"
             )
     jobs = None if (text := values.pop("jobs", None)) is None else jobs_of(text)
     cpus = _number("cpus_per_run", values.pop("cpus_per_run", "1"))

@@ -20,6 +20,7 @@ def split_words(
     words: Sequence[str],
     *,
     flags: Callable[[str], bool] = lambda key: False,
+    known: Callable[[str], bool] = lambda key: True,
     lists: Collection[str] = (),
     positional: bool = False,
 ) -> tuple[list[str], Pairs]:
@@ -31,6 +32,8 @@ def split_words(
     Args:
         words: What was typed after the command.
         flags: Says of a key whether the key is a flag.
+        known: Says of a key whether the key is known. The value of an unknown key at the end of the line, or
+            before another key, is "True", so that the error is about the key and not about its value.
         lists: Keys that take several words.
         positional: Whether the command takes words without a key. If not, a flag takes a following true,
             false, yes, no, 1 or 0 as its value.
@@ -52,18 +55,24 @@ def split_words(
         if not key.startswith("--") or not name:
             raise UserError(f"command line: cannot read {word!r}; write --key=value")
         if not equals:
-            value = _following(name, rest, flags, positional)
+            value = _following(name, rest, flags, known, positional)
         found.append((name, value))
         while name in lists and rest and not rest[0].startswith("-"):
             found.append((name, rest.pop(0)))
     return alone, found
 
 
-def _following(name: str, rest: list[str], flags: Callable[[str], bool], positional: bool) -> str:
+def _following(
+    name: str,
+    rest: list[str],
+    flags: Callable[[str], bool],
+    known: Callable[[str], bool],
+    positional: bool,
+) -> str:
     """Return the value of a key that was typed without ``=``; take it out of ``rest``."""
     if rest and not rest[0].startswith("--") and not flags(name):
         return rest.pop(0)
-    if not flags(name):
+    if not flags(name) and known(name):
         raise UserError(f"command line: --{name} has no value; write --{name}=VALUE")
     if rest and not rest[0].startswith("--") and not positional:
         return rest.pop(0) if is_flag_word(rest[0]) else "True"

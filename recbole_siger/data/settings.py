@@ -36,6 +36,9 @@ def check_settings(config: Config) -> None:
     _check_tables(config)
     _check_threshold(config)
     _check_negatives(config)
+    if config["transform"] is not None and config["MODEL_TYPE"] is not ModelType.SEQUENTIAL:
+        text = f"has no effect: {config['model']} reads no sequences; leave the option out"
+        raise _problem(config, "transform", text)
     if config["benchmark_filename"] is not None:
         _check_given_split(config)
 

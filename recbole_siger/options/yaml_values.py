@@ -7,7 +7,8 @@ and its depth have a limit, and every error is one line.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import yaml
@@ -22,6 +23,7 @@ __all__ = [
     "load_yaml",
     "parse_text",
     "parse_value",
+    "plain_value",
     "read_bounded",
     "read_yaml",
     "shown",
@@ -63,7 +65,7 @@ def parse_value(text: Any, source: str = "command line") -> Any:
     Text that is no YAML stays text.
 
     Args:
-        text: The value; a value that is no text is returned as it is.
+        text: The value; a value that is no text is returned in YAML's types (:func:`plain_value`).
         source: Where the value was given and its key, for the error.
 
     Raises:
@@ -73,7 +75,7 @@ def parse_value(text: Any, source: str = "command line") -> Any:
     (0.001, [10, 20], None, True)
     """
     if not isinstance(text, str) or not text.strip():
-        return text
+        return plain_value(text)
     if text == "None":
         return None
     try:
@@ -82,6 +84,22 @@ def parse_value(text: Any, source: str = "command line") -> Any:
         raise UserError(f"{source}={shown(text)}: {error}; keep one") from None
     except ValueError:
         return text
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value of Python as YAML would give it: numbers of numpy, paths and tuples have no YAML form.
+
+    >>> import numpy as np
+    >>> plain_value({"topk": (np.int64(5), 10), "learning_rate": np.float64(0.5), "data_path": Path("a")})
+    {'topk': [5, 10], 'learning_rate': 0.5, 'data_path': 'a'}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(entry) for entry in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # numbers and arrays of numpy
 
 
 def parse_text(text: str, *, optional: bool = False) -> str | None:

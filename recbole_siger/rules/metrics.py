@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from recbole_siger.evaluation.metrics import USER_METRICS
 from recbole_siger.options.params import did_you_mean
 
-__all__ = ["metric_names", "metric_problem"]
+__all__ = ["direction_problem", "metric_names", "metric_problem"]
 
 _OF_VALUES = ("auc", "logloss", "mae", "rmse")
 """RecBole's metrics of predicted values; the others rank items."""
@@ -53,10 +53,36 @@ def metric_problem(metrics: Any, modes: Any, known: Collection[str]) -> str | No
     for name in names:
         if name.lower() not in known:
             hint = did_you_mean(name, known) or f"; the metrics are {', '.join(known)}"
+            if "," in name:
+                hint = f"; write a list, as in [{', '.join(name.split(','))}]"
+            elif "@" in name:
+                hint = "; write the metric without its cut-off, and the cut-offs as topk"
             return f"there is no metric {name}{hint}"
     values = [name for name in names if name.lower() in _OF_VALUES]
     if values and len(values) < len(names):
         return f"{values[0]} is a metric of values and the others rank items; choose metrics of one kind"
     if values and "full" in (modes.values() if isinstance(modes, Mapping) else [modes]):
         return f"{values[0]} needs eval_args with mode: labeled; set it, or choose metrics such as Recall"
+    return None
+
+
+def direction_problem(
+    layers: Sequence[tuple[str, Mapping[str, Any]]], metric: str, bigger: bool
+) -> str | None:
+    """Return what is wrong with a given ``valid_metric_bigger``, with source and fix; None if nothing is.
+
+    RecBole decides by the metric and replaces any other value. A value beside a metric that a stronger source
+    replaces is not reported, so that the ``config.yaml`` of a run can be used with another metric.
+
+    Args:
+        layers: Sources and their values, the weakest first.
+        metric: The metric in effect.
+        bigger: RecBole's value for this metric.
+    """
+    key = "valid_metric_bigger"
+    for source, values in reversed(layers):
+        if values.get(key, bigger) != bigger:
+            return f"{source}: {key}={values[key]} has no effect with {metric}: RecBole decides; leave it out"
+        if "valid_metric" in values:
+            return None
     return None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recbole_siger.errors import UserError
+from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.options.yaml_values import parse_value
 from recbole_siger.registry import short_name
 from recbole_siger.report.comparison import Comparison, TableParams, compare_entries
@@ -43,6 +44,8 @@ def sweep_option(
         raise UserError(f"--values={values}: write different values, separated by commas")
     if key in ("model", "dataset", "seed"):
         raise UserError(f"--key={key}: not an option to sweep; use `recbole-siger compare` or --seeds")
+    if key in NO_EFFECT:
+        raise UserError(f"--key={key}: the key changes no result; set it once, as --{key}=value")
     if key in study.options:
         raise UserError(f"--{key}={study.options[key]}: --values sets this option; leave it out")
     pictures = [path for path in paths if path.suffix.removeprefix(".") in FIGURES]

@@ -132,7 +132,10 @@ class _Search:
         metric = self.params.metric
         if metric is None or metric.lower() == config["valid_metric"].lower():
             return config
-        return Config(model, dataset, files, command_line={**self.wanted.options, "valid_metric": metric})
+        chosen = Config(model, dataset, files, command_line={**self.wanted.options, "valid_metric": metric})
+        if (other := self.wanted.options.get("valid_metric")) is not None:
+            raise UserError(f"command line: --metric={metric} replaces --valid_metric={other}; keep one")
+        return chosen
 
     # ---- the folder
 

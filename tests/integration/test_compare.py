@@ -190,6 +190,10 @@ BPR = ["compare", "--models=BPR", "--dataset=toy"]
             ["sweep", "--model=BPR", "--dataset=toy", "--key=seed", "--values=1,2"],
             "--key=seed: not an option",
         ),
+        (
+            ["sweep", "--model=BPR", "--dataset=toy", "--key=threads", "--values=1,2"],
+            "--key=threads: the key changes no result; set it once, as --threads=value",
+        ),
         (["report"], "command line: write `recbole-siger report RUN_DIR"),
         (["report", "nowhere"], "nowhere: not a run folder"),
         (["report", "nowhere", "--out=a.pdf"], "--out: 'a.pdf': the name must end in .html"),

@@ -78,6 +78,13 @@ def test_defaults_come_from_the_dataclass_then_from_the_yaml_beside(mine: Path, 
         Config(MINE, "toy", config_dict=settings(), command_line={"depth": "0"})
 
 
+def test_an_option_without_a_default_is_given_by_the_user(mine: Path, settings: Settings) -> None:
+    (mine / "mine.py").write_text(SOURCE.replace(", default=0.5)", ")"))
+    with pytest.raises(UserError, match=r"width is missing; give it a value \(\(0, inf\)\)"):
+        Config(MINE, "toy", config_dict=settings())
+    assert Config(MINE, "toy", config_dict=settings(), command_line={"width": "0.25"})["width"] == 0.25
+
+
 def test_a_run_is_resumed_and_evaluated_with_its_model(
     mine: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

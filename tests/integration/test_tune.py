@@ -230,6 +230,7 @@ def test_trials_read_no_data_file(
     ("asked", "complaint"),
     [
         ({"metric": "recal@5"}, "valid_metric='recal@5' is not among metrics x topk: Recall@3, Recall@5"),
+        ({"metric": "ndcg@5"}, "command line: --metric=ndcg@5 replaces --valid_metric=Recall@5; keep one"),
         ({"options": {"run_dir": "x"}}, "command line: run_dir='x': each run gets its own folder; use --out"),
         ({"seeds": "1000000000"}, "--seeds=1000000000: at most 1,000 seeds"),
         ({"options": {"nproc": 2}}, "nproc: a trial is one process; remove nproc"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -182,6 +183,37 @@ def test_an_unknown_key_is_refused_with_its_place_and_a_hint(tmp_path: Path) -> 
     )
 
 
+def test_recboles_list_of_arguments_names_a_key_that_nothing_reads() -> None:
+    message = "unknown key `config_file`; "
+    assert message in refusal(command_line={"config_file": "a.yaml"})
+    assert message in refusal(config_file="a.yaml")
+
+
+@pytest.mark.parametrize("given", ["a.yaml", Path("a.yaml"), {"epochs": 3}])
+def test_configuration_files_are_a_list(given: Any) -> None:
+    with pytest.raises(UserError, match=r"^config_file_list=.*: write a list of files, as in \['a.yaml'\]$"):
+        Config("SIGER", "ml-100k", given)
+
+
+def test_values_of_numpy_paths_and_tuples_are_values_of_yaml(tmp_path: Path) -> None:
+    config = build(
+        learning_rate=np.float64(0.5),
+        co_weight=np.float32(0.25),
+        epochs=np.int64(3),
+        saved=np.bool_(False),
+        topk=(np.int64(5), 20),
+        modalities=np.array(["text"]),
+        data_path=tmp_path,
+        eval_args={"split": {"RS": (8, 1, 1)}},
+    )
+    values = yaml.safe_load(yaml.safe_dump(config.effective()))
+    expected = {"learning_rate": 0.5, "co_weight": 0.25, "epochs": 3, "saved": False, "topk": [5, 20]}
+    assert {key: values[key] for key in expected} == expected
+    assert (values["modalities"], values["data_path"]) == (["text"], str(tmp_path))
+    assert values["eval_args"]["split"] == {"RS": [8, 1, 1]}
+    assert "learning_rate=-1.0: expected" in refusal(command_line={"learning_rate": np.float64(-1)})
+
+
 def test_an_option_of_another_model_is_unknown() -> None:
     assert "unknown key `co_weight`" in refusal("BPR", co_weight=0.1)
     assert "unknown key `ssl_tau`" in refusal("SIGER", ssl_tau=0.1)
@@ -276,12 +308,27 @@ def test_keys_that_name_a_pickle_are_refused(key: str) -> None:
         ({"metrics": ["NDCG"]}, "valid_metric='Recall@20' is not among metrics x topk"),
         ({"valid_metric": "Recall"}, "valid_metric='Recall'"),
         ({"metrics": ["Recal"]}, "metrics=['Recal']: there is no metric Recal; did you mean `recall`?"),
+        ({"metrics": "Recall,NDCG"}, "no metric Recall,NDCG; write a list, as in [Recall, NDCG]"),
+        ({"metrics": "recall@20"}, "no metric recall@20; write the metric without its cut-off"),
         ({"topk": [0]}, "positive integer"),
         ({"eval_args": 3}, "eval_args"),
     ],
 )
 def test_an_evaluation_that_cannot_be_computed_is_refused(values: dict[str, Any], part: str) -> None:
     assert part in refusal(**values)
+
+
+def test_a_direction_that_recbole_replaces_is_refused(tmp_path: Path) -> None:
+    """RecBole decides by the metric, so that `valid_metric_bigger=False` would choose no other epoch."""
+    key = "valid_metric_bigger"
+    assert refusal(**{key: False}).startswith(f"config_dict: {key}=False has no effect with Recall@20")
+    assert build(**{key: True})[key] is True
+    smaller = {"metrics": ["GiniIndex"], "valid_metric": "GiniIndex@20"}
+    assert build(**smaller, **{key: False})[key] is False
+    file = write(tmp_path / "config.yaml", yaml.safe_dump({key: False, **smaller}))
+    assert build(files=[file])[key] is False
+    assert build(files=[file], metrics=["Recall"], valid_metric="Recall@20")[key] is True
+    assert refusal(files=[file], **smaller, **{key: True}).startswith(f"config_dict: {key}=True ")
 
 
 def test_the_case_of_a_metric_does_not_matter() -> None:

@@ -97,6 +97,18 @@ def test_effective_values_name_their_source(tmp_path: Path, capsys: pytest.Captu
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_folder_is_printed_as_its_option_takes_it(
+    siger: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RecBole adds the dataset's name to `data_path`, and replaces it for ml-100k."""
+    assert siger["data_path"][0] == "dataset"
+    print_effective("SIGER", "shop", [], {"data_path": str(tmp_path.parent)})
+    assert "shop" not in (line := next(s for s in capsys.readouterr().out.splitlines() if "data_path" in s))
+    assert "command line" in line
+    print_effective("SIGER", "ml-100k", [], {})
+    assert rows(capsys.readouterr().out)["data_path"][0] == "dataset"
+
+
 def test_a_wrong_value_is_an_error_here_as_well() -> None:
     with pytest.raises(UserError, match="command line: co_weight=2: "):
         print_effective("SIGER", "ml-100k", [], {"co_weight": "2"})

@@ -57,6 +57,40 @@ def test_a_key_that_is_no_boolean_needs_a_value(capsys: pytest.CaptureFixture[st
         )
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["run", "--model=SIGER", "--dataset=d", "--no-saved"],
+            "unknown key `no_saved`; did you mean `saved`?",
+        ),
+        (["compare", "--models=BPR", "--dataset=d", "--dry_run"], "unknown key `dry_run`; "),
+        (["run", "--model=BPR", "--dataset=d", "--no_such", "5"], "unknown key `no_such`; "),
+    ],
+)
+def test_the_error_is_about_an_unknown_key_and_not_about_its_value(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, *words).startswith(f"command line: {message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "hint"),
+    [
+        (["run", "--config_file=a.yaml"], "config_file", "; did you mean `config_files`?"),
+        (["compare", "--models=A,B", "--dataset=d", "--model=C"], "model", "; did you mean `models`?"),
+        (["cold-start", "--models=A", "--dataset=d", "--model", "C"], "model", "; did you mean `models`?"),
+        (["report", "overlap", "--dataset=d", "--model=BPR"], "model", "; write `recbole-siger report "),
+        (["reproduce", "siger-table1", "--model=BPR"], "model", "; did you mean `models`?"),
+    ],
+)
+def test_a_word_that_is_no_key_is_refused_where_the_command_has_no_such_option(
+    words: list[str], option: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refusal(capsys, *words)
+    assert message.startswith(f"command line: {words[0]} has no option --{option}{hint}")
+
+
 def test_lists_keep_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(

@@ -369,6 +369,14 @@ def test_a_pairwise_model_needs_negatives(tmp_path: Path, model: str) -> None:
     assert f"{model} trains with negative items; leave the option out" in message
 
 
+def test_a_transform_of_sequences_that_no_model_reads(tmp_path: Path) -> None:
+    write(tmp_path, inter=text(draw_rows()))
+    for model in ("BPR", "EASE", "VBPR"):
+        message = refusal(tmp_path, model, transform="mask_itemseq")
+        assert message.startswith("config_dict: transform='mask_itemseq': has no effect: ")
+        assert f"{model} reads no sequences; leave the option out" in message
+
+
 @pytest.mark.parametrize("value", [{"rating": 3}, {"timestamp": 5.5}])
 def test_a_threshold_that_no_model_reads(tmp_path: Path, value: Any) -> None:
     write(tmp_path, inter=text(draw_rows()), **thirds(draw_rows()))
