@@ -209,9 +209,7 @@ class Config(RecBoleConfig):
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
         path = Path(file)
-        if (
-            path.name == "sample.yaml"
-        ):  # RecBole reads the defaults for any dataset after the model's defaults
+        if path.name == "sample.yaml":  # RecBole reads it for any dataset, after the model's defaults
             self._add_model_layers()
         values = read_yaml(path)
         self._push("recbole/properties/" + path.as_posix().rsplit("/properties/", 1)[-1], values)
@@ -387,9 +385,8 @@ class Config(RecBoleConfig):
         """Return the values for a run folder: all that a file or the user has set; 1 for a float is 1.0."""
         skipped = {"data_path", "run_dir", "MODEL_TYPE", "model", "dataset"} | keys_of("unused", "pickle")
         values = {key: self.final_config_dict[key] for key in self.origin if key not in skipped}
-        for key, value in values.items():
-            if type(value) is int and isinstance(self.internal_config_dict.get(key), float):
-                values[key] = float(value)
+        floats = {key for key, value in self.internal_config_dict.items() if isinstance(value, float)}
+        values |= {key: float(x) for key, x in values.items() if type(x) is int and key in floats}
         values["data_path"] = str(Path(self.final_config_dict["feature_path"]).parent)
         # RecBole fills both values from its own dictionaries; the run folder stores the requested values.
         merged = {**self.internal_config_dict, **self.external_config_dict}
