@@ -18,6 +18,9 @@ __all__ = ["Finding", "graph_findings", "name_pair", "pairs_of"]
 Verdict = Literal["PASS", "FAIL", "INFO"]
 PARTS = ("train", "valid", "test")
 
+BLOCK = 4_000_000
+"""Interactions that are looked at together while edges are traced, 50 MB; more if one edge has more."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -187,12 +190,12 @@ def _traced_items(
     if content is not None:
         first, second = (part.astype(np.int64) for part in content.nonzero())
         by_content = first * n_items + second
-    left = np.setdiff1d(np.setdiff1d(keys, by_content), _shared(pairs["train"], n_items))
+    left = _unshared(np.setdiff1d(keys, by_content), pairs["train"], n_items)
     n_explained = len(keys) - len(left)
     if not len(left):
         text = f"all {len(keys)} item-item edges come from training rows or features"
         return Finding("PASS", "graphs", f"{name}: {text}")
-    seen = np.intersect1d(left, _shared(np.concatenate(list(pairs.values())), n_items))
+    seen = np.setdiff1d(left, _unshared(left, np.concatenate(list(pairs.values())), n_items))
     tokens = experiment.dataset.field2id_token[experiment.dataset.iid_field]
     if len(seen) == len(left):
         a, b = divmod(int(seen[0]), n_items)
@@ -205,13 +208,28 @@ def _traced_items(
     )
 
 
-def _shared(keys: Any, n_items: int) -> Any:
-    """Return ``item * n_items + item`` of every two items that a user has in common."""
-    keys = np.unique(keys)
-    user, item = keys // n_items, keys % n_items
-    table = sp.csr_array((np.ones(len(keys), dtype=np.int32), (user, item)), shape=(user.max() + 1, n_items))
-    both = (table.T @ table).tocoo()
-    return both.row.astype(np.int64) * n_items + both.col
+def _unshared(edges: Any, keys: Any, n_items: int) -> Any:
+    """Return the item-item edges whose two items no user has both, in bounded memory.
+
+    The pairs of items that users share can be a thousand times as many as the interactions, so each edge is
+    looked up by itself.
+
+    Args:
+        edges: ``item * n_items + item``.
+        keys: Interactions, ``user * n_items + item``.
+        n_items: Number of items, the padding included.
+    """
+    user, item = np.divmod(np.unique(keys), n_items)
+    table = sp.csr_array((np.ones(len(item), dtype=np.int32), (item, user)), shape=(n_items, user.max() + 1))
+    first, second = np.divmod(edges, n_items)
+    degree = np.diff(table.indptr).astype(np.int64)
+    block = np.cumsum(degree[first] + degree[second]) // BLOCK
+    left = [
+        part[(table[part // n_items] * table[part % n_items]).sum(axis=1) == 0]
+        for part in np.split(edges, np.flatnonzero(np.diff(block)) + 1)
+        if len(part)
+    ]
+    return np.concatenate([edges[:0], *left])
 
 
 def _together(experiment: Experiment, a: int, b: int) -> str:
