@@ -48,7 +48,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
     The base class does prediction, the cache of final embeddings, the padding row and all modalities.
 
     Attributes:
-        uses_features: Whether the model reads item features; without them ``raw_features`` is empty.
+        uses_features: Whether the model reads item features, by default; without, ``raw_features`` is empty.
         scores_cold_items: Whether the features of an item decide its scores, so that an item without a
             training row is ranked by more than its untrained ID embedding.
         shares_batches: Whether :meth:`loss_terms` gets the rows of all processes and counts its own, because
@@ -93,7 +93,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         """Read the inputs out of RecBole's objects; RecBole sets the seed and the device around this call."""
         user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         params = params_from_config(self.params_class, config)
-        read = self.modality_names(params, dataset.modalities()) if self.uses_features else ()
+        read = self.modality_names(params, dataset.modalities()) if self.needs_features(params) else ()
         names = self.user_feature_names(params, tuple(dataset.user_feature_files()))
         inputs = ModelInputs(
             params=params,
@@ -161,6 +161,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             raise ValueError(
                 f"params is a {type(params).__name__}; {cls.__name__} needs {cls.params_class.__name__}"
             )
+        given = user_features or {}
         inputs = ModelInputs(
             params=build_params(cls.params_class, vars(params), dict.fromkeys(vars(params), "params")),
             n_users=n_users,
@@ -171,11 +172,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
             device=torch.device(device),
             missing_modality=missing_modality,
             cache_dir=cache_dir,
-            user_features=cls._chosen_user_features(params, user_features or {}),
+            user_features={name: given[name] for name in cls.user_feature_names(params, tuple(given))},
             graph_cache=graph_cache,
         )
-        inputs.check(needs_features=cls.uses_features)
-        read = cls.modality_names(params, tuple(inputs.features)) if cls.uses_features else ()
+        inputs.check(needs_features=cls.needs_features(params))
+        read = cls.modality_names(params, tuple(inputs.features)) if cls.needs_features(params) else ()
         inputs = replace(inputs, features={m: inputs.features[m] for m in read})
         model = cls.__new__(cls)
         with seeded(seed, inputs.device):
@@ -214,8 +215,13 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         return dtype
 
     @classmethod
+    def needs_features(cls, params: Any) -> bool:
+        """Return whether the model reads item features, which a parameter can decide."""
+        return cls.uses_features
+
+    @classmethod
     def modality_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the modalities that the model reads; most models read all.
+        """Return the modalities that the model reads, if it reads any; most models read all.
 
         Args:
             params: The model's parameters.
@@ -228,20 +234,12 @@ class MultimodalRecommender(GeneralRecommender, ABC):
 
     @classmethod
     def user_feature_names(cls, params: Any, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the user features that the model reads; most models read none.
-
-        Args:
-            params: The model's parameters.
-            listed: Names that the dataset lists under ``user_features``.
+        """Return the user features that the model reads, among those listed; most models read none.
 
         Raises:
             UserError: If a parameter names a user feature that is not listed.
         """
         return ()
-
-    @classmethod
-    def _chosen_user_features(cls, params: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: given[name] for name in cls.user_feature_names(params, tuple(given))}
 
     @abstractmethod
     def build(self) -> None:

@@ -35,16 +35,19 @@ class ProfiledRecommender(MultimodalRecommender):
 
     @classmethod
     def user_feature_names(cls, params: ProfiledParams, listed: Sequence[str]) -> tuple[str, ...]:
-        """Return the user profile, if the dataset or ``user_profile`` names one."""
-        return user_profile_names(params.user_profile, listed)
+        """Return the user profile, if the dataset or ``user_profile`` names one and profiles are read."""
+        return user_profile_names(params.user_profile, listed) if cls.needs_features(params) else ()
 
-    def build_backbone(self) -> Profiles:
-        """Make the ID embeddings and the backbone; return the profiles."""
+    def build_backbone(self) -> None:
+        """Make the ID embeddings and the backbone."""
         width = self.params.embedding_size
         self.user_embedding, self.item_embedding = embedding_tables(
             (self.n_users, width), (self.n_items, width)
         )
         self.backbone = Backbone(self.build_norm_adj(self.train_edges), self.params)
+
+    def profiles(self) -> Profiles:
+        """Return the profiles of users and items, with those that the model's features give."""
         (text,), given, name = self.modalities, self.raw_user_features, type(self).__name__
         return read_profiles(name, text, self.raw_features, given, self.train_edges, self.n_users)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from recbole_siger.config import Config
+from recbole_siger.config import Config, params_from_config
 from recbole_siger.errors import UserError
 from recbole_siger.model.abstract_recommender import MultimodalRecommender
 from recbole_siger.options.params import options
@@ -68,7 +68,9 @@ def variants(model: str, study: Study) -> dict[str, dict[str, dict[str, Any]]]:
                 raise UserError(f"--ablation={config['ablation']}: leave it out; every value is run")
             rows = {f"ablation={value}": {"ablation": value} for value in values[1:]}
             tables[f"Components of {label} on {study.dataset}"] = whole | rows
-    if issubclass(declared, MultimodalRecommender) and declared.uses_features:
+    if issubclass(declared, MultimodalRecommender) and declared.needs_features(
+        params_from_config(declared.params_class, config)
+    ):
         names = list(config["modalities"] or config["features"] or ())
         if len(names) > 1:
             rows = {f"{name} only": {"modalities": [name]} for name in names}

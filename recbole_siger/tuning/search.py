@@ -335,10 +335,10 @@ class _Search:
         dataset = MultimodalDataset(self.config)
         model_class = self.config.model_class
         if issubclass(model_class, MultimodalRecommender):
-            if model_class.uses_features:
+            params = params_from_config(model_class.params_class, self.config)
+            if model_class.needs_features(params):
                 dtype = torch.float32 if "feature_dtype" in self.space else None  # a trial can round them
                 dataset.item_features(dtype)
-            params = params_from_config(model_class.params_class, self.config)
             listed = tuple(dataset.user_feature_files())
             dataset.user_features(model_class.user_feature_names(params, listed))
         return dataset

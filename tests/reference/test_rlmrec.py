@@ -110,6 +110,27 @@ def test_gen(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert_loss(found, expected | {"alignment": 0.7 * total})
 
 
+@pytest.mark.parametrize("kind", ["lightgcn", "sgl"])
+def test_the_backbone_alone(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows LightGCN and SGL of the paper: the terms of the backbone, and no profile is read."""
+    drawn = backbone.drawn_graphs(monkeypatch)
+    experiment = backbone.scrambled(tmp_path, "RLMRec", backbone=kind, alignment="none", **WEIGHTS)
+    model = experiment.model
+    assert model.raw_features == {} == model.raw_user_features
+    batch, *rows = backbone.a_batch(experiment)
+    found = model.loss_terms(batch)
+    _, expected = backbone_terms(experiment, start_by_hand(model, None), drawn, tuple(rows))
+    assert_loss(found, expected)
+
+
+def test_the_backbone_alone_trains_without_features(tmp_path: Path) -> None:
+    options = {"alignment": "none", "embedding_size": 4, "epochs": 1}
+    experiment = make_experiment(tmp_path, "RLMRec", features=None, user_features=None, **options)
+    assert experiment.fit()
+    with pytest.raises(UserError, match="lists no item features and RLMRec needs some"):
+        make_experiment(tmp_path, "RLMRec", features=None, user_features=None)
+
+
 def test_masks_have_no_padding_and_no_node_twice(tmp_path: Path) -> None:
     options: dict[str, Any] = {"alignment": "gen", "mask_share": 0.2}
     model = make_experiment(tmp_path, "RLMRec", **options).model

@@ -68,7 +68,8 @@ class KAR(ProfiledRecommender):
     def build(self) -> None:
         """Make the tables, the backbone and the experts."""
         p, width = self.params, self.params.embedding_size
-        user, item = self.build_backbone()
+        self.build_backbone()
+        user, item = self.profiles()
         self.features = self.feature_tables(trained=False)
         self.register_buffer("user_profile", fill_missing(user, self._missing_modality), persistent=False)
 

@@ -40,7 +40,7 @@ __all__ = ["RLMRec", "RLMRecParams"]
 class RLMRecParams(ProfiledParams):
     """Types and ranges; defaults and meanings are in ``properties/model/RLMRec.yaml``."""
 
-    alignment: Literal["con", "gen"]
+    alignment: Literal["con", "gen", "none"]
     align_weight: float = bounded("[0, inf)")  # λ_k
     align_temperature: float = bounded("(0, inf)")  # τ_k
     mask_share: float = bounded("(0, 1]")  # p
@@ -59,7 +59,8 @@ class RLMRec(ProfiledRecommender):
     gives a share p of the nodes one learned token in place of the ID embedding, in every view of the
     backbone; queries and keys are these nodes. NCE is the cross entropy of cosines over τ_k. The MLP has one
     hidden layer, of (D + d) / 2 units with leaky ReLU, for users and items. Profiles have no other use: an
-    item without training rows is not ranked by its profile.
+    item without training rows is not ranked by its profile. With ``alignment: none`` the model is the
+    backbone, the LightGCN or SGL of the paper's tables, and reads no profiles.
 
     Departures from the paper, as the reference code runs it:
         The backbone: see :class:`~recbole_siger.model.backbone.Backbone`.
@@ -71,10 +72,18 @@ class RLMRec(ProfiledRecommender):
     params_class = RLMRecParams
     params: RLMRecParams
 
+    @classmethod
+    def needs_features(cls, params: RLMRecParams) -> bool:
+        """Return whether there is an alignment."""
+        return params.alignment != "none"
+
     def build(self) -> None:
-        """Make the tables, the backbone and the MLP."""
+        """Make the tables, the backbone and the MLP of an alignment."""
         p, width = self.params, self.params.embedding_size
-        profiles = self.build_backbone()
+        self.build_backbone()
+        if p.alignment == "none":
+            return
+        profiles = self.profiles()
         self.user_profile, self.item_profile = map(ProfileRows, profiles)
         n_features = profiles.item.shape[1]
         hidden = (n_features + width) // 2
@@ -86,6 +95,8 @@ class RLMRec(ProfiledRecommender):
     def memory_terms(self, batch_size: int) -> MemoryTerms:
         """Count the backbone's tensors and the tables of the MLP."""
         p, n_users, n_items = self.params, self.n_users, self.n_items
+        if p.alignment == "none":
+            return self.backbone.memory_terms(batch_size, n_users, n_items)
         width, n_features = p.embedding_size, self.item_profile.rows.shape[1]
         hidden = (n_features + width) // 2
         if p.alignment == "con":
@@ -129,6 +140,8 @@ class RLMRec(ProfiledRecommender):
             start = self.mask(start, nodes)
         final = self.backbone.training_view(start, self.generator)
         terms = self.backbone.loss_terms(start, final, triples, self.parameters(), self.generator, self.share)
+        if p.alignment == "none":
+            return terms
         aligned = self.contrastive(final, triples) if p.alignment == "con" else self.generative(final, nodes)
         return terms | {"alignment": p.align_weight * aligned}
 
