@@ -223,13 +223,9 @@ def _unshared(edges: Any, keys: Any, n_items: int) -> Any:
     table = sp.csr_array((np.ones(len(item), dtype=np.int32), (item, user)), shape=(n_items, user.max() + 1))
     first, second = np.divmod(edges, n_items)
     degree = np.diff(table.indptr).astype(np.int64)
-    block = np.cumsum(degree[first] + degree[second]) // BLOCK
-    left = [
-        part[(table[part // n_items] * table[part % n_items]).sum(axis=1) == 0]
-        for part in np.split(edges, np.flatnonzero(np.diff(block)) + 1)
-        if len(part)
-    ]
-    return np.concatenate([edges[:0], *left])
+    cuts = np.flatnonzero(np.diff(np.cumsum(degree[first] + degree[second]) // BLOCK)) + 1
+    parts = zip(np.split(first, cuts), np.split(second, cuts), strict=True)
+    return edges[np.concatenate([(table[a] * table[b]).sum(axis=1) == 0 for a, b in parts])]
 
 
 def _together(experiment: Experiment, a: int, b: int) -> str:
