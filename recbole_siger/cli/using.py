@@ -74,8 +74,7 @@ def _found(table: IdTable, text: str, on_unknown: Any) -> Any:
     given = read_id_list(text)
     found = table.find(given, on_unknown)
     if len(found) < len(given):
-        known = {*table.tokens[1:]}
-        unknown = [one for one in given if one not in known]
+        unknown = table.unknown(given)
         count = f"{len(unknown):,} of {len(given):,} {table.noun} ids"
         print_line(f"{count} are not in the run and are skipped: {first_ids(unknown)}", sys.stderr)
     return found

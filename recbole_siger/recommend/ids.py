@@ -51,6 +51,11 @@ class IdTable:
     def _index(self) -> pd.Index:
         return pd.Index(self.array[1:])
 
+    def unknown(self, ids: Sequence[str]) -> list[str]:
+        """Return the raw ids that are not in the table, in their order."""
+        found = self._index.get_indexer(np.array(ids, dtype=object))
+        return [one for one, place in zip(ids, found, strict=True) if place < 0]
+
     def find(self, ids: Iterable[object], on_unknown: OnUnknown | None = None) -> NDArray[np.int64]:
         """Return the internal ids of raw ids, in their order.
 
