@@ -18,3 +18,14 @@ def test_a_list_may_be_longer() -> None:
     assert seed_list(str(MAX_COUNTED), 5) == [*range(5, 5 + MAX_COUNTED)]
     listed = [*range(2 * MAX_COUNTED)]
     assert seed_list(",".join(map(str, listed)), 5) == listed
+
+
+@pytest.mark.parametrize("seeds", ["[2021]", "2021,", [2021], (2021,)])
+def test_a_list_may_hold_one_seed(seeds: str | list[int] | tuple[int, ...]) -> None:
+    assert seed_list(seeds, 5) == [2021]
+
+
+@pytest.mark.parametrize("seeds", ["[[1, 2]]", "1,[2]", "[]", "[one]", "[3, 3]", "1.5", "[True]"])
+def test_a_list_of_other_values_is_refused(seeds: str) -> None:
+    with pytest.raises(UserError, match=r"write a number of seeds, or a list of different seeds"):
+        seed_list(seeds, 5)
