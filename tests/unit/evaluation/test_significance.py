@@ -85,6 +85,14 @@ def test_one_pair_proves_nothing() -> None:
     assert (result.low, result.difference, result.high) == (0.25, 0.25, 0.25)
 
 
+def test_two_pairs_by_hand() -> None:
+    """With one degree of freedom, p = 1 - 2 atan(|t|) / pi, and t of 1 and 2 is 3."""
+    assert paired_p(np.array([1.0, 2.0]), "t-test") == pytest.approx(1 - 2 * np.arctan(3) / np.pi)
+    assert effect_size(np.array([1.0, 2.0]), "t-test") == pytest.approx(1.5 * np.sqrt(2))
+    assert smallest_p(2, "t-test") == 0.0 and smallest_p(2) == 0.5
+    assert bootstrap_interval(np.array([1.0, 2.0])) == (1.0, 2.0)
+
+
 def test_rank_biserial_by_pairs() -> None:
     """Walsh averages: the share above 0 less the share below it is the same number without ties."""
     difference = draws(13)
@@ -101,6 +109,7 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([0.01, 0.02, 0.03, 0.04])).tolist() == [0.04, 0.06, 0.06, 0.06]
     assert holm(np.array([0.5, 0.001, 0.9])) == pytest.approx([1.0, 0.003, 1.0])
     assert holm(np.array([0.2])).tolist() == [0.2]
+    assert holm(np.array([0.6, 0.9])).tolist() == [1.0, 1.0]
     assert holm(np.array([])).tolist() == []
 
 
