@@ -33,6 +33,18 @@ def test_popularity_by_hand() -> None:
     assert members(by_popularity(counts)) == expected
 
 
+def test_popularity_where_the_bounds_are_met_exactly() -> None:
+    """Ten rows: the head takes 2 or more, the tail 2 or less."""
+    expected = {"head": [1], "middle": [2, 3], "tail": [4, 5], "none": []}
+    assert members(by_popularity(np.array([0, 4, 2, 2, 1, 1]))) == expected
+    assert members(by_popularity(np.array([0, 2, 2, 2, 2, 2]))) == {
+        "head": [1],
+        "middle": [2, 3, 4],
+        "tail": [5],
+        "none": [],
+    }
+
+
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=31))
 def test_every_item_has_one_group_by_popularity(counts: list[int]) -> None:
     table = np.array([0, *counts])
@@ -54,6 +66,13 @@ def test_every_evaluated_user_has_one_group_by_activity(counts: list[int], data:
     low, medium, high = (table[groups[name]] for name in ("low", "medium", "high"))
     assert max(low, default=0) < min(medium, default=99)
     assert max(medium, default=0) < min(high, default=99)
+
+
+def test_activity_by_hand() -> None:
+    """Seven evaluated users have rows: the third has 2 and the fifth has 5. The others move no bound."""
+    counts = np.array([0, 13, 1, 99, 2, 0, 8, 1, 99, 3, 5, 0])
+    expected = {"none": [5], "low": [2, 4, 7], "medium": [9, 10], "high": [1, 6]}
+    assert members(by_activity(counts, np.array([1, 2, 4, 5, 6, 7, 9, 10]))) == expected
 
 
 def test_coverage_by_hand() -> None:
