@@ -71,6 +71,7 @@ def _reproduce(
     **options: Any,
 ) -> int:
     values = given(**options)
+    reserved = [key for key in ("cpus_per_run", "gpus_per_run") if key in values]
     for key in ("seed", "run_dir"):
         if key in keys:
             raise UserError(
@@ -81,6 +82,8 @@ def _reproduce(
     gpus = _number("gpus_per_run", values.pop("gpus_per_run", "0"))
     if cpus == 0:
         raise UserError("command line: --cpus_per_run=0: expected a number in (0, inf)")
+    if reserved and "address" not in values:
+        raise UserError(f"command line: --{reserved[0]} is for a cluster; add --address, or leave it out")
     from recbole_siger.reproduce.plan import Request
     from recbole_siger.reproduce.run import reproduce
 

@@ -33,6 +33,7 @@ __all__ = [
     "latex",
     "markdown",
     "markdown_table",
+    "markdown_text",
     "print_tables",
     "write_tables",
 ]
@@ -85,32 +86,32 @@ def print_tables(comparisons: Sequence[Comparison]) -> None:
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """Write tables for a page."""
     style = Style(
-        bold=lambda text: f"**{text}**", underline=lambda text: f"<u>{text}</u>", escape=_markdown_text
+        bold=lambda text: f"**{text}**", underline=lambda text: f"<u>{text}</u>", escape=markdown_text
     )
     parts = []
     for comparison in comparisons:
-        parts.append(f"## {_markdown_text(comparison.title)}")
+        parts.append(f"## {markdown_text(comparison.title)}")
         parts.append(_lines(header_cells(comparison), body_rows(comparison, style)))
         if tests := paired_rows(comparison, style):
             parts.append(_lines(paired_header(comparison), tests))
-        parts += map(_markdown_text, notes_of(comparison))
+        parts += map(markdown_text, notes_of(comparison))
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write one table of cells that are not escaped."""
-    return _lines(header, [[_markdown_text(cell) for cell in row] for row in rows])
+    return _lines(header, [[markdown_text(cell) for cell in row] for row in rows])
 
 
 def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[*map(_markdown_text, header)], ["---", *["---:"] * (len(header) - 1)], *rows]
+    lines = [[*map(markdown_text, header)], ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
     r"""Escape what Markdown would read as a column, an HTML tag, code or the target of a link.
 
-    >>> print(_markdown_text("a|b <b> `c` [d](e) recall@20[cold]"))
+    >>> print(markdown_text("a|b <b> `c` [d](e) recall@20[cold]"))
     a\|b \<b> \`c\` [d]\(e) recall@20[cold]
     """
     escaped = re.sub(r"(\\*)([|<`])", lambda found: f"{found[1] * 2}\\{found[2]}", plain(text))

@@ -9,10 +9,20 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from recbole_siger.evaluation.metrics import bigger_is_better
-from recbole_siger.report.comparison import Comparison
+from recbole_siger.report.comparison import SIGNIFICANT, Comparison
 from recbole_siger.reproduce.paper import Claim, PaperRow, PaperTable
 
-__all__ = ["Cell", "Line", "Reproduction", "RowRuns", "State", "exchanged_pairs", "join", "verdict_of"]
+__all__ = [
+    "Cell",
+    "Finding",
+    "Line",
+    "Reproduction",
+    "RowRuns",
+    "State",
+    "exchanged_pairs",
+    "join",
+    "verdict_of",
+]
 
 State = Literal["finished", "partial", "missing", "failed", "skipped", "not available", "not asked"]
 
@@ -60,6 +70,7 @@ class Cell:
         difference: Ours against the paper, in percent; None if a number is missing.
         verdict: ``within``, ``above`` or ``below`` the tolerance; empty if a number is missing.
         p: p value of the first row against this row, corrected over the rows; None without a test.
+        effect: Effect of this test, > 0 if the values of the first row are larger; None without a test.
     """
 
     published: float | None = None
@@ -68,6 +79,24 @@ class Cell:
     difference: float | None = None
     verdict: str = ""
     p: float | None = None
+    effect: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What our rows say about a statement of the paper.
+
+    Attributes:
+        holds: Whether our means have the order of the statement; None if a row is missing.
+        n_compared: Number of rows that decide: all other rows, or those against the statement.
+        weak: Those of them whose test does not show this order.
+        untested: Those of them without a test: tests are of the first row of a table.
+    """
+
+    holds: bool | None
+    n_compared: int = 0
+    weak: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +142,7 @@ class Reproduction:
         lines: In the order of the file.
         exchanged: For each metric, the pairs of rows whose order differs from the order in the paper; None
             if fewer than two rows have both numbers.
-        claims: The statements, each with whether the statement holds here; None if a row is missing.
+        claims: The statements, each with what our rows say about it.
         gain: Lead of the first row over the best other row that has runs, on the main metric, in percent;
             None if unknown.
         published_gain: The same in the paper, over the same rows; None if a number is missing.
@@ -127,7 +156,7 @@ class Reproduction:
     dataset: str
     lines: tuple[Line, ...]
     exchanged: Mapping[str, tuple[tuple[str, str], ...] | None]
-    claims: tuple[tuple[Claim, bool | None], ...]
+    claims: tuple[tuple[Claim, Finding], ...]
     gain: float | None
     published_gain: float | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
@@ -178,7 +207,7 @@ def join(
         dataset=dataset,
         lines=lines,
         exchanged={metric: exchanged_pairs(lines, metric) for metric in table.metrics},
-        claims=tuple((claim, _holds(claim, lines)) for claim in table.claims if dataset in claim.datasets),
+        claims=tuple((claim, _finding(claim, lines)) for claim in table.claims if dataset in claim.datasets),
         gain=gain,
         published_gain=published_gain,
         changed=dict(changed or {}),
@@ -220,6 +249,7 @@ def _line(table: PaperTable, dataset: str, runs: RowRuns, comparison: Comparison
             difference,
             verdict,
             tests[metric].p_corrected if metric in tests else None,
+            tests[metric].result.effect if metric in tests else None,
         )
     return Line(
         label=row.label,
@@ -272,21 +302,34 @@ def _ours(lines: Sequence[Line], metric: str) -> dict[str, float]:
     return {label: value for label, value in found.items() if value is not None}
 
 
-def _holds(claim: Claim, lines: Sequence[Line]) -> bool | None:
-    """Tell whether a statement holds here; None if a row that it needs has no run.
-
-    One row that is better is enough against the statement.
-    """
+def _finding(claim: Claim, lines: Sequence[Line]) -> Finding:
+    """Compare a statement with our means and their tests. One row that is better is enough against it."""
     ours = _ours(lines, claim.metric)
     if claim.better not in ours:
-        return None
+        return Finding(None)
     sign = 1 if bigger_is_better(claim.metric) else -1
     there = [label for label in claim.than if label in ours]
-    if any(sign * ours[label] >= sign * ours[claim.better] for label in there):
-        return False
+    against = [label for label in there if sign * ours[label] >= sign * ours[claim.better]]
     left_out = {line.label for line in lines if line.state in ("skipped", "not available")}
     needed = [label for label in claim.than if label not in left_out]
-    return True if there and len(there) == len(needed) else None
+    if not against and not (there and len(there) == len(needed)):
+        return Finding(None)
+    shown = {label: _is_shown(lines, claim.metric, {claim.better, label}) for label in against or there}
+    return Finding(
+        not against,
+        len(shown),
+        weak=tuple(label for label, found in shown.items() if found is False),
+        untested=tuple(label for label, found in shown.items() if found is None),
+    )
+
+
+def _is_shown(lines: Sequence[Line], metric: str, pair: set[str]) -> bool | None:
+    """Tell whether a test shows the order of the means of two rows; None without a test."""
+    first, other = (line for line in lines if line.label in pair)
+    one, two = first.cells[metric], other.cells[metric]
+    if first is not lines[0] or two.p is None or two.effect is None or one.ours is None or two.ours is None:
+        return None
+    return two.p < SIGNIFICANT and two.effect * (one.ours - two.ours) > 0
 
 
 def _gains(lines: Sequence[Line], metric: str) -> tuple[float | None, float | None]:

@@ -173,13 +173,13 @@ def _check_options(
         if not text.startswith(prefix):
             raise
         raise UserError(f"{table.file}: row {row.label}: {text.removeprefix(prefix)}") from None
-    computed = {f"{name}@{k}".lower() for name in config["metrics"] for k in config["topk"]}
+    computed = config.tested_metrics()
     for metric in table.metrics:
-        if metric not in computed and "[" not in metric:
-            hint = did_you_mean(metric, computed) or f"; a run has {', '.join(sorted(computed))}"
+        if metric not in computed:
+            hint = did_you_mean(metric, computed) or f"; a run has {', '.join(computed)}"
             raise UserError(
-                f"{table.file}: metrics: {metric!r} is not computed for row {row.label}{hint}; set topk and "
-                "metrics in the options"
+                f"{table.file}: metrics: {metric!r} is not computed for row {row.label}{hint}; set topk, "
+                "metrics and cold_start in the options"
             )
 
 

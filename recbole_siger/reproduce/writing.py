@@ -13,9 +13,9 @@ from recbole_siger.common.terminal import build_table, open_console, plain
 from recbole_siger.evaluation.metrics import bigger_is_better
 from recbole_siger.report.figures import metric_label
 from recbole_siger.report.latex import latex, latex_table, latex_text
-from recbole_siger.report.tables import finite_json, markdown, markdown_table
-from recbole_siger.reproduce.join import Cell, Line, Reproduction
-from recbole_siger.reproduce.paper import PaperTable
+from recbole_siger.report.tables import finite_json, markdown, markdown_table, markdown_text
+from recbole_siger.reproduce.join import Cell, Finding, Line, Reproduction
+from recbole_siger.reproduce.paper import Claim, PaperTable
 
 __all__ = [
     "Section",
@@ -163,17 +163,16 @@ def _verdict(line: Line, cell: Cell, tolerance: float, *, compared: bool) -> str
 
 
 def _places(lines: Sequence[Line], metric: str) -> dict[str, str]:
-    """Return ``published place → our place`` among the rows of a table that have both numbers."""
+    """Return ``published place → our place`` of rows with both numbers; equal numbers share a place."""
     both = [line for line in lines if None not in (line.cells[metric].published, line.cells[metric].ours)]
     if len(both) < 2 or any(line.panel for line in both):
         return {}
-    orders = [
-        sorted(
-            both, key=lambda line: getattr(line.cells[metric], name) or 0.0, reverse=bigger_is_better(metric)
-        )
-        for name in ("published", "ours")
-    ]
-    return {line.label: f"{orders[0].index(line) + 1} → {orders[1].index(line) + 1}" for line in both}
+    sign = 1 if bigger_is_better(metric) else -1
+    places = []
+    for name in ("published", "ours"):
+        values = [sign * getattr(line.cells[metric], name) for line in both]
+        places.append([1 + sum(other > value for other in values) for value in values])
+    return {line.label: f"{paper} → {here}" for line, paper, here in zip(both, *places, strict=True)}
 
 
 def _metric_notes(found: Reproduction, metric: str) -> Iterator[str]:
@@ -192,7 +191,7 @@ def _metric_notes(found: Reproduction, metric: str) -> Iterator[str]:
 def _lead_notes(found: Reproduction) -> Iterator[str]:
     first, whole = found.lines[0].label, found.table.datasets[found.dataset].gain
     lead = None if found.gain is None else f"{found.gain:+.2f} % here"
-    if found.published_gain is not None:
+    if lead is not None and found.published_gain is not None:
         lead = f"{found.published_gain:+.2f} % in the paper, {lead}"
     if lead is not None:
         yield f"Lead of {first} over the best other row that has runs: {lead}."
@@ -204,13 +203,25 @@ def _lead_notes(found: Reproduction) -> Iterator[str]:
 
 
 def _claims_section(found: Reproduction) -> Section:
-    words = {True: "holds", False: "does not hold", None: "not decided: a row is missing"}
-    rows = []
-    for claim, holds in found.claims:
-        n_there = len({*claim.than} - found.without_runs(claim.metric))
-        among = f" for {n_there} of {len(claim.than)} rows" if holds and n_there < len(claim.than) else ""
-        rows.append((claim.text, metric_label(claim.metric), words[holds] + among))
-    return Section("Statements of the paper", ("Statement", "Metric", "Here"), tuple(rows))
+    rows = tuple((claim.text, metric_label(claim.metric), _here(claim, one)) for claim, one in found.claims)
+    return Section("Statements of the paper", ("Statement", "Metric", "Here"), rows)
+
+
+def _here(claim: Claim, found: Finding) -> str:
+    """State whether a statement holds; where tests do not show it, that our means have its order or not."""
+    if found.holds is None:
+        return "not decided: a row is missing"
+    word, n = "holds" if found.holds else "does not hold", found.n_compared
+    if found.holds and n < len(claim.than):
+        word += f" for {n} of {len(claim.than)} rows"
+    n_open = len(found.weak) + len(found.untested)
+    if n_open == 0 or (n_open < n and not found.holds):
+        return word
+    parts = [f"order {word}"]
+    for reason, labels in (("not significant", found.weak), ("not tested", found.untested)):
+        if labels:
+            parts.append(reason if len(labels) == n else f"{reason} against {', '.join(labels)}")
+    return ", ".join(parts)
 
 
 def _settings_section(found: Reproduction) -> Section:
@@ -235,10 +246,10 @@ def as_markdown(sections: Sequence[Section], found: Reproduction | None = None) 
     """Write the sections, and our rows with their paired tests."""
     parts = []
     for number, section in enumerate(sections):
-        parts.append(f"{'##' if number else '#'} {plain(section.title)}")
+        parts.append(f"{'##' if number else '#'} {markdown_text(section.title)}")
         if section.header:
             parts.append(markdown_table(section.header, section.rows))
-        parts += [plain(note) for note in section.notes]
+        parts += map(markdown_text, section.notes)
     text = "\n\n".join(parts) + "\n"
     if found is not None and found.comparison is not None:
         text += "\n" + markdown([found.comparison])
@@ -280,7 +291,10 @@ def as_json(found: Reproduction) -> str:
             for metric, pairs in found.exchanged.items()
         },
         "gain": {"published": facts.gain, "published_same_rows": found.published_gain, "ours": found.gain},
-        "claims": [{**asdict(claim), "holds": holds} for claim, holds in found.claims],
+        "claims": [
+            {**asdict(claim), "holds": one.holds, "not_significant": one.weak, "not_tested": one.untested}
+            for claim, one in found.claims
+        ],
         "remarks": table.remarks,
     }
     if found.comparison is not None:

@@ -319,6 +319,7 @@ def test_without_matplotlib_there_is_a_table_and_a_hint(
         (["--jobs=0"], "--jobs=0: expected a number in [1, inf)"),
         (["--cpus_per_run=0"], "--cpus_per_run=0: expected a number in (0, inf)"),
         (["--gpus_per_run=x"], "--gpus_per_run=x: expected a number in [0, inf)"),
+        (["--gpus_per_run=1"], "--gpus_per_run is for a cluster; add --address"),
         (["--seeds=0"], "--seeds=0: write a number of seeds"),
         (["--run_dir=x"], "--run_dir=x: reproduce sets this key"),
         (["--models=,"], "--models=: name rows or models"),

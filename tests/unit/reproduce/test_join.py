@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from recbole_siger.evaluation.significance import PairedResult
+from recbole_siger.report.comparison import Comparison, Row, RowTest, TableParams
 from recbole_siger.reproduce.join import Reproduction, RowRuns, State, exchanged_pairs, join, verdict_of
 from recbole_siger.reproduce.paper import Claim, OnDataset, PaperRow, PaperTable, Setting
 from recbole_siger.reproduce.writing import _places, as_json, as_latex, as_markdown, sections_of
@@ -124,7 +126,7 @@ def test_a_smaller_value_is_better_for_some_metrics() -> None:
     assert found.exchanged["rmse"] == ()
     assert found.gain == pytest.approx(-100 * (0.5 / 0.2 - 1))  # the worst of four
     assert found.published_gain == pytest.approx(-100 * (0.5 / 0.3 - 1))
-    assert _places(found.lines, "rmse") == {"A": "4 → 4", "B": "3 → 3", "C": "1 → 2", "D": "2 → 1"}
+    assert _places(found.lines, "rmse") == {"A": "4 → 4", "B": "3 → 3", "C": "1 → 2", "D": "1 → 1"}
 
 
 def test_rows_of_different_panels_have_no_order() -> None:
@@ -149,16 +151,78 @@ def test_a_statement_holds_or_not_or_is_not_decided(
     ours: dict[str, tuple[float, ...]], holds: bool | None
 ) -> None:
     ((_, found),) = joined(**ours).claims
-    assert found is holds
+    assert found.holds is holds
 
 
 def test_skipped_rows_do_not_keep_a_statement_open() -> None:
     table = paper()
     rows = [runs(table, "A", 0.6), runs(table, "B", 0.5)]
     rows += [RowRuns(row, why=("skipped", "a reason")) for row in table.rows[2:]]
-    assert join(table, "toy", rows).claims[0][1] is True
+    assert join(table, "toy", rows).claims[0][1].holds is True
     rows[3] = RowRuns(table.rows[3], why=("not asked", ""))
-    assert join(table, "toy", rows).claims[0][1] is None
+    assert join(table, "toy", rows).claims[0][1].holds is None
+
+
+def with_tests(first: float, **others: tuple[float, float, float]) -> Reproduction:
+    """Join rows of one run each; the others have their mean, and p and effect of their test."""
+    claims = [Claim("A is best", "A", tuple(others), METRIC, ("toy",))]
+    claims += [Claim("B is better", "B", (label,), METRIC, ("toy",)) for label in ("A", "C")]
+    claims = [claim for claim in claims if {*claim.than} <= {"A", *others}]
+    table = paper(published={"A": 0.5, **dict.fromkeys(others, 0.4)}, claims=tuple(claims))
+    rows = tuple(
+        Row(label, tests={METRIC: RowTest(PairedResult(9, 0.0, 0.0, 0.0, effect, p), p)})
+        for label, (_, p, effect) in others.items()
+    )
+    compared = Comparison("", "toy", (Row("A"), *rows), (METRIC,), METRIC, TableParams(), {})
+    means = {"A": first, **{label: mean for label, (mean, _, _) in others.items()}}
+    return join(table, "toy", [runs(table, label, mean) for label, mean in means.items()], compared)
+
+
+@pytest.mark.parametrize(
+    ("others", "here"),
+    [
+        (
+            {"B": (0.4, 0.01, 0.3), "C": (0.3, 0.049, 0.2)},
+            ["holds", "does not hold", "order holds, not tested"],
+        ),
+        (
+            {"B": (0.4, 0.05, 0.3), "C": (0.3, 0.01, 0.2)},
+            [
+                "order holds, not significant against B",
+                "order does not hold, not significant",
+                "order holds, not tested",
+            ],
+        ),
+        ({"B": (0.4, 0.01, -0.3)}, ["order holds, not significant", "order does not hold, not significant"]),
+        ({"B": (0.6, 0.01, -0.3)}, ["does not hold", "holds"]),
+        ({"B": (0.6, 0.3, -0.3)}, ["order does not hold, not significant", "order holds, not significant"]),
+        (
+            {"B": (0.6, 0.3, -0.3), "C": (0.7, 0.01, -0.3)},  # C alone is enough against A
+            ["does not hold", "order holds, not significant", "order does not hold, not tested"],
+        ),
+    ],
+)
+def test_a_statement_claims_no_more_than_its_tests_show(
+    others: dict[str, tuple[float, float, float]], here: list[str]
+) -> None:
+    """A test shows an order if p < .05 and its effect has the direction of the means."""
+    page = as_markdown(sections_of(with_tests(0.5, **others)))
+    statements = page.partition("## Statements of the paper")[2].partition("##")[0]
+    assert [line.split(" | ")[2].removesuffix(" |") for line in statements.strip().splitlines()[2:]] == here
+
+
+def test_a_row_without_hits_leaves_the_lead_of_the_paper_out_of_the_page() -> None:
+    """The lead over 0 has no number."""
+    page = texts(joined(A=(0.6, 0.6), B=(0.0, 0.0)))[0]
+    assert "None" not in page
+    assert "Lead of A over the best other row that has runs" not in page
+
+
+def test_text_is_not_markdown() -> None:
+    table = paper(title="a <b> | c", remarks=("<class 'x'> and `y`",))
+    page = texts(join(table, "toy", [runs(table, label, 0.1) for label in PUBLISHED]))[0]
+    assert page.startswith("# Table 7: a \\<b> \\| c, on toy")
+    assert "\n\\<class 'x'> and \\`y\\`\n" in page
 
 
 def test_the_lead_is_over_the_best_other_row() -> None:
@@ -179,7 +243,7 @@ def test_a_statement_about_some_rows_says_so() -> None:
     table = paper()
     rows = [runs(table, "A", 0.6), runs(table, "B", 0.5)]
     rows += [RowRuns(row, why=("skipped", "a reason")) for row in table.rows[2:]]
-    assert "| holds for 1 of 3 rows |" in texts(join(table, "toy", rows))[0]
+    assert "| order holds for 1 of 3 rows, not tested |" in texts(join(table, "toy", rows))[0]
 
 
 def texts(found: Reproduction) -> tuple[str, str, str]:
@@ -234,7 +298,7 @@ def test_a_complete_table_says_so_and_original_features_need_no_note() -> None:
     assert "Complete: 4 of 4 runs are finished." in page
     assert "Recall@5 of 2 of 4 rows with both numbers is within 3 % of the paper." in page
     assert "Order of the rows: not as in the paper: B is better than A here." in page
-    assert "| A is best | Recall@5 | does not hold |" in page
+    assert "| A is best | Recall@5 | order does not hold, not tested |" in page
     assert '"exchanged": [\n        [\n          "A",\n          "B"\n        ]\n      ]' in content
 
 

@@ -220,6 +220,23 @@ def test_a_model_or_option_that_does_not_exist_is_one_line(
     assert "\n" not in message
 
 
+def test_metrics_of_cold_items_need_a_cold_start(tmp_path: Path) -> None:
+    """A metric that no run has would end the command after the first run."""
+    text = """
+title: T
+paper: P
+place: Table 1
+metrics: ["recall@5[cold]"]
+options: {topk: [5], valid_metric: Recall@5}
+datasets: {toy: {}}
+rows: [{model: BPR}]
+"""
+    with pytest.raises(UserError, match=r"metrics: 'recall@5\[cold\]' is not computed for row BPR"):
+        plan_rows(read_paper(write(tmp_path, text)), "toy", Request())
+    cold = text.replace("{topk", "{cold_start: {kind: item}, topk")
+    assert plan_rows(read_paper(write(tmp_path, cold)), "toy", Request())
+
+
 def test_the_command_line_is_stronger_than_the_file(tmp_path: Path) -> None:
     table = read_paper(write(tmp_path, TABLE))
     planned = plan_rows(table, "toy", Request(options={"epochs": "7"}, seeds="3"))
