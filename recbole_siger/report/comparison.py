@@ -16,6 +16,7 @@ from recbole_siger.evaluation.protocol import needs_one_seed
 from recbole_siger.evaluation.significance import PairedResult, Values, compare_paired, holm, smallest_p
 from recbole_siger.options.params import build_params, did_you_mean
 from recbole_siger.registry import short_name
+from recbole_siger.report.protocols import check_protocols
 from recbole_siger.runs.folder import RunFolder
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "check_columns",
     "check_sample_size",
     "compare_entries",
-    "protocol_difference",
     "table_params",
 ]
 
@@ -233,10 +233,7 @@ def compare_entries(
     datasets = sorted({r["dataset"] for of_entry in results.values() for r in of_entry})
     if len(datasets) > 1:
         raise UserError(f"runs on different datasets ({', '.join(datasets)}) do not share a table")
-    reference = next(iter(results))
-    mixed = _other_protocols(results, reference)
-    if mixed and not params.allow_mixed:
-        raise UserError(_refusal(results, reference, mixed, mixable))
+    mixed = check_protocols(results, allow_mixed=params.allow_mixed, mixable=mixable)
     columns = _columns(results, params.columns)
     rows = [
         replace(_row(entry, results[entry.label], columns), mixed=entry.label in mixed)
@@ -246,7 +243,7 @@ def compare_entries(
     ]
     if params.stat != "none" and not rows[0].failure:
         rows = _with_tests(entries, rows, results, columns, params)
-    first = results[reference][0]
+    first = next(iter(results.values()))[0]
     protocol = {key: first.get(key) for key in ("protocol", "protocol_id", "protocol_facts")}
     chosen = _selection(entries, columns, rows)
     return Comparison(title, datasets[0], tuple(rows), columns, chosen, params, protocol, improvement)
@@ -279,36 +276,6 @@ def _row(entry: Entry, results: Sequence[Mapping[str, Any]], columns: Sequence[s
         runs=tuple(str(run.path) for run in entry.runs),
         seedless="eval_args" in config and needs_one_seed(short_name(config["model"]), config),
     )
-
-
-def _other_protocols(results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str) -> list[str]:
-    """Return the labels under another protocol than the reference; if splits differ by seed, ids do too."""
-    ids = {}
-    for label, of_entry in results.items():
-        if not all("protocol_id" in result for result in of_entry):
-            raise UserError(f"{label}: a run without protocol_id, made by an older version; run it again")
-        ids[label] = {result["protocol_id"] for result in of_entry}
-    return [label for label in ids if ids[label] != ids[reference]]
-
-
-def _refusal(
-    results: Mapping[str, Sequence[Mapping[str, Any]]], reference: str, mixed: Sequence[str], mixable: bool
-) -> str:
-    differs = protocol_difference(results[reference], results[mixed[0]])
-    return f"{reference} and {mixed[0]} were evaluated under different protocols ({differs})" + (
-        "; --allow_mixed puts them into one table, marked" if mixable else ""
-    )
-
-
-def protocol_difference(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> str:
-    """Return the facts in which two protocols differ, in one line."""
-    first, second = (dict(results[0].get("protocol_facts") or {}) for results in (one, other))
-    by_seed = {result["seed"]: result["protocol_id"] for result in other}
-    if all(by_seed.get(result["seed"], result["protocol_id"]) == result["protocol_id"] for result in one):
-        return "splits are drawn with the seed, and the seeds are not the same"
-    names = [key for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
-    both = {key: f"{first.get(key)!r} and {second.get(key)!r}" for key in sorted(names)}
-    return ", ".join(f"{key}: {text}" if len(text) < 80 else f"another {key}" for key, text in both.items())
 
 
 def _columns(

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_siger.common.digests import canonical_digest
+from recbole_siger.common.files import real_path
 from recbole_siger.options.keys import NO_EFFECT
 from recbole_siger.registry import short_names
 from recbole_siger.report.comparison import Entry
 from recbole_siger.runs.folder import RunFolder
 
-__all__ = ["group_runs", "label_of", "labels_of"]
+__all__ = ["group_runs", "label_of", "labels_of", "open_runs"]
+
+
+def open_runs(paths: Sequence[str]) -> list[RunFolder]:
+    """Open run folders; a folder that is named twice, such as ``a`` and ``a/``, is one run."""
+    named: dict[Path, str] = {}
+    for path in paths:
+        named.setdefault(real_path(path), path)
+    return [RunFolder.open(path) for path in named.values()]
 
 
 def label_of(key: str, configs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from recbole_siger.report.comparison import Entry
 from recbole_siger.report.curves import draw_curves
 from recbole_siger.report.examples import example_section
 from recbole_siger.report.figures import FIGURES, check_matplotlib, draw_points, save_figure
-from recbole_siger.report.grouping import group_runs
+from recbole_siger.report.grouping import group_runs, open_runs
 from recbole_siger.report.html import details, element, page, picture
 from recbole_siger.report.sections import (
     cost_section,
@@ -153,7 +153,7 @@ def report_page(
         raise UserError(f"--out: {out!r}: the name must end in .html")
     check_output(out)
     check_matplotlib()
-    folders = [RunFolder.open(path) for path in dict.fromkeys(runs)]
+    folders = open_runs(runs)
     results = {run.path: run.read_results() for run in folders}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     counted = f"{len(folders)} run{'s' if len(folders) > 1 else ''}"

@@ -198,7 +198,10 @@ def print_plan(planned: Sequence[PlannedRow], dataset: str, request: Request) ->
     for one in planned:
         if one.why and one.why[0] != "not asked":
             print_line(f"{one.row.label}: {one.why[0]}: {one.why[1]}")
-    for spec, run in zip(specs, stored, strict=True):
+    for number, (spec, run) in enumerate(zip(specs, stored, strict=True)):
+        if spec in specs[:number]:
+            print_line(f"{spec.name}: the run of {specs[specs.index(spec)].name}")
+            continue
         done = run is not None and run.finished
         state = "finished" if done else "to start" if run is None else "to continue"
         counts[state] += 1
@@ -209,7 +212,8 @@ def print_plan(planned: Sequence[PlannedRow], dataset: str, request: Request) ->
         estimate = "" if done else f"  {_duration(seconds)}"
         print_line(f"{spec.name}: {state}{f' {run.path}' if run else ''}{estimate}")
     told = ", ".join(f"{n} {state}" for state, n in counts.items())
-    print_line(f"{len(specs)} runs: {told}; estimate of what is left: {_total(left, unknown, request.jobs)}")
+    total = _total(left, unknown, request.jobs)
+    print_line(f"{sum(counts.values())} runs: {told}; estimate of what is left: {total}")
 
 
 def _total(left: float, unknown: Mapping[str, None], jobs: int | None) -> str:

@@ -41,7 +41,7 @@ def ablate_model(model: str, study: Study, params: TableParams, *, out: Sequence
         for rows in tables.values()
         for label, values in rows.items()
     ]
-    entries = iter(study.finish(wanted, params.columns))
+    entries = iter(study.finish(wanted, params))
     finished = [
         compare_entries(title, [next(entries) for _ in rows], params, improvement=False)
         for title, rows in tables.items()

@@ -17,8 +17,9 @@ from typing import Any
 from recbole_siger.common.locks import LOCK, waiting_for
 from recbole_siger.config import Config
 from recbole_siger.data.files import DataFiles
+from recbole_siger.data.fingerprint import protocol_facts
 from recbole_siger.errors import UserError
-from recbole_siger.evaluation.protocol import needs_one_seed
+from recbole_siger.evaluation.protocol import needs_one_seed, protocol_id
 from recbole_siger.registry import short_name
 from recbole_siger.runs.claim import names_in
 from recbole_siger.runs.folder import RunFolder
@@ -30,6 +31,7 @@ __all__ = [
     "RunSpec",
     "complete_runs",
     "config_hash",
+    "expected_results",
     "one_seed_is_enough",
     "stored_runs",
     "tested_metrics",
@@ -84,6 +86,12 @@ def one_seed_is_enough(spec: RunSpec) -> bool:
 def tested_metrics(spec: RunSpec) -> list[str]:
     """Return the names of the test metrics that a run will have."""
     return _config(spec).tested_metrics()
+
+
+def expected_results(spec: RunSpec) -> dict[str, Any]:
+    """Return what is known of ``results.json`` before a run; checksums of the data are not."""
+    facts = protocol_facts(_config(spec), dict.fromkeys(("train", "valid", "test"), ""))
+    return {"seed": spec.seed, "protocol_id": protocol_id(facts), "protocol_facts": facts}
 
 
 Outcome = RunFolder | Failure

@@ -63,7 +63,8 @@ def cold_start_report(
     folder = Path(out or Path(study.runs_dir) / study.dataset / f"cold-start-{asked.kind}")
     for name in _FILES:
         check_output(folder / name, "--out" if out else "--runs_dir")
-    entries = study.finish([(labels[name], study.specs(name, own[name])) for name in names])
+    wanted = [(labels[name], study.specs(name, own[name])) for name in names]
+    entries = study.finish(wanted, TableParams(stat="none"), mixable=False)
     _write(folder, _cold_table(f"Cold start on {study.dataset}", entries))
     return int(any(entry.failures for entry in entries))
 

@@ -24,10 +24,18 @@ from recbole_siger.report.comparison import (
     check_sample_size,
     compare_entries,
 )
-from recbole_siger.report.grouping import group_runs
+from recbole_siger.report.grouping import group_runs, open_runs
+from recbole_siger.report.protocols import check_protocols
 from recbole_siger.report.tables import FORMATS, expand_names, print_tables, write_tables
 from recbole_siger.runs.folder import RunFolder
-from recbole_siger.studies.campaign import Failure, RunSpec, complete_runs, one_seed_is_enough, tested_metrics
+from recbole_siger.studies.campaign import (
+    Failure,
+    RunSpec,
+    complete_runs,
+    expected_results,
+    one_seed_is_enough,
+    tested_metrics,
+)
 
 __all__ = ["Study", "compare_models", "compare_runs", "entries_of_runs", "finish_tables", "options_of_models"]
 
@@ -81,21 +89,26 @@ class Study:
         return specs[:1] if one_seed_is_enough(specs[0]) else specs
 
     def finish(
-        self, wanted: Sequence[tuple[str, Sequence[RunSpec]]], columns: Sequence[str] | None = None
+        self, wanted: Sequence[tuple[str, Sequence[RunSpec]]], params: TableParams, *, mixable: bool = True
     ) -> list[Entry]:
         """Finish the runs of each label, in order; progress goes to stderr.
 
         Args:
             wanted: The runs of each label.
-            columns: Metrics that the table will show; None for a default.
+            params: How the table will be made.
+            mixable: Whether the command has the option ``--allow_mixed``.
 
         Raises:
-            UserError: If a column is not a metric of every run, before any run starts, or if every run failed
-                for one reason.
+            UserError: If a column is not a metric of every run, or the runs cannot share a table, before any
+                run starts, or if every run failed for one reason.
         """
-        if columns is not None:
+        if params.columns is not None:
             known = [tested_metrics(of_label[0]) for _, of_label in wanted]
-            check_columns(columns, [name for name in known[0] if all(name in names for names in known)])
+            check_columns(
+                params.columns, [name for name in known[0] if all(name in names for names in known)]
+            )
+        expected = {label: [expected_results(of_label[0])] for label, of_label in wanted}
+        check_protocols(expected, allow_mixed=params.allow_mixed, mixable=mixable)
         specs = [spec for _, of_label in wanted for spec in of_label]
         outcomes = complete_runs(specs, runs_dir=self.runs_dir, jobs=self.jobs, report=_progress)
         reasons = {outcome.reason for outcome in outcomes if isinstance(outcome, Failure)}
@@ -150,7 +163,7 @@ def compare_models(
     wanted = [(labels[name], study.specs(name, own[name])) for name in names]
     if len(names) > 1 and params.over == "seeds":
         check_sample_size(max(len(specs) for _, specs in wanted), params, len(wanted) - 1)
-    entries = study.finish(wanted, params.columns)
+    entries = study.finish(wanted, params)
     title = labels[names[0]]
     title = f"{title} and baselines on {study.dataset}" if len(names) > 1 else title
     return finish_tables([compare_entries(title, entries, params)], paths)
@@ -239,7 +252,7 @@ def compare_runs(runs: Sequence[str], params: TableParams, *, out: Sequence[str]
 
 def entries_of_runs(runs: Sequence[str]) -> list[Entry]:
     """Group finished run folders as :func:`~recbole_siger.report.grouping.group_runs` does."""
-    opened = [RunFolder.open(path) for path in dict.fromkeys(runs)]
+    opened = open_runs(runs)
     for run in opened:
         run.read_results()
     entries = group_runs(opened)

@@ -53,7 +53,7 @@ def sweep_option(
         check_matplotlib()
     wanted = {f"{key}={value}": {key: value} for value in listed}
     specs = [(label, study.specs(model, own, label)) for label, own in wanted.items()]
-    entries = study.finish(specs, params.columns)
+    entries = study.finish(specs, params)
     title = f"{short_name(model)} on {study.dataset}: {key}"
     table = compare_entries(title, entries, replace(params, stat="none"), improvement=False)
     if pictures:

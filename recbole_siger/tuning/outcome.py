@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -99,7 +100,7 @@ def _write_options(config: Config, ledger: Ledger, trial: Trial, score: float) -
     n = len(ledger.trials)
     head = [
         f"# {model} on {dataset}: the best of {n} trials by valid {ledger.metric}, {score:.4f}",
-        f"# recbole-siger run --model={model} --dataset={dataset} --config_files={file}",
+        f"# recbole-siger run --model={model} --dataset={dataset} --config_files={shlex.quote(str(file))}",
     ]
     body = yaml.safe_dump({**given, **trial.values}, sort_keys=False, allow_unicode=True)
     write_text(file, "\n".join([*head, body]))

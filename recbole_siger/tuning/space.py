@@ -59,6 +59,9 @@ class Range:
         return min(max(value, self.low), self.high)
 
 
+MAX_GRID = 100_000
+"""Points of a whole grid; the points are listed before the first trial."""
+
 Space = dict[str, list[Any] | Range]
 """Key -> a list of values, or a range."""
 
@@ -195,15 +198,17 @@ def draw_points(
         defaults: The model's default values.
 
     Raises:
-        UserError: If ``grid`` is set and the space has a range.
+        UserError: If ``grid`` is set and the space has a range, or the whole grid is too large to be listed.
     """
     ranges = [key for key, tried in space.items() if isinstance(tried, Range)]
     if grid and ranges:
         raise UserError(f"{ranges[0]}: a range has no grid; list its values, or use --search=random or bayes")
     random = np.random.default_rng(seed)
     lists = {key: tried for key, tried in space.items() if not isinstance(tried, Range)}
-    if not ranges:
-        size = math.prod(map(len, lists.values()))
+    size = math.prod(map(len, lists.values()))
+    if n is None and size > MAX_GRID:
+        raise UserError(f"the grid has {size:,} points; try a part of it with --num_samples=N")
+    if not ranges and size < 2**63:  # numpy draws smaller numbers only
         n = size if n is None else min(n, size)
         first = _place_of(lists, defaults)
         others = random.choice(size - (first is not None), n - (first is not None), replace=False).tolist()

@@ -145,10 +145,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_models_under_different_protocols_share_no_table(
     words: list[str], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same seed, other cut-offs."""
+    """The same seed, other cut-offs; no run starts."""
     assert cli.main([*words, "--models=BPR,Pop", "--set", "Pop.topk=[2, 5]", "--out=cold"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    told = "BPR and Pop were evaluated under different protocols (topk: [3, 5] and [2, 5])"
+    error = capsys.readouterr().err.removesuffix("\n")
+    told = "BPR and Pop are evaluated under different protocols (topk: [3, 5] and [2, 5])"
     assert error == f"error: {told}"
     assert not Path("cold").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -301,7 +302,7 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     write_contrary(tmp_path / "data")
     options = {"data_path": str(tmp_path / "data"), "gpu_id": "", "seed": 7, "epochs": 30, "topk": [5]}
     options |= {"embedding_size": 16, "train_batch_size": 32, "valid_metric": "Recall@5", "stopping_step": 40}
-    asked = {"options": options, "space": ["learning_rate=1e-7,0.02"], "scheduler": "none", "out": "out"}
+    asked = {"options": options, "space": ["learning_rate=1e-7,0.02"], "scheduler": "none", "out": "an out"}
     asked |= {"metric": "recall@5"}
     found = tune_model("BPR", "contrary", **asked)
     assert found["best"]["values"] == {"learning_rate": 0.02}
@@ -312,11 +313,13 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     assert other["valid"]["recall@5"] < found["best"]["valid"]
 
     # The winner is a run folder with results, and its options make the same run again.
-    kept = json.loads(Path("out/best-seed7/results.json").read_text())
+    kept = json.loads(Path("an out/best-seed7/results.json").read_text())
     assert kept["test"] == found["best"]["test"]
-    assert yaml.safe_load(Path("out/best.yaml").read_text())["learning_rate"] == 0.02
+    assert yaml.safe_load(Path("an out/best.yaml").read_text())["learning_rate"] == 0.02
+    command = Path("an out/best.yaml").read_text().splitlines()[1].removeprefix("# ")
+    assert shlex.split(command)[-1] == "--config_files=an out/best.yaml"
     same = {key: options[key] for key in ("data_path", "gpu_id", "seed")}
-    again = run_experiment("BPR", "contrary", ["out/best.yaml"], {**same, "run_dir": "again"})
+    again = run_experiment("BPR", "contrary", ["an out/best.yaml"], {**same, "run_dir": "again"})
     assert {key: again[key] for key in ("valid", "test", "best_epoch", "protocol_id")} == {
         key: kept[key] for key in ("valid", "test", "best_epoch", "protocol_id")
     }

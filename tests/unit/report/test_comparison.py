@@ -212,9 +212,7 @@ def test_mixed_protocols_are_refused_or_marked(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         compare_entries("", mixed, TableParams())
     text = str(caught.value)
-    assert text.startswith(
-        "BPR and Pop were evaluated under different protocols (masked: {'test': ['train']}"
-    )
+    assert text.startswith("BPR and Pop are evaluated under different protocols (masked: {'test': ['train']}")
     assert text.endswith("--allow_mixed puts them into one table, marked")
     table = compare_entries("", mixed, TableParams(allow_mixed=True))
     assert [row.mixed for row in table.rows] == [False, True]
@@ -462,12 +460,13 @@ def test_runs_are_compared_without_starting_any(
         for seed in (1, 2):
             write_run(tmp_path / f"{name}{seed}", "SIGER", seed, shift=float(name == "a"), options=options)
     write_run(tmp_path / "c", "EASE", 1)
-    words = ["compare", "--runs", "a1", "a2", "b2", "b1", "c", "--out", "t.md", "t.csv"]
+    twice = ["a1/", str(tmp_path / "a2")]  # the folders of two runs again
+    words = ["compare", "--runs", "a1", "a2", *twice, "b2", "b1", "c", "--out", "t.md", "t.csv"]
     assert cli.main(words) == 0
     printed = capsys.readouterr().out
     assert Path("t.md").read_text() == printed
-    labels = re.findall(r"^\| (\S.*?) \| \d \|", printed, flags=re.M)
-    assert labels == ["SIGER (ablation=None)", "SIGER (ablation=mp)", "EASE"]
+    rows = re.findall(r"^\| (\S.*?) \| (\d) \|", printed, flags=re.M)
+    assert rows == [("SIGER (ablation=None)", "2"), ("SIGER (ablation=mp)", "2"), ("EASE", "1")]
     assert sorted(path.name for path in tmp_path.glob("t.*")) == ["t.csv", "t.md"]
 
 

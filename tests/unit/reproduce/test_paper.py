@@ -15,7 +15,7 @@ from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import load_yaml
 from recbole_siger.registry import model_names
 from recbole_siger.reproduce.paper import read_paper, table_names
-from recbole_siger.reproduce.plan import Request, plan_rows
+from recbole_siger.reproduce.plan import Request, plan_rows, print_plan
 
 NOTE = "published kNN graphs, reconstructed features"
 # Models that read features beyond the nearest neighbours of each item.
@@ -235,6 +235,26 @@ rows: [{model: BPR}]
         plan_rows(read_paper(write(tmp_path, text)), "toy", Request())
     cold = text.replace("{topk", "{cold_start: {kind: item}, topk")
     assert plan_rows(read_paper(write(tmp_path, cold)), "toy", Request())
+
+
+def test_a_dry_run_counts_equal_rows_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two sweeps around one point share its run."""
+    text = """
+title: T
+paper: P
+place: Figure 1
+metrics: [recall@5]
+options: {topk: [5], valid_metric: Recall@5}
+datasets: {toy: {}}
+sweeps:
+  - {axis: L, model: LightGCN, key: n_layers, values: [1, 2], options: {reg_weight: 0.1}}
+  - {axis: w, model: LightGCN, key: reg_weight, values: [0.1, 0.2], options: {n_layers: 2}}
+"""
+    request = Request(runs_dir=str(tmp_path))
+    print_plan(plan_rows(read_paper(write(tmp_path, text)), "toy", request), "toy", request)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "LightGCN w = 0.1 seed 2020: the run of LightGCN L = 2 seed 2020"
+    assert lines[-1].startswith("3 runs: 0 finished, 0 to continue, 3 to start; ")
 
 
 def test_the_command_line_is_stronger_than_the_file(tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_a_vast_grid_is_thinned_without_being_walked() -> None:
     assert defaults in kept
     assert len(drawn(vast, 5, grid=False)) == 5
     assert n_points(vast) == 10**12
+    larger = {f"key{number:02}": list(range(10)) for number in range(20)}  # beyond 64 bits
+    assert len({point_id(point, 0) for point in drawn(larger, 5)}) == 5
+
+
+def test_a_whole_grid_that_no_search_finishes_is_refused() -> None:
+    vast = {f"key{number:02}": list(range(10)) for number in range(6)}
+    with pytest.raises(UserError, match="the grid has 1,000,000 points; try a part of it with --num_samples"):
+        drawn(vast, None)
 
 
 def test_a_range_has_no_grid() -> None:
