@@ -325,8 +325,8 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     }
     assert found["protocol_id"] == kept["protocol_id"]
     assert found["trials"] == {"finished": 2}
-    assert "test" not in "".join(path.read_text() for path in Path("out/ray").rglob("result.json"))
-    assert {path.name for path in Path("out").iterdir()} >= {"trials.csv", "search.json", "parallel.png"}
+    assert "test" not in "".join(path.read_text() for path in Path("an out/ray").rglob("result.json"))
+    assert {path.name for path in Path("an out").iterdir()} >= {"trials.csv", "search.json", "parallel.png"}
 
     with pytest.raises(UserError, match="has a search; continue it with --resume, or choose another --out"):
         tune_model("BPR", "contrary", **asked)
@@ -335,13 +335,13 @@ def test_validation_chooses_where_test_would_choose_otherwise(tmp_path: Path, wo
     with pytest.raises(UserError, match=r"the search has space=.*0\.02.*, not .*0\.03"):
         tune_model("BPR", "contrary", **{**asked, "space": ["learning_rate=1e-7,0.03"]}, resume=True)
     # Resuming what is over trains nothing and tells the same.
-    before = Path("out/trials.csv").read_text()
+    before = Path("an out/trials.csv").read_text()
     assert tune_model("BPR", "contrary", **asked, resume=True) == found
-    assert Path("out/trials.csv").read_text() == before
-    assert [path.name for path in Path("out/ray").glob("session-*")] == ["session-1"]
+    assert Path("an out/trials.csv").read_text() == before
+    assert [path.name for path in Path("an out/ray").glob("session-*")] == ["session-1"]
 
     # `compare` takes the winner where that configuration is asked for.
-    shutil.copytree("out/best-seed7", "runs/contrary/tune-BPR/best-seed7")
+    shutil.copytree("an out/best-seed7", "runs/contrary/tune-BPR/best-seed7")
     spec = RunSpec("BPR", "contrary", 7, {**options, "learning_rate": 0.02})
     (reused,) = complete_runs([spec])
     assert isinstance(reused, RunFolder)
