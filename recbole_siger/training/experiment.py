@@ -26,7 +26,13 @@ from recbole_siger.model.acceleration import accelerate
 from recbole_siger.registry import check_model_of_file, model_name, short_name
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.analysis import analyse, chance_of, users_table
-from recbole_siger.training.kinds import build_model, check_kind, check_labels, check_tracking
+from recbole_siger.training.kinds import (
+    build_model,
+    check_kind,
+    check_labels,
+    check_tracking,
+    missing_package,
+)
 from recbole_siger.training.memory import check_fits, check_tables_fit
 from recbole_siger.training.progress import Progress, peak_memory_mib
 from recbole_siger.training.settings import run_settings
@@ -139,7 +145,10 @@ class Experiment:
     def fit(self) -> dict[str, float]:
         """Train; return the validation metrics of the best epoch."""
         check_fits(self)
-        _, valid = self.trainer.fit(self.train_data, self.valid_data)
+        try:
+            _, valid = self.trainer.fit(self.train_data, self.valid_data)
+        except ModuleNotFoundError as error:  # KGIN imports torch_scatter in its first step
+            raise missing_package(self.config, error) from error
         return {key: float(value) for key, value in (valid or {}).items()}
 
     def train(self) -> dict[str, Any]:

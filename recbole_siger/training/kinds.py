@@ -17,8 +17,10 @@ from recbole_siger.config import Config
 from recbole_siger.errors import UserError
 from recbole_siger.options.yaml_values import shown
 from recbole_siger.registry import is_of_recbole
+from recbole_siger.runs.checkpoint import pack
+from recbole_siger.training.selection import other_parameters
 
-__all__ = ["build_model", "check_kind", "check_labels", "check_tracking"]
+__all__ = ["build_model", "check_kind", "check_labels", "check_tracking", "missing_package"]
 
 T = TypeVar("T")
 
@@ -70,21 +72,36 @@ def build_model(config: Config, dataset: Any) -> Any:
     """Build the model of a configuration on its device.
 
     Raises:
-        UserError: If a model of RecBole cannot be built with these options or this dataset.
+        UserError: If a model of RecBole cannot be built with these options or this dataset, if it needs a
+            package that is not installed, or if a run folder cannot hold its state.
     """
 
     def build() -> Any:
         return config.model_class(config, dataset).to(config["device"])
 
     if not is_of_recbole(config.model_class):
-        return build()
-    what = f"model {config['model']!r} cannot be built on dataset {config['dataset']!r}"
-    return _in_one_line(config, what, build)
+        model = build()
+    else:
+        what = f"model {config['model']!r} cannot be built on dataset {config['dataset']!r}"
+        model = _in_one_line(config, what, build)
+    try:
+        pack(other_parameters(model))
+    except TypeError as error:
+        raise UserError(f"model {config['model']!r}: other_parameter {error}; choose another model") from None
+    return model
+
+
+def missing_package(config: Config, error: ModuleNotFoundError) -> UserError:
+    """Return the error for a model of RecBole that imports a package which RecBole does not declare."""
+    name = config["model"]
+    return UserError(f"model {name!r} needs the package {error.name}; install it, or choose another model")
 
 
 def _in_one_line(config: Config, what: str, do: Callable[[], T]) -> T:
     try:
         return do()
+    except ModuleNotFoundError as error:
+        raise missing_package(config, error) from None
     except _FAILURES as error:
         first = str(error).strip().partition("\n")[0][:200]
         given = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ from recbole_siger.runs.checkpoint import (
 from recbole_siger.runs.folder import CHECKPOINT, RunFolder
 from recbole_siger.training.selection import ModelState, does_not_fit
 
-__all__ = ["Checkpoints", "Parts", "optimizers_of", "read_checkpoint"]
+__all__ = ["Checkpoints", "Parts", "generators_of", "optimizers_of", "read_checkpoint"]
 
 _FORM: Form = {
     "model_name": str,
@@ -72,13 +73,13 @@ class Checkpoints:
 
     Args:
         name: The model's name.
-        model: The model as it was built. Attributes that training assigns later are part of a checkpoint.
+        model: The model as it was built. A checkpoint has the attributes that training assigns or changes.
         interval: Seconds between two checkpoints, >= 0.
     """
 
     def __init__(self, name: str, model: Any, interval: float) -> None:
         self._name, self._interval = name, interval
-        self._built_with = dict(vars(model))
+        self._built_with = {key: (value, _content(value)) for key, value in vars(model).items()}
         self._written_at = time.monotonic()
 
     @property
@@ -100,7 +101,7 @@ class Checkpoints:
         self._written_at = time.monotonic()
         captured = {
             "model": (parts.model.state_dict(), {}),
-            "plain": pack(self._reassigned(parts.model)),
+            "plain": pack(self._changed(parts.model)),
             "best": (best.parameters if best else {}, {}),
             "other": pack(best.other if best else {}),
             "random": pack_random(parts.generators, parts.device),
@@ -126,13 +127,14 @@ class Checkpoints:
         except (RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
             raise does_not_fit(run.file(CHECKPOINT), error) from None
 
-    def _reassigned(self, model: Any) -> dict[str, Any]:
-        """Return state outside the state dict, such as NCL's clusters or an annealing step."""
-        return {
-            name: value
-            for name, value in vars(model).items()
-            if value is not self._built_with.get(name) and _is_state(name, value)
-        }
+    def _changed(self, model: Any) -> dict[str, Any]:
+        """Return state outside the state dict, such as NCL's clusters or the losses that DiffRec keeps."""
+        found = {}
+        for name, value in vars(model).items():
+            built, content = self._built_with.get(name, (None, None))
+            if _is_state(name, value) and (value is not built or _content(value) != content):
+                found[name] = value
+        return found
 
 
 def read_checkpoint(run: RunFolder) -> tuple[State, dict[str, Any]]:
@@ -161,6 +163,15 @@ def _is_state(name: str, value: Any) -> bool:
         and not name.startswith(("_", "restore_"))
         and name != "training"
     )
+
+
+def _content(value: Any) -> int | None:
+    """Return a number that is another one after a tensor or an array was changed in place."""
+    if isinstance(value, Tensor):
+        return value._version
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return None
 
 
 def _check_attribute(model: Any, name: str, value: Any) -> None:
@@ -195,6 +206,17 @@ def _load(state: State, metadata: Mapping[str, Any], parts: Parts) -> ModelState
         return None
     best.check(parts.model)
     return best
+
+
+def generators_of(model: Any, loader: Any) -> dict[str, torch.Generator]:
+    """Return the random generators of a model and of its training loader, each once.
+
+    RecBole's loader of a knowledge-aware model has no generator: it has a loader of rows and one of triples.
+    """
+    owners = {"model": model, "loader": loader}
+    owners |= {name: getattr(loader, name, None) for name in ("general_dataloader", "kg_dataloader")}
+    found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
+    return {name: generator for name, generator in found.items() if generator is not None}
 
 
 def optimizers_of(trainer: Any) -> dict[str, torch.optim.Optimizer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_siger.common.json_files import check_form
 from recbole_siger.config import Config
@@ -17,7 +17,15 @@ from recbole_siger.evaluation.protocol import PROTOCOLS
 from recbole_siger.runs.checkpoint import KINDS, State, pack, select, unpack
 from recbole_siger.runs.folder import RunFolder
 
-__all__ = ["MODEL_FILE", "ModelState", "Plateau", "Selection", "does_not_fit", "doubts"]
+__all__ = [
+    "MODEL_FILE",
+    "ModelState",
+    "Plateau",
+    "Selection",
+    "does_not_fit",
+    "doubts",
+    "other_parameters",
+]
 
 MODEL_FILE = "model.safetensors"
 
@@ -29,13 +37,25 @@ _EARLY = 5
 _CACHE = "restore_"
 
 
+def other_parameters(model: Any) -> dict[str, Any]:
+    """Return RecBole's ``other_parameter()`` without caches of embeddings.
+
+    DIN, SASRecF and others list a layer there; its state is in ``state_dict()`` already.
+    """
+    return {
+        key: value
+        for key, value in model.other_parameter().items()
+        if not key.startswith(_CACHE) and not isinstance(value, nn.Module)
+    }
+
+
 @dataclass(frozen=True)
 class ModelState:
     """The state of a model at the end of one epoch.
 
     Attributes:
         parameters: ``state_dict()``, on the CPU.
-        other: Result of RecBole's ``other_parameter()``, without caches of embeddings.
+        other: Result of :func:`other_parameters`.
     """
 
     parameters: State
@@ -45,8 +65,7 @@ class ModelState:
     def of(cls, model: Any) -> ModelState:
         """Copy the current state of a model."""
         parameters = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        other = {key: value for key, value in model.other_parameter().items() if not key.startswith(_CACHE)}
-        return cls(parameters, other)
+        return cls(parameters, other_parameters(model))
 
     def check(self, model: Any) -> None:
         """Raise a ValueError if this is not a state of the model: other names or other shapes."""
@@ -56,7 +75,7 @@ class ModelState:
             for key in {**own, **state}
             if getattr(own.get(key), "shape", 0) != getattr(state.get(key), "shape", 0)
         ]
-        odd += self.other.keys() ^ {key for key in model.other_parameter() if not key.startswith(_CACHE)}
+        odd += self.other.keys() ^ other_parameters(model).keys()
         if odd:
             raise ValueError(f"{odd[0]} is missing, of another shape, or not of the model")
 

@@ -11,7 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.loss import BPRLoss
 from recbole.trainer import Trainer
-from recbole.trainer.trainer import PretrainTrainer
+from recbole.trainer.trainer import KGATTrainer, MKRTrainer, PretrainTrainer
 from recbole.utils import get_trainer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -31,7 +31,7 @@ from recbole_siger.runs.folder import RunFolder
 from recbole_siger.training.evaluator import RankingCollector, RankingEvaluator, count_hits
 from recbole_siger.training.loss_watch import LossWatch
 from recbole_siger.training.progress import EpochRecord, Progress, Schedule, Standing, peak_memory_mib
-from recbole_siger.training.resuming import Checkpoints, Parts, optimizers_of
+from recbole_siger.training.resuming import Checkpoints, Parts, generators_of, optimizers_of
 from recbole_siger.training.selection import MODEL_FILE, ModelState, Selection, does_not_fit, doubts
 from recbole_siger.training.settings import run_settings, unmoved
 from recbole_siger.training.step_graph import StepGraph, build_step_graph
@@ -157,7 +157,8 @@ class RunTrainer(Trainer):
         if watch.sums:  # empty for trainers of RecBole with their own loss
             total = tuple(watch.sums[: len(total)]) if isinstance(total, tuple) else watch.sums[0]
         terms = total if isinstance(total, tuple) else (total,)
-        losses = {n: t / len(train_data) for n, t in zip(self._names(len(terms)), terms, strict=True)}
+        columns = zip(self._names(len(terms)), terms, self._n_batches(train_data, len(terms)), strict=True)
+        losses = {name: value / n_batches for name, value, n_batches in columns}
         self.selection.plateau.add(epoch_idx, self._bpr(losses))
         self._record.loss |= losses
         self._record.seconds_train = time.perf_counter() - start
@@ -225,6 +226,11 @@ class RunTrainer(Trainer):
         if len(names) == n_terms:
             return names
         return ("loss",) if n_terms == 1 else tuple(f"loss_{i + 1}" for i in range(n_terms))
+
+    def _n_batches(self, train_data: Any, n_terms: int) -> tuple[int, ...]:
+        if isinstance(self, KGATTrainer | MKRTrainer):  # RecBole returns a sum over rows and one over triples
+            return len(train_data.general_dataloader), len(train_data.kg_dataloader)
+        return (len(train_data) * getattr(self, "n_dec_epochs", 1),) * n_terms  # passes of RecVAE's decoder
 
     def _bpr(self, losses: Mapping[str, float]) -> float | None:
         """Return the BPR loss among an epoch's losses; RecBole's models return it first."""
@@ -354,10 +360,8 @@ class RunTrainer(Trainer):
         return self.start_epoch
 
     def _parts(self) -> Parts:
-        owners = {"model": self.model, "loader": self._train_data}
-        generators = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
-        drawn = {name: generator for name, generator in generators.items() if generator is not None}
-        return Parts(self.model, optimizers_of(self), drawn, self.device)
+        generators = generators_of(self.model, self._train_data)
+        return Parts(self.model, optimizers_of(self), generators, self.device)
 
     # ---- evaluation
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_siger import cli
-from recbole_siger.quick_start import evaluate_run, run_experiment
+from recbole_siger.errors import UserError
+from recbole_siger.quick_start import evaluate_run, resume_run, run_experiment
+from recbole_siger.registry import get_model_class
+from recbole_siger.training.trainer import RunTrainer
 from tests.integration.conftest import Settings
 from tests.toy import QUIET
 
@@ -161,3 +166,114 @@ def test_every_kind_of_model_is_timed(
     assert len(timed["steps"]) <= 2 * passes
     assert min(timed["seconds_train"], timed["seconds_valid"]) > 0
     assert sorted(tmp_path.rglob("*")) == files
+
+
+# ---- models whose state RecBole keeps outside torch's state dict, or whose trainer is another one
+
+RATED = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
+TRIPLES = {"load_col": {**RATED["load_col"], **GRAPH}}
+
+
+def rated_values(settings: Settings, tmp_path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    write_rated(tmp_path / "data" / "rated")
+    values = settings(protocol="recbole", **options)
+    del values["embedding_size"]
+    return values
+
+
+def metrics_of(run_dir: str) -> list[Any]:
+    lines = [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
+    return [(line["loss"], line["valid"], line["best_epoch"]) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("DiffRec", RATED),  # keeps losses in a tensor, which it changes in place
+        ("LINE", RATED),  # shuffles an array in place
+        ("CFKG", TRIPLES),  # has a loader of rows and a loader of triples
+    ],
+)
+def test_a_resumed_run_ends_as_one_in_one_go(
+    model: str,
+    options: dict[str, Any],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = rated_values(settings, tmp_path, {"epochs": 5, "checkpoint_interval": 0, **options})
+    whole = run_experiment(model, "rated", config_dict={**values, "run_dir": "whole"})
+    finish = RunTrainer._finish_epoch
+
+    def interrupted(trainer: Any) -> None:
+        finish(trainer)
+        if trainer.n_epochs == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunTrainer, "_finish_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(model, "rated", config_dict={**values, "run_dir": "broken"})
+    torch.rand(3)  # the stream of whoever resumes is another one
+    assert resume_run("broken")["test"] == whole["test"]
+    assert metrics_of("broken") == metrics_of("whole")
+
+
+def test_a_layer_among_the_other_parameters_is_stored_once(settings: Settings, tmp_path: Path) -> None:
+    """DIN, DIEN, SASRecF, GRU4RecF and FDSA list a layer, which is in the state dict already."""
+    cut = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "labeled"}
+    options = {**RATED, **LABELLED, "valid_metric": "AUC", "eval_args": cut, "epochs": 1}
+    values = rated_values(settings, tmp_path, options)
+    result = run_experiment("DIN", "rated", config_dict={**values, "run_dir": "run"})
+    assert evaluate_run("run") == result["test"]
+
+
+def test_a_state_that_needs_pickle_is_refused_before_training(settings: Settings, tmp_path: Path) -> None:
+    values = rated_values(settings, tmp_path, {"epochs": 1, **TRIPLES})
+    with pytest.raises(UserError, match=r"^model 'RippleNet': other_parameter ripple_set: a defaultdict"):
+        run_experiment("RippleNet", "rated", config_dict={**values, "run_dir": "run"})
+    assert not Path("run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("model", "package"), [("KGAT", "dgl"), ("KGIN", "torch_scatter")])
+def test_a_package_that_recbole_does_not_declare_is_named(
+    model: str, package: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KGAT imports it when it is built, KGIN in the first step."""
+    monkeypatch.setitem(sys.modules, package, None)
+    values = rated_values(settings, tmp_path, {"epochs": 1, **TRIPLES})
+    with pytest.raises(UserError, match=rf"^model '{model}' needs the package {package}; install it"):
+        run_experiment(model, "rated", config_dict={**values, "run_dir": "run"})
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "loss", "name"),
+    [
+        ("MKR", {**TRIPLES, "kge_interval": 1}, "calculate_rs_loss", "loss_1"),
+        ("MKR", {**TRIPLES, "kge_interval": 1}, "calculate_kg_loss", "loss_2"),
+        ("RecVAE", {**RATED, **NO_NEGATIVES, "n_dec_epochs": 3}, "calculate_loss", "loss"),
+    ],
+)
+def test_a_loss_is_the_mean_over_its_own_batches(
+    model: str,
+    options: dict[str, Any],
+    loss: str,
+    name: str,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RecBole's trainer of KGAT and of MKR returns a sum over rows and one over triples."""
+    values = rated_values(settings, tmp_path, {"epochs": 1, **options})
+    calls, compute = [], getattr(get_model_class(model), loss)
+
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        found = compute(*arguments, **keywords)
+        if not keywords.get("encoder_flag"):  # RecBole reports the passes of RecVAE's decoder
+            calls.append(found.item())
+        return found
+
+    monkeypatch.setattr(get_model_class(model), loss, noted)
+    run_experiment(model, "rated", config_dict={**values, "train_batch_size": 16, "run_dir": "run"})
+    assert len(calls) > 1
+    assert metrics_of("run")[0][0][name] == pytest.approx(np.mean(calls))
