@@ -31,11 +31,12 @@ def protocol_facts(config: Config, digests: Mapping[str, str]) -> dict[str, Any]
     mode, order = (config["eval_args"][key] for key in ("mode", "order"))
     ours = config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
     given = config["benchmark_filename"] or order != "RO" or (config.cold_start and config.cold_start.redraws)
+    hidden = {"valid": ["train"], "test": ["train", "valid"] if protocol.masks_validation else ["train"]}
+    if config["repeatable"]:
+        hidden = {"valid": [], "test": []}
     return {
         "split": {part: digests[part] for part in ("train", "valid", "test")},
-        "masked": {"valid": ["train"], "test": ["train", "valid"] if protocol.masks_validation else ["train"]}
-        if ours
-        else f"RecBole's for {config['MODEL_TYPE'].name.lower()} models",
+        "masked": hidden if ours else f"RecBole's for {config['MODEL_TYPE'].name.lower()} models",
         "candidates": candidates_of(config),
         "users": "with an item to find"
         + ("" if protocol.keeps_users_without_training or not ours else " and a training row"),

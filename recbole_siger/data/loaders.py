@@ -192,7 +192,8 @@ class FullRankingDataLoader(_WholeBatches, FullSortEvalDataLoader):
     def _init_batch_size_and_step(self) -> None:
         block = _BLOCK[self.device.type]
         fitting = max(1, block // (4 * self._dataset.item_num))
-        self.step = min(self.config["eval_batch_size"], fitting)
+        share = max(1, self.sample_size // current_share().size)  # each process ranks a batch or more
+        self.step = min(self.config["eval_batch_size"], fitting, share)
         self.set_batch_size(self.step)
 
     def collate_fn(

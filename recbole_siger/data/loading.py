@@ -66,8 +66,10 @@ def _train_sampler(config: Config, splits: list[MultimodalDataset], dataset: Mul
 def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any, Any]:
     """Split a dataset and make its training, validation and test loaders under ``config.run.protocol``."""
     protocol = resolve_protocol(config)
+    _check_repeatable(config)
     splits, cold = _cold_start(config, dataset.build())
-    _warn_of_repeats(config, splits)
+    if not config["repeatable"]:
+        _warn_of_repeats(config, splits)
     loader = get_dataloader(config, "train")
     train = (TrainLoader if loader is TrainDataLoader else loader)(
         config, splits[0], _train_sampler(config, splits, dataset), shuffle=config["shuffle"]
@@ -87,8 +89,11 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
             )
     trained, validated, _ = (_item_lists(split) for split in splits)
     users = None if protocol.keeps_users_without_training else trained.users
-    valid = FullRankingDataLoader(config, splits[1], [trained], users, cold)
     seen = [trained, validated] if protocol.masks_validation else [trained]
+    if config["repeatable"]:
+        nothing = np.empty(0, dtype=np.int64)
+        seen = [ItemLists.from_pairs(nothing, nothing, dataset.user_num, dataset.item_num)]
+    valid = FullRankingDataLoader(config, splits[1], seen[:1], users, cold)
     test = FullRankingDataLoader(config, splits[2], seen, users, cold)
     for part, loader in (("validation", valid if config.run.eval_step else test), ("test", test)):
         if not loader.sample_size:
@@ -97,6 +102,15 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
                 f"{config.run.protocol} evaluates nobody; change the split, or set --protocol=recbole"
             )
     return train, valid, test
+
+
+def _check_repeatable(config: Config) -> None:
+    """Refuse ``repeatable``, which hides no item from the ranking, under rules that hide training items."""
+    rules = "cold_start" if config.cold_start is not None else f"protocol {config.run.protocol}"
+    if config["repeatable"] and rules != "protocol recbole":
+        source = config.origin["repeatable"]
+        fix = "leave one of them out" if config.cold_start is not None else "use --protocol=recbole"
+        raise UserError(f"{source}: repeatable=True ranks training items too, and {rules} hides them; {fix}")
 
 
 def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:

@@ -46,8 +46,9 @@ class RankingCollector(Collector):
             return
         top = top_k(scores, max(self.topk))
         users = interaction[self.config["USER_ID_FIELD"]]
-        if len(users) != len(scores):  # sampled candidates, user by user
+        if len(users) != len(scores):  # sampled candidates, user by user; a repeated row is one pair
             users = users.unique_consecutive()
+            positive_u, positive_i = torch.stack((positive_u, positive_i)).unique(dim=1)
         self._ranked.append((users, top, scores.gather(1, top), positive_u, positive_i))
         if any(self.register.need(name) for name in ("rec.meanrank", "rec.score", "data.label")):
             super().eval_batch_collect(scores, interaction, positive_u, positive_i)
@@ -81,8 +82,13 @@ class RankingCollector(Collector):
     def _gather(self) -> None:
         """Collect the users of all processes, in the order in which a single process ranks them."""
         if not self._ranked:
-            raise UserError("nproc: fewer batches of users than processes; lower eval_batch_size or nproc")
+            raise UserError("nproc: fewer users to rank than processes; lower nproc")
         users, top, best, row, item = (torch.cat(column) for column in zip(*self._ranked, strict=True))
+        self._collected |= {  # by RecBole, for GAUC
+            name: [self.data_struct.get(name).to(users.device)]
+            for name in ("rec.items", "rec.topk", "rec.meanrank")
+            if name in self.data_struct
+        }
         first = torch.tensor([len(batch[0]) for batch in self._ranked]).cumsum(0)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), first[:-1]])
         lengths = torch.tensor([len(batch[3]) for batch in self._ranked])

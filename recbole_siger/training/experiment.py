@@ -149,6 +149,13 @@ class Experiment:
             _, valid = self.trainer.fit(self.train_data, self.valid_data)
         except ModuleNotFoundError as error:  # KGIN imports torch_scatter in its first step
             raise missing_package(self.config, error) from error
+        except RuntimeError as error:
+            if "SparseAdam" not in str(error):
+                raise
+            raise UserError(
+                f"{self.config.origin['learner']}: learner=sparse_adam trains sparse gradients only, and "
+                f"{self.config['model']} has others; use adam"
+            ) from error
         return {key: float(value) for key, value in (valid or {}).items()}
 
     def train(self) -> dict[str, Any]:

@@ -45,13 +45,18 @@ def threads_of_process() -> int:
 
 
 def check_shares(config: Config, train_data: Any) -> None:
-    """Check that the batches of a model can be divided among processes.
+    """Check that the batches of a model and the users to rank can be divided among processes.
 
     Raises:
-        UserError: If the model makes its own batches.
+        UserError: If the model makes its own batches, or if the evaluation does not rank all items.
     """
     if not isinstance(train_data, TrainLoader):
         raise UserError(f"nproc: {config['model']} makes its own batches; remove nproc")
+    if (modes := {*config["eval_args"]["mode"].values()}) != {"full"}:
+        raise UserError(
+            f"nproc: several processes rank all items, not mode={'/'.join(sorted(modes))}; remove nproc, "
+            "or set mode of eval_args to full"
+        )
 
 
 def train_in_processes(config: Config, run: RunFolder, *, resume: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "LGMRec": {"cl_weight": 0.01},
     "DAMRS": {"n_discriminated": 3, "neighbor_weight": 0.1},
     "LightGCN": {"clip_grad_norm": {"max_norm": 0.01}},
-    "BPR": {},
+    "BPR": {"metrics": ["Recall", "NDCG", "GAUC", "ItemCoverage"]},
 }
 
 

@@ -72,6 +72,9 @@ class Scorer(GeneralRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         return self.scores[interaction[self.USER_ID]].clone()
 
+    def predict(self, interaction: Any) -> Tensor:
+        return self.scores[interaction[self.USER_ID], interaction[self.ITEM_ID]]
+
 
 def build(root: Path, **values: Any) -> tuple[Config, MultimodalDataset]:
     config = Config("BPR", "toy", config_dict={**QUIET, "data_path": str(root), **values})
@@ -135,9 +138,16 @@ RANKING = ["Recall", "NDCG", "Hit", "Precision", "MRR", "MAP"]
     ],
 )
 @pytest.mark.parametrize("phase", ["valid", "test"])
+@pytest.mark.parametrize("repeatable", [False, True])
 def test_protocol_recbole_is_recboles_own_evaluation(
-    metrics: list[str], topk: list[int], phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metrics: list[str],
+    topk: list[int],
+    phase: str,
+    repeatable: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """With ``repeatable`` training items are candidates."""
     monkeypatch.chdir(tmp_path)
     splits = random_splits()
     splits["train"] = [pair for pair in splits["train"] if pair[0] != "u4"]  # a user without a training row
@@ -149,6 +159,7 @@ def test_protocol_recbole_is_recboles_own_evaluation(
         "metrics": metrics,
         "topk": topk,
         "valid_metric": f"{metrics[0]}@{topk[0]}",
+        "repeatable": repeatable,
     }
     config, dataset = build(tmp_path, eval_batch_size=7, metric_decimal_place=12, **values)
     scores = torch.rand(dataset.user_num, dataset.item_num, generator=torch.Generator().manual_seed(11))
@@ -257,6 +268,47 @@ def test_sampled_evaluation_is_recboles_under_recbole(
     for loader in (valid, test):
         rows = sum(len(interaction) for interaction, *_ in loader)
         assert rows == 23 * 2 * (1 + 5)  # users, items of each to find, and the five drawn beside every one
+
+
+def test_a_repeated_row_counts_once_among_sampled_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    splits = random_splits()
+    splits["test"] += splits["test"][::3]
+    write_dataset(tmp_path, "toy", splits)
+    values = {
+        "metrics": RANKING,
+        "topk": [2, 5],
+        "valid_metric": "MAP@5",
+        "metric_decimal_place": 12,
+    }
+    config, dataset = build(tmp_path, protocol="recbole", eval_args={"mode": "uni5"}, **values)
+    train, _, test = split_and_load(config, dataset)
+    scores = torch.rand(dataset.user_num, dataset.item_num, generator=torch.Generator().manual_seed(11))
+    model = Scorer(config, train._dataset, scores)
+    found = []
+    for trainer in (build_trainer(config, model, None), Trainer(config, model)):
+        trainer.eval_collector.data_collect(train)
+        with run_settings(config):
+            init_seed(3, True)  # the candidates are drawn
+            found.append(dict(trainer.evaluate(test, load_best_model=False)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "rules"),
+    [({"protocol": "mmrec"}, "protocol mmrec"), ({"cold_start": {"kind": "item"}}, "cold_start")],
+)
+def test_repeatable_is_refused_where_training_items_are_hidden(
+    values: dict[str, Any], rules: str, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path, "toy", random_splits())
+    config, dataset = build(tmp_path, **{"protocol": "recbole", "repeatable": True, **values})
+    with pytest.raises(
+        UserError, match=f"^config_dict: repeatable=True ranks training items too, and {rules}"
+    ):
+        split_and_load(config, dataset)
 
 
 def test_a_user_who_has_seen_every_item_is_told(tmp_path: Path) -> None:

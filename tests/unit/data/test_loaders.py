@@ -17,6 +17,7 @@ from recbole_siger.data.dataset import MultimodalDataset
 from recbole_siger.data.loaders import FullRankingDataLoader, TrainLoader
 from recbole_siger.data.sampler import NegativeSampler
 from recbole_siger.evaluation.ranking import ItemLists
+from recbole_siger.parallel.shares import Share
 from recbole_siger.training.settings import run_settings
 from tests.toy import write_dataset, write_toy
 
@@ -98,6 +99,13 @@ def test_a_batch_holds_no_more_scores_than_fit(splits: Any, monkeypatch: pytest.
     found, sizes = read(FullRankingDataLoader(config, test, [lists(train)]), test)
     assert sizes == [1, 1, 1]
     assert set(found) == {"ann", "cid", "dan"}
+
+
+def test_each_process_ranks_a_batch(splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, (train, _, test) = splits
+    config["eval_batch_size"] = 1024
+    monkeypatch.setattr("recbole_siger.data.loaders.current_share", lambda: Share(1, 2))
+    assert read(FullRankingDataLoader(config, test, [lists(train)]), test)[1] == [1]
 
 
 def test_batches_of_an_evaluation_are_moved_once(splits: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,11 @@ def test_options_that_do_not_fit_a_model_name_the_model_and_the_options(
     assert option.partition("=")[0] in message
 
 
+def test_an_optimizer_of_sparse_gradients_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    message = _error([*RUN, "--model=BPR", "--learner=sparse_adam"], capfd)
+    assert "command line: learner=sparse_adam trains sparse gradients only, and BPR has others" in message
+
+
 def test_wandb_is_asked_for_in_one_line(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,15 @@ def test_several_processes_need_batches_of_rows(tmp_path: Path) -> None:
         time_run(experiment, 2)
 
 
+def test_several_processes_rank_all_items(tmp_path: Path) -> None:
+    """RecBole's loader of sampled candidates would give all users to each process."""
+    experiment = make_experiment(tmp_path, "BPR", nproc=2, protocol="recbole", eval_args={"mode": "uni5"})
+    with pytest.raises(
+        UserError, match="nproc: several processes rank all items, not mode=uni5; remove nproc"
+    ):
+        time_run(experiment, 2)
+
+
 @pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("first", [0, 1, 5])
 @pytest.mark.parametrize("patience", [0, 2])
