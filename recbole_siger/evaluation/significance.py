@@ -87,8 +87,9 @@ def paired_p(difference: Values, stat: Stat = "wilcoxon") -> float:
 
     ``"wilcoxon"``: the signed-rank test (Wilcoxon, 1945). Pairs without a difference are omitted, and ties
     share their mean rank. The test is exact for up to 50 pairs without ties, and in current versions of
-    scipy for up to 13 pairs with ties; otherwise it uses the normal approximation. ``"t-test"``: Student's test of the mean. If all differences are 0, p is 1. If all
-    differences are equal and not 0, the t-test gives p = 0.
+    scipy for up to 13 pairs with ties; otherwise it uses the normal approximation. ``"t-test"``: Student's
+    test of the mean. If all differences are 0, p is 1. If all differences are equal and not 0, the t-test
+    gives p = 0.
 
     Args:
         difference: Shape ``(n,)``, finite.
