@@ -47,8 +47,8 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
         method: ``"exact"`` compares all pairs. ``"ann"`` compares an item with the items of similar lists in
             few coordinates and ranks the candidates exactly. It chooses the number of lists so that a sample
             has at least .99 of its neighbours, and logs the measured share. Runs on the CPU.
-        chunk_size: Rows and columns of a block of ``"exact"``, >= 1; peak memory is about 64 MiB,
-            ``20 * chunk_size * (chunk_size + F)`` bytes and ``100 * k`` bytes for each item.
+        chunk_size: Rows and columns of a block of ``"exact"``, >= 1; peak memory is about 64 MiB (160 MiB for
+            rows in one direction), ``20 * chunk_size * (chunk_size + F)`` bytes, and ``100 * k`` an item.
 
     Returns:
         Coalesced sparse COO tensor, shape ``(I, I)``, float32, in [0, 1], on ``features.device``.
@@ -67,6 +67,7 @@ def semantic_graph(features: Tensor, k: int, *, method: str = "exact", chunk_siz
     """
     _check(features, k, method, chunk_size)
     rows = UnitRows(features, keep_few_bits=method == "exact")
+    k = min(k, len(rows))
     loops = torch.arange(len(rows), device=features.device)
     pairs, step = torch.stack((loops, loops)), torch.full_like(loops, round(1 / STEP))
     if k > 1 and len(rows) > 1:

@@ -7,6 +7,7 @@ is float64.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -30,15 +31,17 @@ CROWD = 256
 # bfloat16 saves time from this number of rows on, up to this share of candidates in a row: the exact cosine
 # of a candidate costs as much as about a hundred products.
 FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
+# From this share of candidates in a row beyond k on, as of rows in one direction, float64 alone is faster.
+CROWDED = 1 / 16
 # From this number of float64 multiplications on, compiling their loop saves time: compilation takes about a
 # second and 120 MiB. Rows of the width ``WIDE`` or more do not need it.
 COMPILE_FROM = 400_000_000
 # Half the relative distance between two neighbouring numbers: the error of rounding to a type.
-ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
 # Bytes of a block of cosines between two tables, and of a block of rows in float64.
 CROSS_BYTES = 32 * 2**20
 NEVER = -(2**62)
-INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
@@ -51,11 +54,14 @@ def nearest(rows: UnitRows, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     if len(rows) >= FEW_BITS_FROM and has_fast_bfloat16(rows.index.device):
         types.insert(0, torch.bfloat16)
     for dtype in types:
-        try:
+        with suppress(_ImpreciseError):
             return _Search(rows, k, chunk_size, dtype).run()
-        except _ImpreciseError:
-            continue
-    return _Search(rows, k, chunk_size, torch.float64).run()
+    parts = []
+    for some, found, step in nearest_atoms(rows, rows, k, same=True):
+        row, place = (found < len(rows)).nonzero(as_tuple=True)
+        parts.append(torch.stack((some.start + row, found[row, place], step[row, place])))
+    row, other, step = torch.cat(parts, dim=1)
+    return torch.stack((row, other)), step
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -67,11 +73,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 class _ImpreciseError(Exception):
-    """A product has too few bits.
-
-    There are too many candidates, or the product differs more from the cosine than its type allows: torch
-    may be set to multiply with fewer bits (TF32, autocast).
-    """
+    """There are too many candidates, or a product errs by more than its type allows (TF32, autocast)."""
 
 
 @dataclass
@@ -139,8 +141,7 @@ class _Search:
         self.shift_column = n_features
         self.width = -(-(n_features + 1) // 32) * 32
         # The bound of a sum of n products holds for any order, fused or not; magnitudes sum to at most 2.1.
-        accumulate = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
-        self.sum_error = 2.2 * (n_features + 2) * accumulate
+        self.sum_error = 2.2 * (n_features + 2) * ROUNDING[torch.float32]
         self.residual: list[float] = []
         self.floor = torch.full((len(rows),), -1.0, dtype=torch.float64, device=self.device)
         self.candidates: list[_Candidates] = []
@@ -150,10 +151,7 @@ class _Search:
         self.known = [[(last, last)] for _ in self.starts[1:]]
         # Allocated once: temporaries of this size between small results would fragment the memory.
         new = partial(torch.zeros, device=self.device)
-        self.unit = new(
-            (min(UNIT_ROWS, self.size), n_features),
-            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
-        )
+        self.unit = new((min(UNIT_ROWS, self.size), n_features), dtype=torch.float32)
         n_lefts = max(1, PANEL_BYTES // (self.size * self.width * dtype.itemsize))
         self.panel = new((min(n_lefts, len(self.starts) - 1) + 1, self.size, self.width), dtype=dtype)
         self.score = new((self.size, self.size), dtype=dtype)
@@ -218,6 +216,8 @@ class _Search:
         reach = floor - 2 * STEP - error
         reach = (reach - 3 * ROUNDING[self.dtype] * reach.abs()).to(self.dtype)
         place = positions(score >= reach[:, None])
+        if self.dtype == torch.float32 and len(place) > len(score) * (self.k + CROWDED * len(score)):
+            raise _ImpreciseError
         row, column = place // len(score), place % len(score)
         other = positions(row != column)
         self._propose(block, block, row[other], column[other], score.flatten()[place[other]], 0.0, error)

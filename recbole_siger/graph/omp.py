@@ -73,6 +73,7 @@ def subspace_graph(queries: Tensor, atoms: Tensor, n_candidates: int, sparsity: 
         raise ValueError(f"sparsity must be in [1, n_candidates={n_candidates}], got {sparsity}")
     check_tables(queries, atoms, same=same)
     rows, table = UnitRows(queries), UnitRows(atoms)
+    sparsity = min(sparsity, len(table), atoms.shape[1])  # more atoms are not independent
     pursue, parts = _pursuit(rows, table, n_candidates, sparsity), []
     for some, candidates, first in candidate_atoms(rows, table, n_candidates, same=same):
         unit = rows.inverse_norm[some, None] * rows.features[rows.index[some]].double()

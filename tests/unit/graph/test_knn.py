@@ -92,15 +92,14 @@ def test_survives_a_matrix_product_that_is_worse_than_its_type(monkeypatch, few_
 
     def coarse(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         used.append(left.dtype)
-        exact = product(left, right, out)
-        return exact if left.dtype == torch.float64 else exact.sub_(0.03 * (torch.arange(out.shape[1]) % 2))
+        return product(left, right, out).sub_(0.03 * (torch.arange(out.shape[1]) % 2))
 
     features = torch.randn(499, WIDTH, generator=torch.Generator().manual_seed(3))
     expected = semantic_graph(features, 10)
     allow_few_bits(monkeypatch, few_bits)
     monkeypatch.setattr(nearest, "_product", coarse)
     assert same(semantic_graph(features, 10, chunk_size=100), expected)
-    types = [torch.bfloat16, torch.float32, torch.float64]
+    types = [torch.bfloat16, torch.float32]
     assert list(dict.fromkeys(used)) == types[0 if few_bits else 1 :]
 
 
@@ -108,6 +107,7 @@ def allow_few_bits(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
     monkeypatch.setattr(nearest, "has_fast_bfloat16", lambda device: allowed)
     monkeypatch.setattr(nearest, "FEW_BITS_FROM", 0)
     monkeypatch.setattr(nearest, "FEW_BITS_SHARE", 9.0)
+    monkeypatch.setattr(nearest, "CROWDED", 9.0)
 
 
 def alike() -> torch.Tensor:
@@ -160,6 +160,29 @@ def test_every_way_agrees_with_brute_force(monkeypatch, make, chunk_size, few_bi
         row, column = graph.indices()
         assert [column[row == i].tolist() for i in range(len(features))] == neighbours
         assert torch.equal(graph.values(), weight[row, column])
+
+
+@pytest.mark.parametrize("make", [awkward_features, alike, lambda: alike()[:, :1], opposites])
+def test_rows_in_few_directions_agree_with_brute_force(make):
+    features = make()
+    neighbours, weight = brute_force(features, 10)
+    row, column = semantic_graph(features, 10).indices()
+    assert [column[row == i].tolist() for i in range(len(features))] == neighbours
+    assert torch.equal(semantic_graph(features, 10).values(), weight[row, column])
+
+
+def test_pairs_of_rows_in_one_direction_are_not_compared_one_by_one(monkeypatch):
+    """All numbers of one column have the cosine 1 or -1: each pair is a candidate of each row."""
+    monkeypatch.delattr(cosine.UnitRows, "cosines")
+    features = 1 + torch.rand(1201, 1, generator=torch.Generator().manual_seed(1))
+    graph = semantic_graph(features, 4)
+    assert graph.indices()[1, -4:].tolist() == [0, 1, 2, 1200]
+    assert graph.values().unique().tolist() == [1.0]
+
+
+def test_a_k_beyond_the_number_of_items_needs_no_memory():
+    features = awkward_features()
+    assert same(semantic_graph(features, 2**62), semantic_graph(features, N_ITEMS))
 
 
 def test_the_bounds_hold_for_each_pair(monkeypatch):

@@ -122,6 +122,16 @@ def test_one_candidate_and_one_edge_are_allowed() -> None:
     assert torch.equal(one.to_dense(), similarity_graph(x, y, 1, same=False).to_dense())
 
 
+@pytest.mark.parametrize("least", [0, 10**9])
+def test_a_sparsity_beyond_the_number_of_atoms_needs_no_memory(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omp, "COMPILE_FROM", least)
+    for x, y in (tables(), [table[:4] for table in tables()]):  # more and fewer atoms than numbers in a row
+        expected = subspace_graph(x, y, len(y), min(len(y), 5), same=False)
+        assert torch.equal(subspace_graph(x, y, 2**62, 2**62, same=False).to_dense(), expected.to_dense())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
