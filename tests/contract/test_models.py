@@ -64,6 +64,15 @@ def test_contract(model: str, check: str) -> None:
     )
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_state_gives_the_same_scores_in_a_model_of_another_seed(model: str, tmp_path: Path) -> None:
+    one, other = (make_experiment(tmp_path / str(seed), model, seed=seed).model.eval() for seed in (3, 5))
+    assert not torch.equal(*(experiment.final_embeddings().user for experiment in (one, other)))
+    other.load_state_dict(one.state_dict())
+    for found, expected in zip(other.final_embeddings(), one.final_embeddings(), strict=True):
+        assert torch.equal(found, expected)
+
+
 # Their norm and their dropout are those of a share of the batch (docs/cluster.md).
 OF_A_SHARE = ("VBPR", "BM3")
 

@@ -16,6 +16,7 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +94,10 @@ class MIGGT(MultimodalRecommender):
 
     Departures from the reference code:
         An evaluation uses the items that were drawn once, when the model was built, and that are stored with
-        the parameters; the reference draws anew, with a different result (``resample_evaluation``). Padding
-        has no part in the batch normalisation, the draws and the penalty. Two kinds of bias that change
-        nothing are left out: that of a linear map before a batch normalisation, and that of the keys.
+        the parameters, as the map of images is; the reference draws anew, with a different result
+        (``resample_evaluation``). Padding has no part in the batch normalisation, the draws and the penalty.
+        Two kinds of bias that change nothing are left out: that of a linear map before a batch normalisation,
+        and that of the keys.
         Negatives are drawn as for the other models of this package, not from all items.
     """
 
@@ -119,7 +121,7 @@ class MIGGT(MultimodalRecommender):
         } <= widths.keys():  # drawn first, so that it does not depend on the number of items
             mixing = torch.randn(widths["text"], widths["image"])
             widths["image"] = widths["text"]
-        self.register_buffer("mixing", mixing, persistent=False)
+        self.register_buffer("mixing", mixing, persistent=mixing.numel() > 0)
         self._image: Tensor | None = None
         self.features = self.feature_tables(trained=False)
         self.hops = self.hops_of_modalities()
@@ -178,6 +180,11 @@ class MIGGT(MultimodalRecommender):
         if self._image is None or self._image.device != table.device:
             self._image = unit_rows(project(table, self.mixing) if self.mixing.numel() else table)
         return self._image
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load parameters, draws and the map of images, and drop the mapped images."""
+        self._image = None
+        return super().load_state_dict(*args, **kwargs)
 
     def encode_nodes(self) -> Tensor:
         """Propagate the IDs of users and each modality's content of items, and add them: ``(N, d)``."""
