@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_siger.errors import UserError
 from recbole_siger.testing.experiments import graphs_of
 from recbole_siger.training.experiment import Experiment
-from tests.conftest import N_ITEMS, N_USERS
+from tests.conftest import N_ITEMS, N_USERS, make_experiment
 from tests.reference import twins
 from tests.reference.baselines import (
     Array,
@@ -144,6 +145,14 @@ def test_the_learned_graph_touches_neither_padding_nor_items_without_features(tm
         assert not graph[:, absent].any()
         assert graph[~absent].any(dim=1).all()
     assert not model.build_item_graph().detach().to_dense()[0].any()
+
+
+def test_learned_features_that_are_not_finite_are_one_line(tmp_path: Path) -> None:
+    model = make_experiment(tmp_path, "LATTICE").model
+    with torch.no_grad():
+        model.projections["text"].weight.fill_(1e38)
+    with pytest.raises(UserError, match=r"^LATTICE: learned features of text are not finite; lower l.*rate$"):
+        model.eval().final_embeddings()
 
 
 def test_the_learning_rate_falls_smoothly(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_siger.data.features import has_feature
+from recbole_siger.errors import UserError
 from recbole_siger.graph.knn import semantic_graph
 from recbole_siger.graph.normalize import normalize_adjacency, normalize_rows, sparse_matrix, weighted_sum
 from recbole_siger.graph.user_item import user_item_adjacency
@@ -113,7 +114,8 @@ class LATTICE(MultimodalRecommender):
     def memory_terms(self, batch_size: int) -> MemoryTerms:
         """Count an epoch's first batch: the rows at both ends of each edge of the learned graphs dominate."""
         p, n_modalities = self.params, len(self.modalities)
-        width, n_edges = FLOAT * p.embedding_size, p.n_semantic_neighbors * self.n_items
+        width = FLOAT * p.embedding_size
+        n_edges = min(p.n_semantic_neighbors, self.n_items) * self.n_items
         nodes, ends = (self.n_users + self.n_items) * width, n_edges * width
         numbers = n_modalities * n_edges * 8  # one int64 an edge; sorting and summing the graphs needs many
         # Each modality keeps the rows of both ends of its edges; the backward pass needs two tables more.
@@ -128,6 +130,8 @@ class LATTICE(MultimodalRecommender):
         The search for neighbours has no gradient and goes in blocks; their cosines have one.
         """
         projected = self.projections[modality](getattr(self.features, modality))
+        if not projected.isfinite().all():
+            raise UserError(f"LATTICE: learned features of {modality} are not finite; lower learning_rate")
         projected = projected * has_feature(self.raw_features[modality])[:, None]
         tables, arguments = {"features": projected.detach()}, {"k": self.params.n_semantic_neighbors}
         index = self.graph_cache.learned("semantic", semantic_graph, tables, arguments).indices()
