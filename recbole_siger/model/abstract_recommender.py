@@ -28,6 +28,7 @@ from recbole_siger.model.layers import Projection, UserItem
 from recbole_siger.model.memory import FLOAT, MemoryTerms
 from recbole_siger.model.propagation import SparseMatrix
 from recbole_siger.options.params import ModelParams, build_params
+from recbole_siger.options.yaml_values import plain_value
 from recbole_siger.parallel.shares import current_share
 
 __all__ = ["MultimodalRecommender"]
@@ -164,11 +165,11 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         given = user_features or {}
         inputs = ModelInputs(
             params=build_params(cls.params_class, vars(params), dict.fromkeys(vars(params), "params")),
-            n_users=n_users,
-            n_items=n_items,
+            n_users=plain_value(n_users),
+            n_items=plain_value(n_items),
             train_edges=train_edges,
             features=dict(features or {}),
-            seed=seed,
+            seed=plain_value(seed),
             device=torch.device(device),
             missing_modality=missing_modality,
             cache_dir=cache_dir,
@@ -179,7 +180,7 @@ class MultimodalRecommender(GeneralRecommender, ABC):
         read = cls.modality_names(params, tuple(inputs.features)) if cls.needs_features(params) else ()
         inputs = replace(inputs, features={m: inputs.features[m] for m in read})
         model = cls.__new__(cls)
-        with seeded(seed, inputs.device):
+        with seeded(inputs.seed, inputs.device):
             model._set_up(inputs)
         return model.to(inputs.device)
 

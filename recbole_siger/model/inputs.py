@@ -114,6 +114,8 @@ def _check_features(argument: str, name: str, table: Tensor, n_rows: int, noun: 
         raise ValueError(f"{where} is a {type(table).__name__}; it must be a tensor")
     if not table.is_floating_point():
         raise ValueError(f"{where} is {table.dtype}; it must have a floating-point type")
+    if table.requires_grad:
+        raise ValueError(f"{where} requires a gradient, and a model gives it none; use .detach()")
     if table.dim() != 2 or len(table) != n_rows or table.shape[1] < 1:
         raise ValueError(
             f"{where} has the shape {tuple(table.shape)}; it must have the shape ({n_rows}, F) with F >= 1"

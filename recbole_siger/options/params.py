@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 
 from recbole_siger.errors import UserError
 from recbole_siger.options.resources import file_beside, find_resource
-from recbole_siger.options.yaml_values import read_yaml, shown
+from recbole_siger.options.yaml_values import plain_value, read_yaml, shown
 
 __all__ = ["ModelParams", "Option", "bounded", "build_params", "declared_defaults", "did_you_mean", "options"]
 
@@ -209,7 +209,7 @@ class ModelParams:
             found = {} if path is None else read_yaml(path)
             values |= found
             origin |= dict.fromkeys(found, str(path))
-        values |= changes
+        values |= plain_value(changes)
         missing = [key for key in known if key not in values]
         if missing:
             raise UserError(

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,10 @@ def edges(*pairs: tuple[int, int]) -> torch.Tensor:
         ),
         ({"features": {"image": table(4, 1e300, dtype=torch.float64)}}, "is NaN or infinite as float32"),
         (
+            {"features": {"image": table().requires_grad_()}},
+            "features['image'] requires a gradient, and a model gives it none; use .detach()",
+        ),
+        (
             {"features": {"image": table(0)}},
             "features['image'] has numbers in row 0;",
         ),
@@ -97,6 +102,15 @@ def test_parameters_that_skipped_their_checks_are_refused() -> None:
     params = replace(VBPRParams.defaults(), embedding_size=0)
     with pytest.raises(UserError, match=r"^params: embedding_size=0: expected a number in \[1, inf\)"):
         VBPR.from_tensors(params, **inputs())
+
+
+def test_integers_of_numpy_and_torch_are_integers() -> None:
+    sizes = {"n_users": np.int64(N_USERS), "n_items": torch.tensor(N_ITEMS), "seed": np.uint32(3)}
+    params = VBPRParams.defaults(embedding_size=np.int64(3), reg_weight=np.float32(0.5))
+    model = VBPR.from_tensors(params, **inputs(**sizes))
+    same = VBPR.from_tensors(VBPRParams.defaults(embedding_size=3, reg_weight=0.5), **inputs(seed=3))
+    assert model.params == same.params
+    assert torch.equal(model.user_embedding.weight, same.user_embedding.weight)
 
 
 def test_what_is_not_given_is_the_default() -> None:
