@@ -163,6 +163,8 @@ def _activations(experiment: Any) -> tuple[int, int]:
     """Return the bytes of a training step and of an evaluation, without the memory that stays."""
     config, model, loader = experiment.config, experiment.model, experiment.train_data
     batch, n_items = getattr(loader, "_batch_size", config["train_batch_size"]), experiment.dataset.item_num
+    if hasattr(loader, "_dataset"):  # no batch has more rows than an epoch
+        batch = min(batch, len(loader._dataset) * getattr(loader, "times", 1))
     users = min(getattr(experiment.valid_data, "step", 1), experiment.dataset.user_num)
     # Scores, the mask of relevant items, and the results of users for the metrics.
     ranking = users * n_items * (_FLOAT + 1) + experiment.dataset.user_num * max(config["topk"]) * 12

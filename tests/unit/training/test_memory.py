@@ -109,6 +109,15 @@ def test_a_run_that_cannot_fit_never_starts(tmp_path: Path, monkeypatch: pytest.
     assert not experiment.run.file("metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("model", ["SIGER", "DMF"])  # pairs, and points of which half are negative
+def test_a_batch_has_no_more_rows_than_an_epoch(model: str, tmp_path: Path) -> None:
+    more = make_experiment(tmp_path / "more", model, train_batch_size=10**12)
+    (batch,) = more.train_data
+    whole = make_experiment(tmp_path / "whole", model, train_batch_size=len(batch))
+    assert len(whole.train_data) == 1
+    assert estimate(more) == estimate(whole)
+
+
 @pytest.mark.parametrize(
     ("model", "mode", "warned"),
     [("SIGER", "ignore", False), ("SIGER", "warn", True), ("DMF", "refuse", True), ("DMF", "ignore", False)],
