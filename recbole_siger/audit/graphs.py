@@ -18,6 +18,9 @@ __all__ = ["Finding", "graph_findings", "name_pair", "pairs_of"]
 Verdict = Literal["PASS", "FAIL", "INFO"]
 PARTS = ("train", "valid", "test")
 
+OF_TORCH = vars(torch.nn.Module())
+"""Attributes of every module."""
+
 BLOCK = 4_000_000
 """Interactions that are looked at together while edges are traced, 50 MB; more if one edge has more."""
 
@@ -50,15 +53,28 @@ def name_pair(experiment: Experiment, key: int) -> str:
 
 
 def _matrices(model: Any) -> Iterator[tuple[str, sp.coo_array]]:
-    """Return every sparse matrix in a model, by name."""
+    """Return every sparse matrix in a model, by name: attributes first, then entries of lists and dicts."""
     seen: set[int] = set()
+    for name, value in [*_attributes(model), *_entries(model)]:
+        value = getattr(value, "product", value)  # model/acceleration.py may have replaced the tensor
+        matrix = _coo(value)
+        if matrix is not None and id(value) not in seen:
+            seen.add(id(value))
+            yield name, matrix
+
+
+def _attributes(model: Any) -> Iterator[tuple[str, Any]]:
     for prefix, module in model.named_modules():
         for key, value in [*vars(module).items(), *module._buffers.items(), *module._modules.items()]:
-            value = getattr(value, "product", value)  # model/acceleration.py may have replaced the tensor
-            matrix = _coo(value)
-            if matrix is not None and id(value) not in seen:
-                seen.add(id(value))
-                yield f"{prefix}.{key}".strip("."), matrix
+            if key not in OF_TORCH:
+                yield f"{prefix}.{key}".strip("."), value
+
+
+def _entries(model: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in _attributes(model):
+        if isinstance(value, dict | list | tuple):
+            for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+                yield f"{name}.{key}", entry
 
 
 def _coo(value: Any) -> sp.coo_array | None:

@@ -6,8 +6,24 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_siger.audit import graphs
+from recbole_siger.model.propagation import SparseMatrix
+
+
+def test_graphs_in_lists_and_dicts_are_found() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            one, two, three = (torch.eye(n).to_sparse() for n in (2, 3, 4))
+            self.shown = {"first": SparseMatrix(one), "again": SparseMatrix(two)}
+            self.graphs = torch.nn.ModuleDict({"text": self.shown["first"]})
+            self.drawn = [two, three]
+            self.sizes = (5, [three])
+
+    found = {name: matrix.shape[0] for name, matrix in graphs._matrices(Model())}
+    assert found == {"graphs.text": 2, "shown.again": 3, "drawn.0": 3, "drawn.1": 4}
 
 
 @pytest.mark.parametrize("block", [1, 7, graphs.BLOCK])
