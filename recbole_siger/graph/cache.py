@@ -151,7 +151,11 @@ class GraphCache:
                     n_edges = file.get_slice("values").get_shape()[0]
             except (OSError, *_DAMAGED):
                 pass  # listed without shape; the next run that uses the file reports and rebuilds it
-            yield Entry(path.name.rpartition("-")[0], shape, n_edges, path.stat().st_size, path)
+            try:
+                n_bytes = path.stat().st_size
+            except FileNotFoundError:
+                continue  # another process has deleted the file
+            yield Entry(path.name.rpartition("-")[0], shape, n_edges, n_bytes, path)
 
     def report(self) -> Iterator[str]:
         """Yield a line for each graph, then a line for all graphs."""

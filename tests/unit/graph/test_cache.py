@@ -245,6 +245,23 @@ def test_list_and_clear(builds, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("0 graphs, 0.0 MiB, in ")
 
 
+def test_of_two_that_clear_at_once_the_second_deletes_the_rest(
+    builds: Callable[..., bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in (1, 2):
+        builds(k=k)
+    first, _ = sorted((tmp_path / "graphs").iterdir())
+    open_file = graph_cache.safe_open
+
+    def delayed(path: Path, framework: str) -> Any:
+        first.unlink(missing_ok=True)
+        return open_file(path, framework)
+
+    monkeypatch.setattr(graph_cache, "safe_open", delayed)
+    assert GraphCache(tmp_path).clear().startswith("1 graphs deleted")
+    assert not list((tmp_path / "graphs").iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
