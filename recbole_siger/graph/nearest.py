@@ -31,8 +31,8 @@ CROWD = 256
 # bfloat16 saves time from this number of rows on, up to this share of candidates in a row: the exact cosine
 # of a candidate costs as much as about a hundred products.
 FEW_BITS_FROM, FEW_BITS_SHARE = 4096, 0.01
-# From this share of candidates in a row beyond k on, as of rows in one direction, float64 alone is faster.
-CROWDED = 1 / 16
+# From these shares of candidates in a row beyond k on, as of rows in one direction, more bits save time.
+CROWDED = {torch.bfloat16: 1 / 2, torch.float32: 1 / 16}
 # From this number of float64 multiplications on, compiling their loop saves time: compilation takes about a
 # second and 120 MiB. Rows of the width ``WIDE`` or more do not need it.
 COMPILE_FROM = 400_000_000
@@ -216,7 +216,7 @@ class _Search:
         reach = floor - 2 * STEP - error
         reach = (reach - 3 * ROUNDING[self.dtype] * reach.abs()).to(self.dtype)
         place = positions(score >= reach[:, None])
-        if self.dtype == torch.float32 and len(place) > len(score) * (self.k + CROWDED * len(score)):
+        if len(place) > len(score) * (self.k + CROWDED[self.dtype] * len(score)):
             raise _ImpreciseError
         row, column = place // len(score), place % len(score)
         other = positions(row != column)

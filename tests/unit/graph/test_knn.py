@@ -107,7 +107,7 @@ def allow_few_bits(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
     monkeypatch.setattr(nearest, "has_fast_bfloat16", lambda device: allowed)
     monkeypatch.setattr(nearest, "FEW_BITS_FROM", 0)
     monkeypatch.setattr(nearest, "FEW_BITS_SHARE", 9.0)
-    monkeypatch.setattr(nearest, "CROWDED", 9.0)
+    monkeypatch.setattr(nearest, "CROWDED", dict.fromkeys(nearest.CROWDED, 9.0))
 
 
 def alike() -> torch.Tensor:
@@ -171,8 +171,12 @@ def test_rows_in_few_directions_agree_with_brute_force(make):
     assert torch.equal(semantic_graph(features, 10).values(), weight[row, column])
 
 
-def test_pairs_of_rows_in_one_direction_are_not_compared_one_by_one(monkeypatch):
+@pytest.mark.parametrize("few_bits", [True, False])
+def test_pairs_of_rows_in_one_direction_are_not_compared_one_by_one(monkeypatch, few_bits):
     """All numbers of one column have the cosine 1 or -1: each pair is a candidate of each row."""
+    crowded = nearest.CROWDED
+    allow_few_bits(monkeypatch, few_bits)  # as for so many rows that no block has a large share of them
+    monkeypatch.setattr(nearest, "CROWDED", crowded)
     monkeypatch.delattr(cosine.UnitRows, "cosines")
     features = 1 + torch.rand(1201, 1, generator=torch.Generator().manual_seed(1))
     graph = semantic_graph(features, 4)
