@@ -70,7 +70,7 @@ class RankingCollector(Collector):
         if self._ranked and torch.stack([best.isnan().any() for _, _, best, *_ in self._ranked]).any():
             raise UserError(
                 f"model {self.config['model']!r}: some scores are NaN, so the ranking has no meaning; "
-                "look for items without a training row or a feature"
+                "lower learning_rate, or look for items without a training row or a feature"
             )
         if current_share().size > 1:
             self._gather()
