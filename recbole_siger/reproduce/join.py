@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from recbole_siger.evaluation.metrics import bigger_is_better
-from recbole_siger.report.comparison import SIGNIFICANT, Comparison
+from recbole_siger.report.comparison import SIGNIFICANT, Comparison, RowTest
 from recbole_siger.reproduce.paper import Claim, PaperRow, PaperTable
 
 __all__ = [
@@ -90,13 +90,15 @@ class Finding:
         holds: Whether our means have the order of the statement; None if a row is missing.
         n_compared: Number of rows that decide: all other rows, or those against the statement.
         weak: Those of them whose test does not show this order.
-        untested: Those of them without a test: tests are of the first row of a table.
+        untested: Those of them without a test.
+        p: p value of each test, corrected over the rows of the table or of the statement.
     """
 
     holds: bool | None
     n_compared: int = 0
     weak: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
+    p: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def join(
     rows: Sequence[RowRuns],
     comparison: Comparison | None = None,
     *,
+    claim_tests: Mapping[Claim, Comparison] | None = None,
     changed: Mapping[str, Any] | None = None,
     file_values: Mapping[str, Any] | None = None,
     original_features: bool = False,
@@ -195,7 +198,8 @@ def join(
         table: What the paper states.
         dataset: A dataset of the table.
         rows: The runs of each row, in the order of the table.
-        comparison: Our rows with tests.
+        comparison: Our rows with tests of the first row.
+        claim_tests: Tests of statements about another row, the better row first.
         changed: Options of the command line.
         file_values: Values of the configuration files.
         original_features: Whether the dataset is said to have the features of the paper.
@@ -207,7 +211,11 @@ def join(
         dataset=dataset,
         lines=lines,
         exchanged={metric: exchanged_pairs(lines, metric) for metric in table.metrics},
-        claims=tuple((claim, _finding(claim, lines)) for claim in table.claims if dataset in claim.datasets),
+        claims=tuple(
+            (claim, _finding(claim, lines, (claim_tests or {}).get(claim, comparison)))
+            for claim in table.claims
+            if dataset in claim.datasets
+        ),
         gain=gain,
         published_gain=published_gain,
         changed=dict(changed or {}),
@@ -302,7 +310,7 @@ def _ours(lines: Sequence[Line], metric: str) -> dict[str, float]:
     return {label: value for label, value in found.items() if value is not None}
 
 
-def _finding(claim: Claim, lines: Sequence[Line]) -> Finding:
+def _finding(claim: Claim, lines: Sequence[Line], comparison: Comparison | None) -> Finding:
     """Compare a statement with our means and their tests. One row that is better is enough against it."""
     ours = _ours(lines, claim.metric)
     if claim.better not in ours:
@@ -314,22 +322,25 @@ def _finding(claim: Claim, lines: Sequence[Line]) -> Finding:
     needed = [label for label in claim.than if label not in left_out]
     if not against and not (there and len(there) == len(needed)):
         return Finding(None)
-    shown = {label: _is_shown(lines, claim.metric, {claim.better, label}) for label in against or there}
+    tests = {label: test for label, test in _tests(claim, comparison).items() if label in (against or there)}
     return Finding(
         not against,
-        len(shown),
-        weak=tuple(label for label, found in shown.items() if found is False),
-        untested=tuple(label for label, found in shown.items() if found is None),
+        len(against or there),
+        weak=tuple(
+            label
+            for label, test in tests.items()
+            if test.p_corrected >= SIGNIFICANT or test.result.effect * (ours[claim.better] - ours[label]) <= 0
+        ),
+        untested=tuple(label for label in against or there if label not in tests),
+        p={label: test.p_corrected for label, test in tests.items()},
     )
 
 
-def _is_shown(lines: Sequence[Line], metric: str, pair: set[str]) -> bool | None:
-    """Tell whether a test shows the order of the means of two rows; None without a test."""
-    first, other = (line for line in lines if line.label in pair)
-    one, two = first.cells[metric], other.cells[metric]
-    if first is not lines[0] or two.p is None or two.effect is None or one.ours is None or two.ours is None:
-        return None
-    return two.p < SIGNIFICANT and two.effect * (one.ours - two.ours) > 0
+def _tests(claim: Claim, comparison: Comparison | None) -> dict[str, RowTest]:
+    """Return the test of the statement's row against each other row; none if it is not the first row."""
+    if comparison is None or comparison.rows[0].label != claim.better:
+        return {}
+    return {row.label: row.tests[claim.metric] for row in comparison.rows if claim.metric in row.tests}
 
 
 def _gains(lines: Sequence[Line], metric: str) -> tuple[float | None, float | None]:

@@ -18,7 +18,7 @@ from recbole_siger.report.figures import check_matplotlib, save_figure
 from recbole_siger.reproduce.join import Reproduction, RowRuns, join
 from recbole_siger.reproduce.maps import draw_maps, maps_of
 from recbole_siger.reproduce.overlap import reproduce_overlap
-from recbole_siger.reproduce.paper import PaperTable, read_paper
+from recbole_siger.reproduce.paper import Claim, PaperTable, read_paper
 from recbole_siger.reproduce.pictures import draw_reproduction
 from recbole_siger.reproduce.plan import (
     PlannedRow,
@@ -191,11 +191,13 @@ class _Progress:
 
     def _found(self, *, tests: bool) -> Reproduction:
         rows = [self._runs_of(one) for one in self._planned]
+        comparison = self._comparison(rows, tests=tests)
         return join(
             self._table,
             self._dataset,
             rows,
-            self._comparison(rows, tests=tests),
+            comparison,
+            claim_tests=self._claim_tests(rows, comparison) if tests else None,
             changed=self._request.changed,
             file_values=self._request.file_values,
             original_features=self._request.original_features,
@@ -217,7 +219,7 @@ class _Progress:
         there = [runs for runs in rows if runs.results]
         if not there:
             return None
-        entries = [Entry(runs.row.label, tuple(map(RunFolder, runs.folders))) for runs in there]
+        entries = [_entry(runs) for runs in there]
         first = self._table.rows[0]
         tested = tests and there[0].row is first and not first.panel
         params = TableParams(
@@ -226,3 +228,21 @@ class _Progress:
         note = "" if self._request.original_features else self._table.datasets[self._dataset].note
         title = f"Our runs: {title_of(self._table, self._dataset, note)}"
         return compare_entries(title, entries, params)
+
+    def _claim_tests(self, rows: Sequence[RowRuns], comparison: Comparison | None) -> dict[Claim, Comparison]:
+        """Test the row of each statement against the rows that it names, if the table has no such tests."""
+        there = {runs.row.label: _entry(runs) for runs in rows if runs.results}
+        tested = comparison is not None and any(row.tests for row in comparison.rows)
+        first, found = self._table.rows[0].label, {}
+        for claim in self._table.claims:
+            than = [there[label] for label in claim.than if label in there]
+            if self._dataset not in claim.datasets or claim.better not in there or not than:
+                continue
+            if claim.better != first or not tested:
+                params = TableParams(allow_mixed=True, columns=(claim.metric,))
+                found[claim] = compare_entries(claim.text, [there[claim.better], *than], params)
+        return found
+
+
+def _entry(runs: RowRuns) -> Entry:
+    return Entry(runs.row.label, tuple(map(RunFolder, runs.folders)))

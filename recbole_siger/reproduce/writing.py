@@ -203,8 +203,14 @@ def _lead_notes(found: Reproduction) -> Iterator[str]:
 
 
 def _claims_section(found: Reproduction) -> Section:
-    rows = tuple((claim.text, metric_label(claim.metric), _here(claim, one)) for claim, one in found.claims)
-    return Section("Statements of the paper", ("Statement", "Metric", "Here"), rows)
+    columns = {
+        "Statement": [claim.text for claim, _ in found.claims],
+        "Metric": [metric_label(claim.metric) for claim, _ in found.claims],
+        "Here": [_here(claim, one) for claim, one in found.claims],
+        "p (Holm)": [_p_text(max(one.p.values(), default=None)) for _, one in found.claims],
+    }
+    told = {name: column for name, column in columns.items() if name != "p (Holm)" or any(column)}
+    return Section("Statements of the paper", tuple(told), tuple(zip(*told.values(), strict=True)))
 
 
 def _here(claim: Claim, found: Finding) -> str:
@@ -292,7 +298,13 @@ def as_json(found: Reproduction) -> str:
         },
         "gain": {"published": facts.gain, "published_same_rows": found.published_gain, "ours": found.gain},
         "claims": [
-            {**asdict(claim), "holds": one.holds, "not_significant": one.weak, "not_tested": one.untested}
+            {
+                **asdict(claim),
+                "holds": one.holds,
+                "not_significant": one.weak,
+                "not_tested": one.untested,
+                "p": one.p,
+            }
             for claim, one in found.claims
         ],
         "remarks": table.remarks,

@@ -44,6 +44,7 @@ rows:
     published: {toy: [0.3, 0.2]}
 claims:
   - {text: graphs help, better: LGN, than: [BPR]}
+  - {text: graphs harm, better: BPR, than: [LGN]}
 """
 
 
@@ -98,6 +99,9 @@ def test_published_and_ours_stand_side_by_side(
     assert third["cells"]["recall@5"]["ours"] is None
     better = first["cells"]["recall@5"]["ours"] > second["cells"]["recall@5"]["ours"]
     assert whole["claims"][0]["holds"] is better
+    # A statement about another row has a test of its own; of two rows, it is the same test.
+    p_value = second["cells"]["recall@5"]["p"]
+    assert [one["p"] for one in whole["claims"]] == [{"BPR": p_value}, {"LGN": p_value}]
     assert whole["order"]["recall@5"]["as_published"] is (
         first["cells"]["recall@5"]["ours"] >= second["cells"]["recall@5"]["ours"]
     )
@@ -228,6 +232,7 @@ def test_a_figure_is_a_sweep_with_a_curve(
     assert [row["label"] for row in content()["rows"]] == ["L = 1", "L = 2"]
     assert [row["cells"]["recall@5"]["published"] for row in content()["rows"]] == [0.2, None]
     assert content()["claims"][0]["holds"] in (True, False)
+    assert 0 < content()["claims"][0]["p"]["L = 1"] <= 1
     (axis,) = drawn[0].axes
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2"]
     ours = [row["cells"]["recall@5"]["ours"] for row in content()["rows"]]

@@ -163,52 +163,72 @@ def test_skipped_rows_do_not_keep_a_statement_open() -> None:
     assert join(table, "toy", rows).claims[0][1].holds is None
 
 
-def with_tests(first: float, **others: tuple[float, float, float]) -> Reproduction:
-    """Join rows of one run each; the others have their mean, and p and effect of their test."""
-    claims = [Claim("A is best", "A", tuple(others), METRIC, ("toy",))]
-    claims += [Claim("B is better", "B", (label,), METRIC, ("toy",)) for label in ("A", "C")]
-    claims = [claim for claim in claims if {*claim.than} <= {"A", *others}]
-    table = paper(published={"A": 0.5, **dict.fromkeys(others, 0.4)}, claims=tuple(claims))
-    rows = tuple(
+Test = tuple[float, float]
+"""p, and the effect of the first row against another row."""
+
+
+def compared(first: str, **others: Test) -> Comparison:
+    rows = [
         Row(label, tests={METRIC: RowTest(PairedResult(9, 0.0, 0.0, 0.0, effect, p), p)})
-        for label, (_, p, effect) in others.items()
-    )
-    compared = Comparison("", "toy", (Row("A"), *rows), (METRIC,), METRIC, TableParams(), {})
-    means = {"A": first, **{label: mean for label, (mean, _, _) in others.items()}}
-    return join(table, "toy", [runs(table, label, mean) for label, mean in means.items()], compared)
+        for label, (p, effect) in others.items()
+    ]
+    return Comparison("", "toy", (Row(first), *rows), (METRIC,), METRIC, TableParams(), {})
 
 
 @pytest.mark.parametrize(
-    ("others", "here"),
+    ("means", "tests", "here"),
     [
+        ((0.5, 0.4, 0.3), {"B": (0.01, 0.3), "C": (0.049, 0.2)}, "holds | 0.0490"),
         (
-            {"B": (0.4, 0.01, 0.3), "C": (0.3, 0.049, 0.2)},
-            ["holds", "does not hold", "order holds, not tested"],
+            (0.5, 0.4, 0.3),
+            {"B": (0.05, 0.3), "C": (0.01, 0.2)},
+            "order holds, not significant against B | 0.0500",
         ),
         (
-            {"B": (0.4, 0.05, 0.3), "C": (0.3, 0.01, 0.2)},
-            [
-                "order holds, not significant against B",
-                "order does not hold, not significant",
-                "order holds, not tested",
-            ],
+            (0.5, 0.4, 0.3),
+            {"B": (0.01, -0.3), "C": (0.01, 0.2)},
+            "order holds, not significant against B | 0.0100",
         ),
-        ({"B": (0.4, 0.01, -0.3)}, ["order holds, not significant", "order does not hold, not significant"]),
-        ({"B": (0.6, 0.01, -0.3)}, ["does not hold", "holds"]),
-        ({"B": (0.6, 0.3, -0.3)}, ["order does not hold, not significant", "order holds, not significant"]),
+        ((0.5, 0.4, 0.3), {"B": (0.01, 0.3)}, "order holds, not tested against C | 0.0100"),
+        ((0.5, 0.6, 0.3), {"B": (0.01, -0.3), "C": (0.9, 0.0)}, "does not hold | 0.0100"),
         (
-            {"B": (0.6, 0.3, -0.3), "C": (0.7, 0.01, -0.3)},  # C alone is enough against A
-            ["does not hold", "order holds, not significant", "order does not hold, not tested"],
+            (0.5, 0.6, 0.3),
+            {"B": (0.3, -0.3), "C": (0.01, 0.2)},
+            "order does not hold, not significant | 0.3000",
         ),
+        # One row that a test shows to be better is enough.
+        ((0.5, 0.6, 0.7), {"B": (0.3, -0.3), "C": (0.01, -0.3)}, "does not hold | 0.3000"),
+        ((0.5, 0.4, 0.3), {}, "order holds, not tested"),
     ],
 )
 def test_a_statement_claims_no_more_than_its_tests_show(
-    others: dict[str, tuple[float, float, float]], here: list[str]
+    means: tuple[float, ...], tests: dict[str, Test], here: str
 ) -> None:
     """A test shows an order if p < .05 and its effect has the direction of the means."""
-    page = as_markdown(sections_of(with_tests(0.5, **others)))
-    statements = page.partition("## Statements of the paper")[2].partition("##")[0]
-    assert [line.split(" | ")[2].removesuffix(" |") for line in statements.strip().splitlines()[2:]] == here
+    table = paper(
+        published=dict.fromkeys("ABC", 0.4), claims=(Claim("A", "A", ("B", "C"), METRIC, ("toy",)),)
+    )
+    rows = [runs(table, label, mean) for label, mean in zip("ABC", means, strict=True)]
+    assert here_of(join(table, "toy", rows, compared("A", **tests))) == [here]
+
+
+def test_a_statement_about_another_row_has_tests_of_its_own() -> None:
+    """The tests of the table are of its first row."""
+    claims = tuple(Claim("B", "B", (label,), METRIC, ("toy",)) for label in ("A", "C"))
+    table = paper(published=dict.fromkeys("ABC", 0.4), claims=claims)
+    rows = [runs(table, label, mean) for label, mean in zip("ABC", (0.5, 0.4, 0.3), strict=True)]
+    of_table = compared("A", B=(0.01, 0.3), C=(0.01, 0.3))
+    untested = ["order does not hold, not tested", "order holds, not tested"]
+    assert here_of(join(table, "toy", rows, of_table)) == untested
+    of_claim = {claims[1]: compared("B", C=(0.02, 0.3))}
+    found = join(table, "toy", rows, of_table, claim_tests=of_claim)
+    assert here_of(found) == [f"{untested[0]} | ", "holds | 0.0200"]
+    assert [one.p for _, one in found.claims] == [{}, {"C": 0.02}]
+
+
+def here_of(found: Reproduction) -> list[str]:
+    page = as_markdown(sections_of(found)).partition("## Statements of the paper")[2].partition("##")[0]
+    return [line.split(" | ", 2)[2].removesuffix("|")[:-1] for line in page.strip().splitlines()[2:]]
 
 
 def test_a_row_without_hits_leaves_the_lead_of_the_paper_out_of_the_page() -> None:
