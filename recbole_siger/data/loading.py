@@ -106,11 +106,16 @@ def split_and_load(config: Config, dataset: MultimodalDataset) -> tuple[Any, Any
 
 def _check_repeatable(config: Config) -> None:
     """Refuse ``repeatable``, which hides no item from the ranking, under rules that hide training items."""
-    rules = "cold_start" if config.cold_start is not None else f"protocol {config.run.protocol}"
-    if config["repeatable"] and rules != "protocol recbole":
-        source = config.origin["repeatable"]
-        fix = "leave one of them out" if config.cold_start is not None else "use --protocol=recbole"
-        raise UserError(f"{source}: repeatable=True ranks training items too, and {rules} hides them; {fix}")
+    if not config["repeatable"]:
+        return
+    if config.cold_start is not None:
+        rules, fix = "cold_start", "leave one of them out"
+    elif config.run.protocol != "recbole":
+        rules, fix = f"protocol {config.run.protocol}", "use --protocol=recbole"
+    else:
+        return
+    source = config.origin["repeatable"]
+    raise UserError(f"{source}: repeatable=True ranks training items too, and {rules} hides them; {fix}")
 
 
 def load_with_recbole(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:

@@ -70,7 +70,6 @@ class Cell:
         difference: Ours against the paper, in percent; None if a number is missing.
         verdict: ``within``, ``above`` or ``below`` the tolerance; empty if a number is missing.
         p: p value of the first row against this row, corrected over the rows; None without a test.
-        effect: Effect of this test, > 0 if the values of the first row are larger; None without a test.
     """
 
     published: float | None = None
@@ -79,7 +78,6 @@ class Cell:
     difference: float | None = None
     verdict: str = ""
     p: float | None = None
-    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,6 @@ def _line(table: PaperTable, dataset: str, runs: RowRuns, comparison: Comparison
             difference,
             verdict,
             tests[metric].p_corrected if metric in tests else None,
-            tests[metric].result.effect if metric in tests else None,
         )
     return Line(
         label=row.label,

@@ -199,8 +199,8 @@ def print_plan(planned: Sequence[PlannedRow], dataset: str, request: Request) ->
         if one.why and one.why[0] != "not asked":
             print_line(f"{one.row.label}: {one.why[0]}: {one.why[1]}")
     for number, (spec, run) in enumerate(zip(specs, stored, strict=True)):
-        if spec in specs[:number]:
-            print_line(f"{spec.name}: the run of {specs[specs.index(spec)].name}")
+        if (first := specs.index(spec)) < number:
+            print_line(f"{spec.name}: the run of {specs[first].name}")
             continue
         done = run is not None and run.finished
         state = "finished" if done else "to start" if run is None else "to continue"

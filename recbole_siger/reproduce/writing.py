@@ -124,9 +124,15 @@ def _metric_section(found: Reproduction, metric: str) -> Section:
         "p (Holm)": [_p_text(cell.p) for cell in cells],
     }
     always = {"Row", "Ours", "Runs"} | ({"Published", "Difference", "Verdict"} if compared else set())
+    return _section(metric_label(metric), columns, always, tuple(_metric_notes(found, metric)))
+
+
+def _section(
+    title: str, columns: Mapping[str, Sequence[str]], always: set[str], notes: tuple[str, ...] = ()
+) -> Section:
+    """Make a section of columns; one that is not in ``always`` and has no text is left out."""
     told = {name: column for name, column in columns.items() if name in always or any(column)}
-    rows = tuple(zip(*told.values(), strict=True))
-    return Section(metric_label(metric), tuple(told), rows, tuple(_metric_notes(found, metric)))
+    return Section(title, tuple(told), tuple(zip(*told.values(), strict=True)), notes)
 
 
 def _number(value: float | None) -> str:
@@ -209,8 +215,7 @@ def _claims_section(found: Reproduction) -> Section:
         "Here": [_here(claim, one) for claim, one in found.claims],
         "p (Holm)": [_p_text(max(one.p.values(), default=None)) for _, one in found.claims],
     }
-    told = {name: column for name, column in columns.items() if name != "p (Holm)" or any(column)}
-    return Section("Statements of the paper", tuple(told), tuple(zip(*told.values(), strict=True)))
+    return _section("Statements of the paper", columns, {"Statement", "Metric", "Here"})
 
 
 def _here(claim: Claim, found: Finding) -> str:
